@@ -24,7 +24,7 @@ def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:
         raise InputError(f"{', '.join(named)} must be all numpy arrays or all torch tensors, not a mixture.")
     is_numpy = all(kinds.values())
     if is_numpy:
-        # a copy where torch cannot share the memory: negative strides, read-only arrays, foreign byte order
+        # a copy where torch cannot share the memory as it is: negative strides, read-only arrays
         return [torch.from_numpy(np.require(np.ascontiguousarray(value), requirements="W")) for value in named.values()], True
     devices = {str(value.device) for value in named.values()}
     if len(devices) > 1:

@@ -1,0 +1,4 @@
+"""Rotated NMS on the CPU (numba). The kernel stands beside the overlap that it calls: see the note there."""
+from pcdet_focal.ops.rotated_iou.cpu import nms_rotated
+
+__all__ = ["nms_rotated"]

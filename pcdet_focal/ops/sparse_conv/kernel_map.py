@@ -1,0 +1,295 @@
+"""Kernel maps (rulebooks): which input row meets which output row at which kernel offset.
+
+Everything works on sorted keys. A voxel's key is its linear index (batch, z, y, x), so for one kernel offset the neighbours of ascending
+keys are ascending too, and a walk with two fingers finds all of them: no hash table, no grid. Memory and time are proportional to the
+number of voxels times the kernel volume, whatever the size of the scene.
+
+Rows keep the order in which the caller gave them; "rank" below is a row's place in the sorted order.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+import numba
+import numpy as np
+import torch
+
+from pcdet_focal.errors import InputError
+
+BLOCK_ROWS = 256  # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2 cache
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs (input row, output row), ordered by block of output ranks, then kernel offset, then output rank.
+
+    ``segments[b, k] : segments[b, k + 1]`` are the pairs of offset k in block b; ``out_rows[rank]`` is the output row of a rank.
+    """
+
+    o_idx: np.ndarray  # (P,) int32
+    i_idx: np.ndarray  # (P,) int32
+    segments: np.ndarray  # (blocks, K + 1) int64
+    out_rows: np.ndarray  # (n_out,) int32
+    n_out: int
+    block: int
+
+
+class KernelMap:
+    """All pairs of one sparse convolution; the arrangement that the backward pass needs is made when it is first asked for."""
+
+    def __init__(self, forward_pairs: Pairs, *, kernel_size: Sequence[int], dilation: Sequence[int], in_shape: Sequence[int], out_shape: Sequence[int],
+                 in_indices: torch.Tensor, out_indices: torch.Tensor, subm: bool, in_table: Optional[np.ndarray] = None,
+                 in_rows: Optional[np.ndarray] = None):
+        self.forward_pairs = forward_pairs
+        self.kernel_size, self.dilation = tuple(kernel_size), tuple(dilation)
+        self.in_shape, self.out_shape = list(in_shape), list(out_shape)
+        self.in_indices, self.out_indices = in_indices, out_indices
+        self.subm = subm
+        self._in_table, self._in_rows = in_table, in_rows
+        self._backward_pairs: Optional[Pairs] = None
+
+    def backward_pairs(self) -> tuple[Pairs, bool]:
+        """(pairs with the roles of input and output exchanged, whether their offsets count backwards)."""
+        if self.subm:  # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
+            return self.forward_pairs, True
+        if self._backward_pairs is None:
+            self._backward_pairs = _arrange(self._in_table, self._in_rows, self.forward_pairs.out_rows)
+            self._in_table = None
+        return self._backward_pairs, False
+
+    def inverse(self) -> "KernelMap":
+        """The map of the inverse convolution, from this one's outputs back to its inputs."""
+        pairs, _ = self.backward_pairs()
+        back = KernelMap(pairs, kernel_size=self.kernel_size, dilation=self.dilation, in_shape=self.out_shape, out_shape=self.in_shape,
+                         in_indices=self.out_indices, out_indices=self.in_indices, subm=False)
+        back._backward_pairs = self.forward_pairs
+        return back
+
+
+@numba.njit(cache=True, nogil=True)
+def _linear_keys(indices, shape, margin, batch_size):
+    """(keys, first row outside the grid or -1, whether the keys ascend strictly); ``margin`` empty cells surround every axis."""
+    rows = indices.shape[0]
+    keys = np.empty(rows, np.int64)
+    ascending = True
+    for n in range(rows):
+        key = np.int64(indices[n, 0])
+        if key < 0 or key >= batch_size:
+            return keys, n, ascending
+        for d in range(3):
+            c = indices[n, d + 1]
+            if c < 0 or c >= shape[d]:
+                return keys, n, ascending
+            key = key * (shape[d] + 2 * margin[d]) + c + margin[d]
+        keys[n] = key
+        if n > 0 and key <= keys[n - 1]:
+            ascending = False
+    return keys, -1, ascending
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_repeat(keys):
+    for n in range(1, keys.shape[0]):
+        if keys[n] == keys[n - 1]:
+            return n
+    return -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _subm_table(keys, steps):
+    """table[k, o] = rank of the voxel at offset k of voxel o, or -1; ``steps[k]`` is what offset k adds to a key, for k below the centre."""
+    half, n = steps.shape[0], keys.shape[0]
+    table = np.full((2 * half + 1, n), -1, np.int32)
+    for rank in range(n):
+        table[half, rank] = rank
+    for k in range(half):
+        step, finger = steps[k], 0  # step < 0: the neighbour stands before
+        for rank in range(n):
+            wanted = keys[rank] + step
+            while keys[finger] < wanted:
+                finger += 1
+            if keys[finger] == wanted:
+                table[k, rank] = finger
+                table[2 * half - k, finger] = rank
+    return table
+
+
+@numba.njit(cache=True, nogil=True)
+def _candidates(indices, order, kernel, stride, padding, dilation, out_shape):
+    """For every offset k the outputs that the inputs reach: keys[k, :count[k]] (ascending) and the input ranks; ``order[rank]`` is a row."""
+    n = indices.shape[0]
+    volume = kernel[0] * kernel[1] * kernel[2]
+    keys, ranks, count = np.empty((volume, n), np.int64), np.empty((volume, n), np.int32), np.zeros(volume, np.int64)
+    for rank in range(n):
+        row = order[rank]
+        for kz in range(kernel[0]):
+            z = indices[row, 1] + padding[0] - kz * dilation[0]
+            if z < 0 or z % stride[0] != 0 or z // stride[0] >= out_shape[0]:
+                continue
+            key_z = np.int64(indices[row, 0]) * out_shape[0] + z // stride[0]
+            for ky in range(kernel[1]):
+                y = indices[row, 2] + padding[1] - ky * dilation[1]
+                if y < 0 or y % stride[1] != 0 or y // stride[1] >= out_shape[1]:
+                    continue
+                key_y = key_z * out_shape[1] + y // stride[1]
+                for kx in range(kernel[2]):
+                    x = indices[row, 3] + padding[2] - kx * dilation[2]
+                    if x < 0 or x % stride[2] != 0 or x // stride[2] >= out_shape[2]:
+                        continue
+                    k = (kz * kernel[1] + ky) * kernel[2] + kx
+                    keys[k, count[k]] = key_y * out_shape[2] + x // stride[2]
+                    ranks[k, count[k]] = rank
+                    count[k] += 1
+    return keys, ranks, count
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather_keys(keys, count):
+    everything, p = np.empty(count.sum(), np.int64), 0
+    for k in range(keys.shape[0]):
+        everything[p:p + count[k]] = keys[k, :count[k]]
+        p += count[k]
+    return everything
+
+
+@numba.njit(cache=True, nogil=True)
+def _distinct(ascending, shape):
+    """Distinct keys and their (batch, z, y, x)."""
+    keys, n = np.empty_like(ascending), 0
+    for p in range(ascending.shape[0]):
+        if n == 0 or ascending[p] != keys[n - 1]:
+            keys[n] = ascending[p]
+            n += 1
+    indices = np.empty((n, 4), np.int32)
+    for row in range(n):
+        rest = keys[row]
+        for d in (2, 1, 0):
+            indices[row, d + 1] = rest % shape[d]
+            rest //= shape[d]
+        indices[row, 0] = rest
+    return keys[:n].copy(), indices
+
+
+@numba.njit(cache=True, nogil=True)
+def _match(keys, ranks, count, out_keys, n_in):
+    """(table[k, o] = input rank or -1, the same the other way round)."""
+    volume = keys.shape[0]
+    out_table, in_table = np.full((volume, out_keys.shape[0]), -1, np.int32), np.full((volume, n_in), -1, np.int32)
+    for k in range(volume):
+        finger = 0
+        for p in range(count[k]):
+            wanted = keys[k, p]
+            while out_keys[finger] < wanted:
+                finger += 1
+            out_table[k, finger] = ranks[k, p]
+            in_table[k, ranks[k, p]] = finger
+    return out_table, in_table
+
+
+@numba.njit(cache=True, nogil=True)
+def _compress(table, out_rows, in_rows, block):
+    volume, n = table.shape
+    blocks = (n + block - 1) // block
+    segments = np.empty((blocks, volume + 1), np.int64)
+    total = 0
+    for k in range(volume):
+        for rank in range(n):
+            total += table[k, rank] >= 0
+    o_idx, i_idx = np.empty(total + 1, np.int32), np.empty(total + 1, np.int32)  # one spare, so that the loop below needs no branch
+    p = 0
+    for b in range(blocks):
+        for k in range(volume):
+            segments[b, k] = p
+            for rank in range(b * block, min((b + 1) * block, n)):
+                other = table[k, rank]
+                o_idx[p] = out_rows[rank]
+                i_idx[p] = in_rows[max(other, 0)]
+                p += other >= 0
+        segments[b, volume] = p
+    return o_idx[:total], i_idx[:total], segments
+
+
+def _arrange(table: np.ndarray, out_rows: np.ndarray, in_rows: np.ndarray) -> Pairs:
+    o_idx, i_idx, segments = _compress(table, out_rows, in_rows, BLOCK_ROWS)
+    return Pairs(o_idx, i_idx, segments, out_rows, len(out_rows), BLOCK_ROWS)
+
+
+def _three(values: Sequence[int], fill: int) -> np.ndarray:
+    """A value for each of three axes; the missing leading ones of a 1-D or 2-D convolution get ``fill``."""
+    return np.array([fill] * (3 - len(values)) + [int(v) for v in values], np.int64)
+
+
+def _sorted_rows(indices: torch.Tensor, shape: Sequence[int], batch_size: int, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """((N, 4) indices, keys in ascending order, row of each rank).
+
+    Raises:
+        InputError: an index outside the grid or the batch, or two rows with the same voxel.
+    """
+    rows = indices.numpy()
+    if rows.shape[1] < 4:
+        rows = np.concatenate([rows[:, :1], np.zeros((len(rows), 4 - rows.shape[1]), rows.dtype), rows[:, 1:]], 1)
+    rows = np.ascontiguousarray(rows, np.int32)
+    keys, bad, ascending = _linear_keys(rows, _three(shape, 1), margin, batch_size)
+    if bad >= 0:
+        raise InputError(f"sparse convolution: row {bad} of the indices is {indices[bad].tolist()}, outside batch size {batch_size} and "
+                         f"spatial shape {list(shape)}; each row is (batch, *position), counted from 0")
+    if ascending:
+        return rows, keys, np.arange(len(keys), dtype=np.int32)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    repeat = _first_repeat(keys)
+    if repeat >= 0:
+        raise InputError(f"sparse convolution: rows {order[repeat - 1]} and {order[repeat]} of the indices are the same voxel "
+                         f"{indices[int(order[repeat])].tolist()}; every voxel may occur once (merge the features first)")
+    return rows, keys, order.astype(np.int32)
+
+
+def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], dilation: Sequence[int]) -> KernelMap:
+    """The map of a submanifold convolution: outputs are the inputs, offset k of output o is the voxel at o + (k - centre) * dilation.
+
+    Args:
+        indices: (N, 1 + ndim) int32 on the CPU, (batch, *position), any order.
+        shape: cells of each axis. kernel_size: odd numbers, one for each axis.
+
+    Raises:
+        InputError: an index outside the grid, or a voxel that occurs twice.
+    """
+    kernel, spread = _three(kernel_size, 1), _three(dilation, 1)
+    margin = kernel // 2 * spread
+    _, keys, rows = _sorted_rows(indices, shape, batch_size, margin)
+    wide = _three(shape, 1) + 2 * margin
+    offsets = np.stack(np.meshgrid(*[np.arange(k) for k in kernel], indexing="ij"), -1).reshape(-1, 3) * spread - margin
+    steps = (offsets[:, 0] * wide[1] + offsets[:, 1]) * wide[2] + offsets[:, 2]
+    pairs = _arrange(_subm_table(keys, steps[:len(steps) // 2]), rows, rows)
+    return KernelMap(pairs, kernel_size=kernel_size, dilation=dilation, in_shape=shape, out_shape=shape, in_indices=indices, out_indices=indices,
+                     subm=True)
+
+
+def conv_output_shape(shape: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+                      dilation: Sequence[int]) -> list[int]:
+    """Cells of each axis after a convolution, as for a dense one."""
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape, kernel_size, stride, padding, dilation)]
+
+
+def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], stride: Sequence[int],
+                   padding: Sequence[int], dilation: Sequence[int]) -> KernelMap:
+    """The map of a regular sparse convolution: an output stands wherever at least one input falls under the kernel.
+
+    Output rows are sorted by (batch, *position). Arguments and errors as for ``build_subm_map``.
+    """
+    out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
+    if min(out_shape) < 1:
+        raise InputError(f"sparse convolution: spatial shape {list(shape)} is smaller than kernel {list(kernel_size)} with padding {list(padding)}")
+    rows3, _, rows = _sorted_rows(indices, shape, batch_size, np.zeros(3, np.int64))
+    keys, ranks, count = _candidates(rows3, rows, _three(kernel_size, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1),
+                                     _three(out_shape, 1))
+    everything = _gather_keys(keys, count)
+    everything.sort()
+    out_keys, out_indices = _distinct(everything, _three(out_shape, 1))
+    out_table, in_table = _match(keys, ranks, count, out_keys, len(rows))
+    pairs = _arrange(out_table, np.arange(len(out_keys), dtype=np.int32), rows)
+    ndim = indices.shape[1] - 1
+    out_indices = np.ascontiguousarray(np.concatenate([out_indices[:, :1], out_indices[:, 4 - ndim:]], 1)) if ndim < 3 else out_indices
+    return KernelMap(pairs, kernel_size=kernel_size, dilation=dilation, in_shape=shape, out_shape=out_shape, in_indices=indices,
+                     out_indices=torch.from_numpy(out_indices), subm=False, in_table=in_table, in_rows=rows)
