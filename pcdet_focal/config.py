@@ -1,0 +1,260 @@
+"""Configurations: OpenPCDet's YAML files, their base files, and overrides from the command line.
+
+A configuration is a tree of ``EasyDict``. What this module adds to a plain YAML load:
+
+* ``_BASE_CONFIG_: other.yaml`` inside any mapping first brings in that file; its path is taken relative to the working directory, else to
+  the folder of the file that names it or to any folder above that one (so a file works from wherever it is started);
+* numbers such as ``1e-3`` are numbers (plain YAML 1.1 reads them as text);
+* a missing key raises :class:`MissingKeyError`, which names the whole key path and the keys that look like it;
+* a key that no part of this package knows is reported once, with the nearest known one.
+"""
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import yaml
+from easydict import EasyDict
+
+from .config_keys import KNOWN_KEYS, OPTIONAL_KEYS
+from .errors import InputError
+
+_PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
+
+
+class MissingKeyError(InputError, AttributeError, KeyError):
+    """A configuration lacks a key that some module asks for. Also an AttributeError and a KeyError, so ``hasattr`` and ``in`` behave."""
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0])
+
+
+class Config(EasyDict):
+    """An EasyDict that knows its place in the configuration, so that asking for a missing key names the full path."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__missing__(name)
+
+    def __missing__(self, name: str) -> Any:
+        path = self.__dict__.get("_key_path", "")
+        near = difflib.get_close_matches(str(name), [str(k) for k in self], n=2, cutoff=0.7)
+        hint = f" (there is {' and '.join(near)}: a typo?)" if near else f" (keys there: {', '.join(map(str, self)) or 'none'})"
+        source = self.__dict__.get("_source")
+        raise MissingKeyError(f"{source + ': ' if source else ''}the configuration key {path + '.' if path else ''}{name} is missing{hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number and refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise InputError(f"{self.name}:{key_node.start_mark.line + 1}: the key {key} stands twice in this mapping; keep one of them")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.[\d_]+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """One YAML file as a plain dict. Raises InputError (file and line) where it is missing, not valid YAML or not a mapping."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the configuration file {path}: {error.strerror or error}") from error
+    loader = _Loader(text)
+    loader.name = str(path)
+    try:
+        content = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a configuration is a YAML mapping, this is {type(content).__name__ if content is not None else 'empty'}")
+    return content
+
+
+def find_base_config(name: str, named_in: Path | None = None) -> Path:
+    """Where a ``_BASE_CONFIG_`` is: relative to the working directory, else to the folder of the file that names it or one above it."""
+    folders = [Path.cwd()]
+    if named_in is not None:
+        folders += Path(named_in).resolve().parents
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{named_in or 'configuration'}: _BASE_CONFIG_ {name} is neither in the working directory nor beside or above the file that names it")
+
+
+def merge_new_config(config: EasyDict, new_config: dict, source: Path | None = None, _chain: tuple[Path, ...] = ()) -> EasyDict:
+    """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was there."""
+    base = new_config.get("_BASE_CONFIG_")
+    if base is not None:
+        path = find_base_config(base, source)
+        if path.resolve() in _chain:
+            raise InputError(f"{source}: _BASE_CONFIG_ {base} leads back to itself")
+        merge_new_config(config, read_yaml(path), path, (*_chain, path.resolve()))
+    for key, value in new_config.items():
+        if isinstance(value, dict):
+            if not isinstance(config.get(key), dict):
+                config[key] = Config()
+            merge_new_config(config[key], value, source, _chain)
+        else:
+            config[key] = value
+    return config
+
+
+def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
+    """Load ``cfg_file`` (and its base files) into ``config`` and return it.
+
+    Raises:
+        InputError: a file is missing or is not valid YAML (file and line).
+    """
+    path = Path(cfg_file)
+    merge_new_config(config, read_yaml(path), path, (path.resolve(),))
+    _annotate(config, "", str(path))
+    _warn_unknown_keys(config, str(path))
+    return config
+
+
+def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
+    """Apply ``KEY VALUE`` pairs from a command line (``--set``) to ``config``, in place.
+
+    ``KEY`` is a dotted path; a number steps into a list (``MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG.0.matched_threshold``). A key must be in
+    the file or be one of this package's optional keys. The value must have the type of what it replaces; an int may stand for a float, and a
+    list may be written with commas (``1,2,3``).
+    """
+    if len(cfg_list) % 2:
+        raise InputError(f"--set takes pairs of KEY VALUE; {cfg_list[-1]!r} has no value")
+    for path, text in zip(cfg_list[0::2], cfg_list[1::2]):
+        _set(config, path, text)
+
+
+def log_config_to_file(cfg: EasyDict, pre: str = "cfg", logger=None) -> None:
+    """Write every entry to ``logger``, one line each, sections under a heading."""
+    for key, value in cfg.items():
+        if isinstance(value, EasyDict):
+            logger.info("----------- %s -----------", key)
+            log_config_to_file(value, pre=f"{pre}.{key}", logger=logger)
+        else:
+            logger.info("%s.%s: %s", pre, key, value)
+
+
+def _set(config: EasyDict, path: str, text: str) -> None:
+    node: Any = config
+    *parents, last = path.split(".")
+    for depth, name in enumerate(parents):
+        if isinstance(node, dict) and name not in node and any(k.startswith(".".join(parents[: depth + 1]) + ".") for k in OPTIONAL_KEYS):
+            node[name] = Config()
+        node = _step(node, name, path)
+    exists = (isinstance(node, list) and last.isdigit() and int(last) < len(node)) or (isinstance(node, dict) and last in node)
+    if not exists and path not in OPTIONAL_KEYS:
+        _step(node, last, path)
+    old = _step(node, last, path) if exists else OPTIONAL_KEYS[path]
+    value = _parse(text, old, path)
+    node[int(last) if isinstance(node, list) else last] = value
+
+
+def _step(node: Any, name: str, path: str) -> Any:
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        return node[int(name)]
+    if isinstance(node, dict) and name in node:
+        return node[name]
+    choices = [str(k) for k in node] if isinstance(node, dict) else [str(i) for i in range(len(node))] if isinstance(node, list) else []
+    near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices[:12]) or 'no keys below it'}"
+    raise InputError(f"--set {path}: there is no key {name} in the configuration; {hint}")
+
+
+def _parse(text: str, old: Any, path: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+    if old is None or value is None or type(value) is type(old):
+        return EasyDict(v=value).v if isinstance(value, dict) else value
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(old, list):
+        items = list(value) if isinstance(value, tuple) else [_scalar(part) for part in text.split(",")]
+        return [_parse(str(v), old[0], path) if old and not isinstance(v, type(old[0])) else v for v in items]
+    if isinstance(old, str):
+        return text
+    if isinstance(old, dict) and isinstance(value, str) and ":" in value:  # OpenPCDet's spelling: key:value,key:value
+        merged = Config(old)
+        for pair in value.split(","):
+            key, _, part = pair.partition(":")
+            merged[key] = _parse(part, _step(old, key, f"{path}.{key}"), f"{path}.{key}")
+        return merged
+    raise InputError(f"--set {path} {text}: the value is a {type(value).__name__}, the configuration has a {type(old).__name__} there ({old!r})")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    yield path, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _walk(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            label = next((f" {value[n]}" for n in _PARENT_NAMES if isinstance(value, dict) and isinstance(value.get(n), str)), "")
+            yield from _walk(value, f"{path}[{i}{label}]")
+
+
+def _annotate(node: Any, path: str, source: str) -> None:
+    """Make every mapping below ``node`` a Config that knows its key path and file."""
+    for where, value in _walk(node, path):
+        if not isinstance(value, dict):
+            continue
+        for key, child in list(value.items()):
+            if isinstance(child, dict) and not isinstance(child, Config):
+                value[key] = Config(child)
+            elif isinstance(child, list) and any(isinstance(c, dict) and not isinstance(c, Config) for c in child):
+                value[key] = [Config(c) if isinstance(c, dict) else c for c in child]
+        if isinstance(value, Config):
+            value.__dict__["_key_path"], value.__dict__["_source"] = where, source
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def _warn_unknown_keys(config: EasyDict, source: str) -> None:
+    for path, value in _walk(config, ""):
+        if not isinstance(value, dict):
+            continue
+        for key in value:
+            full = f"{path}.{key}" if path else str(key)
+            if key in KNOWN_KEYS or not str(key).isupper() or full in OPTIONAL_KEYS or (source, full) in _warned:
+                continue
+            _warned.add((source, full))
+            near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.75)
+            warnings.warn(f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""), stacklevel=3)
+
+
+cfg = Config()
+cfg.ROOT_DIR = Path(__file__).resolve().parents[1]
+cfg.LOCAL_RANK = 0

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from torch import nn
+
+from ....errors import InputError
+
+
+class PointPillarScatter(nn.Module):
+    """Puts every pillar's feature at its place on a dense bird's-eye map."""
+
+    def __init__(self, model_cfg, grid_size, **kwargs):
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.num_bev_features = model_cfg.NUM_BEV_FEATURES
+        self.nx, self.ny, self.nz = (int(n) for n in grid_size)
+        if self.nz != 1:
+            raise InputError(f"PointPillarScatter needs one voxel over the whole height, VOXEL_SIZE and POINT_CLOUD_RANGE give {self.nz}")
+
+    def forward(self, batch_dict: dict, **kwargs) -> dict:
+        """Reads ``pillar_features`` (M, C), ``voxel_coords`` (M, 4) as batch, z, y, x, ``batch_size``; adds ``spatial_features`` (B, C, ny, nx).
+
+        The map is in channels-last memory order: a pillar is written as one row, and the convolutions that follow are faster so on a CPU.
+        """
+        features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
+        batch_size = int(batch_dict["batch_size"])
+        cells = (coords[:, 0] * self.ny + coords[:, 2]) * self.nx + coords[:, 3]
+        canvas = features.new_zeros(batch_size * self.ny * self.nx, self.num_bev_features).index_copy(0, cells, features)
+        batch_dict["spatial_features"] = canvas.view(batch_size, self.ny, self.nx, self.num_bev_features).permute(0, 3, 1, 2)
+        return batch_dict

@@ -1,0 +1,183 @@
+"""What every anchor head shares: anchors, target assignment, the losses, decoding."""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ... import losses
+from ...geometry import box_coders
+from ...geometry.angles import limit_period
+from ..registry import find_by_name
+from .target_assigner.anchor_generator import AnchorGenerator
+from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
+
+_BOX_CODERS = {name: getattr(box_coders, name) for name in ("ResidualCoder", "PreviousResidualDecoder", "PreviousResidualRoIDecoder")}
+_REGRESSION_LOSSES = {"WeightedSmoothL1Loss": losses.WeightedSmoothL1Loss, "WeightedL1Loss": losses.WeightedL1Loss}
+
+
+class AnchorHeadTemplate(nn.Module):
+    """Base of the anchor heads.
+
+    A subclass's ``forward`` fills ``forward_ret_dict`` with ``cls_preds`` (B, H, W, anchors * classes), ``box_preds``
+    (B, H, W, anchors * code), optionally ``dir_cls_preds`` (B, H, W, anchors * bins) and the result of :meth:`assign_targets`;
+    :meth:`get_loss` reads it.
+    """
+
+    def __init__(self, model_cfg, num_class: int, class_names, grid_size, point_cloud_range, predict_boxes_when_training: bool):
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.num_class = num_class
+        self.class_names = class_names
+        self.predict_boxes_when_training = predict_boxes_when_training
+        self.use_multihead = model_cfg.get("USE_MULTIHEAD", False)
+
+        target_cfg = model_cfg.TARGET_ASSIGNER_CONFIG
+        coder = find_by_name(_BOX_CODERS, target_cfg.BOX_CODER, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.BOX_CODER")
+        self.box_coder = coder(num_dir_bins=target_cfg.get("NUM_DIR_BINS", 6), **target_cfg.get("BOX_CODER_CONFIG", {}))
+        anchors, self.num_anchors_per_location = self.generate_anchors(
+            model_cfg.ANCHOR_GENERATOR_CONFIG, grid_size=grid_size, point_cloud_range=point_cloud_range, anchor_ndim=self.box_coder.code_size
+        )
+        self.anchors = anchors
+        self.target_assigner = self.get_target_assigner(target_cfg)
+        self.forward_ret_dict: dict = {}
+        self.build_losses(model_cfg.LOSS_CONFIG)
+
+    @property
+    def anchors(self) -> list[Tensor]:
+        """Anchors of each class, (nz, ny, nx, n_sizes, n_rotations, 7+). They follow the module to another device or dtype and are not saved."""
+        return [getattr(self, f"anchors_{i}") for i in range(self._num_anchor_sets)]
+
+    @anchors.setter
+    def anchors(self, anchors: list[Tensor]) -> None:
+        self._num_anchor_sets = len(anchors)
+        for i, value in enumerate(anchors):
+            self.register_buffer(f"anchors_{i}", value, persistent=False)
+
+    @staticmethod
+    def generate_anchors(anchor_generator_cfg, grid_size, point_cloud_range, anchor_ndim: int = 7) -> tuple[list[Tensor], list[int]]:
+        """Anchors of each class and their number at a location; columns beyond the seventh (velocity) are zero."""
+        generator = AnchorGenerator(anchor_range=point_cloud_range, anchor_generator_config=anchor_generator_cfg)
+        anchors, per_location = generator.generate_anchors([grid_size[:2] // config["feature_map_stride"] for config in anchor_generator_cfg])
+        if anchor_ndim != 7:
+            anchors = [torch.cat([a, a.new_zeros(*a.shape[:-1], anchor_ndim - 7)], dim=-1) for a in anchors]
+        return anchors, per_location
+
+    def get_target_assigner(self, anchor_target_cfg):
+        assigner = find_by_name(
+            {"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner}, anchor_target_cfg.NAME, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
+        )
+        return assigner(
+            model_cfg=self.model_cfg, class_names=self.class_names, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT
+        )
+
+    def build_losses(self, losses_cfg) -> None:
+        regression = find_by_name(
+            _REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", "MODEL.DENSE_HEAD.LOSS_CONFIG.REG_LOSS_TYPE"
+        )
+        self.cls_loss_func = losses.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)
+        self.reg_loss_func = regression(code_weights=losses_cfg.LOSS_WEIGHTS["code_weights"])
+        self.dir_loss_func = losses.WeightedCrossEntropyLoss()
+
+    def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
+        """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights`` (B, N)."""
+        return self.target_assigner.assign_targets(self.anchors, gt_boxes)
+
+    def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The head's loss and its parts. The parts are detached tensors, not floats: reading one would make the host wait for the device."""
+        cls_loss, tb_dict = self.get_cls_layer_loss()
+        box_loss, tb_dict_box = self.get_box_reg_layer_loss()
+        loss = cls_loss + box_loss
+        return loss, {**tb_dict, **tb_dict_box, "rpn_loss": loss.detach()}
+
+    def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Focal loss over all anchors that are not ignored, each sample's sum divided by its positive anchors, averaged over the batch."""
+        labels = self.forward_ret_dict["box_cls_labels"]
+        logits = self.forward_ret_dict["cls_preds"]
+        logits = logits.view(logits.shape[0], -1, self.num_class)  # (B, N, C)
+        if self.num_class == 1:
+            labels = labels.clamp(max=1)  # class-agnostic: every positive is the one class
+        cls_weights, _, _ = losses.anchor_weights_from_labels(labels)
+        one_hot = losses.one_hot_from_labels(labels, self.num_class, logits.dtype)
+        loss = self.cls_loss_func(logits, one_hot, weights=cls_weights).sum() / logits.shape[0]
+        loss = loss * self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
+        return loss, {"rpn_loss_cls": loss.detach()}
+
+    def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch."""
+        ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
+        targets, labels, box_preds = ret["box_reg_targets"], ret["box_cls_labels"], ret["box_preds"]
+        batch_size = box_preds.shape[0]
+        _, reg_weights, _ = losses.anchor_weights_from_labels(labels)
+
+        box_preds = box_preds.view(batch_size, -1, self.box_coder.code_size)  # (B, N, code)
+        preds_sin, targets_sin = self.add_sin_difference(box_preds, targets)
+        box_loss = self.reg_loss_func(preds_sin, targets_sin, weights=reg_weights).sum() / batch_size * weights["loc_weight"]
+        tb_dict = {"rpn_loss_loc": box_loss.detach()}
+
+        if ret.get("dir_cls_preds") is not None:
+            dir_targets = self.get_direction_target(
+                self._flat_anchors().expand(batch_size, -1, -1), targets, dir_offset=self.model_cfg.DIR_OFFSET, num_bins=self.model_cfg.NUM_DIR_BINS
+            )
+            dir_logits = ret["dir_cls_preds"].view(batch_size, -1, self.model_cfg.NUM_DIR_BINS)
+            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=reg_weights).sum() / batch_size * weights["dir_weight"]
+            box_loss = box_loss + dir_loss
+            tb_dict["rpn_loss_dir"] = dir_loss.detach()
+        return box_loss, tb_dict
+
+    @staticmethod
+    def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
+        """Replace the heading a of ``boxes1`` and b of ``boxes2`` by sin a cos b and cos a sin b: their difference is sin(a - b)."""
+        a, b = boxes1[..., dim: dim + 1], boxes2[..., dim: dim + 1]
+        boxes1 = torch.cat([boxes1[..., :dim], a.sin() * b.cos(), boxes1[..., dim + 1:]], dim=-1)
+        boxes2 = torch.cat([boxes2[..., :dim], a.cos() * b.sin(), boxes2[..., dim + 1:]], dim=-1)
+        return boxes1, boxes2
+
+    @staticmethod
+    def get_direction_target(anchors: Tensor, reg_targets: Tensor, one_hot: bool = True, dir_offset: float = 0, num_bins: int = 2) -> Tensor:
+        """Which of ``num_bins`` equal sectors, counted from ``dir_offset``, holds the true heading.
+
+        Args:
+            anchors: (B, N, 7+). reg_targets: (B, N, code), whose column 6 is the heading relative to the anchor.
+
+        Returns:
+            (B, N) long, or (B, N, num_bins) of the anchors' dtype with ``one_hot``.
+        """
+        anchors = anchors.reshape(reg_targets.shape[0], -1, anchors.shape[-1])
+        heading = limit_period(reg_targets[..., 6] + anchors[..., 6] - dir_offset, 0, 2 * math.pi)
+        bins = torch.floor(heading / (2 * math.pi / num_bins)).long().clamp(0, num_bins - 1)
+        return torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype) if one_hot else bins
+
+    def generate_predicted_boxes(self, batch_size: int, cls_preds, box_preds, dir_cls_preds=None) -> tuple[Tensor, Tensor]:
+        """Decode predictions: tensors (B, H, W, C), or lists of (B, n, C) with several heads.
+
+        Returns:
+            logits (B, N, classes), or the list given, and boxes (B, N, 7+) in the LiDAR frame.
+        """
+        anchors = self._flat_anchors()
+        count = anchors.shape[1]
+        scores = cls_preds if isinstance(cls_preds, list) else self._joined(cls_preds, batch_size, count)
+        if not isinstance(scores, list) and scores.dtype in (torch.float16, torch.bfloat16):
+            scores = scores.float()
+        boxes = self.box_coder.decode_torch(self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1))  # (B, N, 7+)
+        heading = boxes[..., 6]
+        if dir_cls_preds is not None:
+            labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
+            offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
+            heading = limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period) + offset + period * labels.to(boxes.dtype)
+        if isinstance(self.box_coder, box_coders.PreviousResidualDecoder):
+            heading = limit_period(-(heading + math.pi / 2), offset=0.5, period=2 * math.pi)
+        return scores, torch.cat([boxes[..., :6], heading.unsqueeze(-1), boxes[..., 7:]], dim=-1)
+
+    @staticmethod
+    def _joined(preds, batch_size: int, count: int) -> Tensor:
+        return (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
+
+    def _flat_anchors(self) -> Tensor:
+        """(1, N, 7+) in the order of the predictions."""
+        if self.use_multihead:
+            flat = torch.cat([a.permute(3, 4, 0, 1, 2, 5).reshape(-1, a.shape[-1]) for a in self.anchors])
+        else:
+            flat = torch.cat(self.anchors, dim=-3)
+        return flat.reshape(1, -1, flat.shape[-1])

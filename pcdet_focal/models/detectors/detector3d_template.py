@@ -1,0 +1,234 @@
+"""What every one-stage detector shares: building its modules in order, the loss, post-processing, loading parameters."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...ops.rotated_iou import boxes_iou3d
+from .. import backbones_2d, backbones_3d, dense_heads
+from ..backbones_2d import map_to_bev
+from ..backbones_3d import vfe
+from ..model_utils import checkpoint_loading, model_nms_utils
+from ..registry import find_by_name
+
+
+class Detector3DTemplate(nn.Module):
+    """A detector is a list of modules that pass one ``batch_dict`` along, then a loss (training) or post-processing (evaluation).
+
+    Subclasses set ``self.module_list = self.build_networks()``. A subclass may override any ``build_*``, ``get_training_loss`` or
+    ``post_processing``.
+    """
+
+    def __init__(self, model_cfg, num_class: int, dataset):
+        super().__init__()
+        self.model_cfg = model_cfg
+        self.num_class = num_class
+        self.dataset = dataset
+        self.class_names = dataset.class_names
+        self.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
+        self.module_topology = ["vfe", "backbone_3d", "map_to_bev_module", "backbone_2d", "dense_head"]
+
+    @property
+    def mode(self) -> str:
+        return "TRAIN" if self.training else "TEST"
+
+    def update_global_step(self) -> None:
+        self.global_step += 1
+
+    def build_networks(self) -> list[nn.Module]:
+        """Build the modules of ``module_topology`` that the configuration has, register each under its name, return them in order."""
+        dataset = self.dataset
+        info = {
+            "module_list": [],
+            "num_rawpoint_features": dataset.point_feature_encoder.num_point_features,
+            "num_point_features": dataset.point_feature_encoder.num_point_features,
+            "grid_size": dataset.grid_size,
+            "point_cloud_range": dataset.point_cloud_range,
+            "voxel_size": dataset.voxel_size,
+            "depth_downsample_factor": dataset.depth_downsample_factor,
+        }
+        for name in self.module_topology:
+            module, info = getattr(self, f"build_{name}")(model_info_dict=info)
+            self.add_module(name, module)
+        return info["module_list"]
+
+    def build_vfe(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("VFE")
+        if cfg is None:
+            return None, model_info_dict
+        module = find_by_name(vfe.__all__, cfg.NAME, "MODEL.VFE.NAME")(
+            model_cfg=cfg,
+            num_point_features=model_info_dict["num_rawpoint_features"],
+            point_cloud_range=model_info_dict["point_cloud_range"],
+            voxel_size=model_info_dict["voxel_size"],
+            grid_size=model_info_dict["grid_size"],
+            depth_downsample_factor=model_info_dict["depth_downsample_factor"],
+        )
+        model_info_dict["num_point_features"] = module.get_output_feature_dim()
+        model_info_dict["module_list"].append(module)
+        return module, model_info_dict
+
+    def build_backbone_3d(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("BACKBONE_3D")
+        if cfg is None:
+            return None, model_info_dict
+        module = find_by_name(backbones_3d.__all__, cfg.NAME, "MODEL.BACKBONE_3D.NAME")(
+            model_cfg=cfg,
+            input_channels=model_info_dict["num_point_features"],
+            grid_size=model_info_dict["grid_size"],
+            voxel_size=model_info_dict["voxel_size"],
+            point_cloud_range=model_info_dict["point_cloud_range"],
+        )
+        model_info_dict["module_list"].append(module)
+        model_info_dict["num_point_features"] = module.num_point_features
+        model_info_dict["backbone_channels"] = getattr(module, "backbone_channels", None)
+        return module, model_info_dict
+
+    def build_map_to_bev_module(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("MAP_TO_BEV")
+        if cfg is None:
+            return None, model_info_dict
+        module = find_by_name(map_to_bev.__all__, cfg.NAME, "MODEL.MAP_TO_BEV.NAME")(model_cfg=cfg, grid_size=model_info_dict["grid_size"])
+        model_info_dict["module_list"].append(module)
+        model_info_dict["num_bev_features"] = module.num_bev_features
+        return module, model_info_dict
+
+    def build_backbone_2d(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("BACKBONE_2D")
+        if cfg is None:
+            return None, model_info_dict
+        module = find_by_name(backbones_2d.__all__, cfg.NAME, "MODEL.BACKBONE_2D.NAME")(
+            model_cfg=cfg, input_channels=model_info_dict.get("num_bev_features")
+        )
+        model_info_dict["module_list"].append(module)
+        model_info_dict["num_bev_features"] = module.num_bev_features
+        return module, model_info_dict
+
+    def build_dense_head(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("DENSE_HEAD")
+        if cfg is None:
+            return None, model_info_dict
+        module = find_by_name(dense_heads.__all__, cfg.NAME, "MODEL.DENSE_HEAD.NAME")(
+            model_cfg=cfg,
+            input_channels=model_info_dict["num_bev_features"] if "num_bev_features" in model_info_dict else cfg.INPUT_FEATURES,
+            num_class=1 if cfg.get("CLASS_AGNOSTIC", False) else self.num_class,
+            class_names=self.class_names,
+            grid_size=model_info_dict["grid_size"],
+            point_cloud_range=model_info_dict["point_cloud_range"],
+            predict_boxes_when_training=bool(self.model_cfg.get("ROI_HEAD", False)),
+            voxel_size=model_info_dict.get("voxel_size", False),
+        )
+        model_info_dict["module_list"].append(module)
+        return module, model_info_dict
+
+    def forward(self, batch_dict: dict):
+        """Training: ({"loss": scalar}, logged values, {}). Evaluation: (one prediction dictionary a sample, recall counts)."""
+        for module in self.module_list:
+            batch_dict = module(batch_dict)
+        if self.training:
+            loss, tb_dict, disp_dict = self.get_training_loss()
+            return {"loss": loss}, tb_dict, disp_dict
+        return self.post_processing(batch_dict)
+
+    def get_training_loss(self):
+        """(loss, values to log, values to show): the dense head's loss. The values are detached tensors: reading them is the logger's choice."""
+        loss, tb_dict = self.dense_head.get_loss()
+        return loss, {"loss_rpn": loss.detach(), **tb_dict}, {}
+
+    @torch.no_grad()
+    def post_processing(self, batch_dict: dict) -> tuple[list[dict], dict]:
+        """Scores, non-maximum suppression and recall counts.
+
+        Reads from ``batch_dict``: ``batch_size``; ``batch_box_preds`` (B, N, 7+), or (N1 + N2 + ..., 7+) with ``batch_index``;
+        ``batch_cls_preds`` (B, N, classes | 1) or a list of such, one for each head, with ``multihead_label_mapping`` (a tensor of 1-based
+        labels a head); ``cls_preds_normalized``: scores, not logits; ``gt_boxes`` (B, T, 8), optional, for the recall.
+
+        Returns:
+            a list of {"pred_boxes" (K, 7+), "pred_scores" (K,), "pred_labels" (K,) 1-based}, and {"gt": count, "rcnn_<iou>": recalled, ...}.
+        """
+        cfg = self.model_cfg.POST_PROCESSING
+        recall_dict: dict = {}
+        pred_dicts = []
+        for index in range(batch_dict["batch_size"]):
+            in_sample = index if batch_dict.get("batch_index") is None else batch_dict["batch_index"] == index
+            boxes = batch_dict["batch_box_preds"][in_sample]  # (N, 7+)
+            preds = batch_dict["batch_cls_preds"]
+            logits = [p[in_sample] for p in preds] if isinstance(preds, list) else [preds[in_sample]]
+            scores = logits if batch_dict["cls_preds_normalized"] else [p.sigmoid() for p in logits]
+
+            if cfg.NMS_CONFIG.MULTI_CLASSES_NMS:
+                final = self._multi_class_nms(boxes, scores, batch_dict.get("multihead_label_mapping"), cfg)
+            else:
+                given = None
+                if batch_dict.get("has_class_labels", False):
+                    given = batch_dict["roi_labels" if "roi_labels" in batch_dict else "batch_pred_labels"][index]
+                final = self._class_agnostic_nms(boxes, scores, logits, given, cfg)
+
+            recall_dict = self.generate_recall_record(
+                box_preds=boxes if "rois" in batch_dict else final["pred_boxes"],
+                recall_dict=recall_dict, batch_index=index, data_dict=batch_dict, thresh_list=cfg.RECALL_THRESH_LIST,
+            )
+            pred_dicts.append(final)
+        return pred_dicts, recall_dict
+
+    def _multi_class_nms(self, boxes, scores, label_mapping, cfg) -> dict:
+        if label_mapping is None:
+            label_mapping = [torch.arange(1, self.num_class + 1, device=boxes.device)]
+        parts, start = [], 0
+        for head_scores, labels in zip(scores, label_mapping):
+            head_boxes = boxes[start: start + len(head_scores)]
+            kept_scores, kept_labels, kept_boxes = model_nms_utils.multi_classes_nms(
+                cls_scores=head_scores, box_preds=head_boxes, nms_config=cfg.NMS_CONFIG, score_thresh=cfg.SCORE_THRESH
+            )
+            parts.append((kept_boxes, kept_scores, labels.to(kept_labels.device)[kept_labels]))
+            start += len(head_scores)
+        pred_boxes, pred_scores, pred_labels = (torch.cat(part) for part in zip(*parts))
+        return {"pred_boxes": pred_boxes, "pred_scores": pred_scores, "pred_labels": pred_labels}
+
+    @staticmethod
+    def _class_agnostic_nms(boxes, scores, logits, given_labels, cfg) -> dict:
+        scores, logits = (part[0] if len(part) == 1 else torch.cat(part) for part in (scores, logits))
+        best, labels = scores.max(dim=-1)
+        selected, selected_scores = model_nms_utils.class_agnostic_nms(
+            box_scores=best, box_preds=boxes, nms_config=cfg.NMS_CONFIG, score_thresh=cfg.SCORE_THRESH
+        )
+        if cfg.OUTPUT_RAW_SCORE:
+            selected_scores = logits.max(dim=-1).values[selected]
+        labels = labels + 1 if given_labels is None else given_labels
+        return {"pred_boxes": boxes[selected], "pred_scores": selected_scores, "pred_labels": labels[selected]}
+
+    @staticmethod
+    def generate_recall_record(box_preds, recall_dict: dict, batch_index: int, data_dict: dict, thresh_list) -> dict:
+        """Add one sample's ground-truth count and, for every IoU in ``thresh_list``, how many of them some box exceeds in 3-D IoU."""
+        if "gt_boxes" not in data_dict:
+            return recall_dict
+        if not recall_dict:
+            recall_dict = {"gt": 0, **{f"{stage}_{t}": 0 for t in thresh_list for stage in ("roi", "rcnn")}}
+        gt = data_dict["gt_boxes"][batch_index]
+        gt = gt[gt[:, -1] != 0][:, :7] if gt.shape[-1] > 7 else gt[gt.abs().sum(-1) > 0]
+        recall_dict["gt"] += len(gt)
+        for stage, boxes in (("rcnn", box_preds), ("roi", data_dict["rois"][batch_index] if "rois" in data_dict else None)):
+            if boxes is None or not len(boxes) or not len(gt):
+                continue
+            best = boxes_iou3d(boxes[:, :7].to(gt.dtype), gt).amax(dim=0)
+            for threshold in thresh_list:
+                recall_dict[f"{stage}_{threshold}"] += int((best > threshold).sum())
+        return recall_dict
+
+    def load_params_from_file(self, filename: str | Path, logger, to_cpu: bool = False, pre_trained_path: str | Path | None = None) -> None:
+        """Load the weights of a checkpoint that fit, and log which do not, and why. ``pre_trained_path`` overrides them with a second file's.
+
+        Raises:
+            InputError: no such file, not a checkpoint, or no weight of it fits this model.
+        """
+        checkpoint_loading.load_params_from_file(self, filename, logger, pre_trained_path)
+
+    def load_params_with_optimizer(self, filename: str | Path, to_cpu: bool = False, optimizer=None, logger=None) -> tuple[int, int]:
+        """Load every weight and the optimiser's state, to go on training; returns (iteration, epoch).
+
+        Raises:
+            InputError: no such file, not a checkpoint, or the weights are another architecture's.
+        """
+        return checkpoint_loading.load_params_with_optimizer(self, filename, optimizer, logger)
