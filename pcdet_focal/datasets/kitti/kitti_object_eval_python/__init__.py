@@ -1,0 +1,1 @@
+"""Door with OpenPCDet's names to :mod:`pcdet_focal.evaluation.kitti`."""

@@ -1,0 +1,153 @@
+"""KITTI label and result files: reading with an error that names file and line, and writing.
+
+A line is ``name truncated occluded alpha x1 y1 x2 y2 height width length x y z rotation_y [score]``, separated by blanks: 15 fields, 16 in a
+result file. Dimensions become (length, height, width) in memory, the order in which OpenPCDet keeps them.
+"""
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pcdet_focal.errors import InputError
+
+_FIELDS = ("truncated", "occluded", "alpha", "x1", "y1", "x2", "y2", "height", "width", "length", "x", "y", "z", "rotation_y", "score")
+
+
+def image_index_str(image_index: int | str) -> str:
+    """'000007' for 7: how KITTI names its files."""
+    return f"{int(image_index):06d}"
+
+
+def get_label_anno(label_path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Annotations of one label or result file.
+
+    Returns:
+        dict of name (N,) str, truncated (N,), occluded (N,) int64, alpha (N,), bbox (N, 4), dimensions (N, 3) length height width, location
+        (N, 3), rotation_y (N,), score (N,) (zeros where the file has none); float64. An empty file gives N = 0; blank lines are skipped.
+
+    Raises:
+        InputError: no such file; a line with another number of fields than 15 or 16, or than the line before; a field that is not a finite
+            number.
+    """
+    try:
+        text = Path(label_path).read_text()
+    except FileNotFoundError:
+        raise InputError(f"{label_path}: there is no such label file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{label_path}: cannot be read as a KITTI label file ({error}).") from None
+    names, rows = [], []
+    width = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) not in (15, 16):
+            raise InputError(f"{label_path}:{number}: {len(fields)} fields; a KITTI label line has 15 (16 with a score).")
+        if width and len(fields) != width:
+            raise InputError(f"{label_path}:{number}: {len(fields)} fields after lines of {width}; either every line has a score or none.")
+        width = len(fields)
+        names.append(fields[0])
+        rows.append(_numbers(fields, label_path, number))
+    table = np.array(rows, dtype=np.float64).reshape(-1, width - 1 if width else 14)  # (N, 14 or 15)
+    return {
+        "name": np.array(names, dtype=str), "truncated": table[:, 0].copy(), "occluded": table[:, 1].astype(np.int64), "alpha": table[:, 2].copy(),
+        "bbox": table[:, 3:7].copy(), "dimensions": table[:, [9, 7, 8]], "location": table[:, 10:13].copy(), "rotation_y": table[:, 13].copy(),
+        "score": table[:, 14].copy() if width == 16 else np.zeros(len(table)),
+    }
+
+
+def _numbers(fields: list[str], path: str | os.PathLike, number: int) -> list[float]:
+    try:
+        values = [float(field) for field in fields[1:]]
+    except ValueError:
+        values = []
+    if values and all(map(math.isfinite, values)) and values[1].is_integer():
+        return values
+    for name, field in zip(_FIELDS, fields[1:]):
+        try:
+            value = float(field)
+            fine = math.isfinite(value) and (name != "occluded" or value.is_integer())
+        except ValueError:
+            fine = False
+        if not fine:
+            wanted = "a whole number" if name == "occluded" else "a finite number"
+            raise InputError(f"{path}:{number}: {name} is {field!r}; it must be {wanted}.")
+    return values
+
+
+def get_label_annos(label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None) -> list[dict[str, np.ndarray]]:
+    """Annotations of the label files ``NNNNNN.txt`` of a folder, see :func:`get_label_anno`.
+
+    Args:
+        label_folder: where the files are.
+        image_ids: which, in this order; a number n means 0 ... n - 1; None all of them in ascending order.
+
+    Raises:
+        InputError: no such folder, no such file, or a file that cannot be understood.
+    """
+    folder = Path(label_folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder of label files.")
+    if image_ids is None:
+        image_ids = sorted(int(path.stem) for path in folder.iterdir() if re.fullmatch(r"\d{6}\.txt", path.name))
+    elif isinstance(image_ids, (int, np.integer)):
+        image_ids = range(image_ids)
+    return [get_label_anno(folder / f"{image_index_str(index)}.txt") for index in image_ids]
+
+
+def read_image_ids(path: str | os.PathLike) -> list[int]:
+    """Frame numbers of a split file (``ImageSets/val.txt``): one a line.
+
+    Raises:
+        InputError: no such file, or a line that is not a number.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such split file.") from None
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            if not line.strip().isdigit():
+                raise InputError(f"{path}:{number}: {line.strip()!r} is not a frame number.")
+            ids.append(int(line))
+    return ids
+
+
+_DEFAULTS = {"truncated": -1, "occluded": -1, "alpha": -10, "dimensions": (-1, -1, -1), "location": (-1000, -1000, -1000), "rotation_y": -10}
+_LINE_KEYS = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score")
+
+
+def kitti_result_line(result_dict: Mapping, precision: int = 4) -> str:
+    """One line of text from the values of one object.
+
+    Args:
+        result_dict: name, bbox and optionally truncated, occluded, alpha, dimensions, location, rotation_y, score. The three dimensions are
+            written in the order given (files want height, width, length); what is absent or None is written as KITTI's "unknown", a score
+            not at all.
+        precision: digits after the point.
+
+    Raises:
+        InputError: an unknown key, or no name or bbox.
+    """
+    unknown = [key for key in result_dict if key not in _LINE_KEYS]
+    if unknown:
+        raise InputError(f"kitti_result_line: unknown key {unknown[0]!r}; known are {', '.join(_LINE_KEYS)}.")
+    fields = []
+    for key in _LINE_KEYS:
+        value = result_dict.get(key)
+        if value is None:
+            if key in ("name", "bbox") or (key == "score" and key in result_dict):
+                raise InputError(f"kitti_result_line: {key!r} needs a value.")
+            default = _DEFAULTS.get(key, ())
+            fields += [str(entry) for entry in (default if isinstance(default, tuple) else (default,))]
+        elif key in ("name", "occluded"):
+            fields.append(str(value))
+        else:
+            fields += [f"{entry:.{precision}f}" for entry in np.ravel(value)]
+    return " ".join(fields)
