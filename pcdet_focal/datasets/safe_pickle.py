@@ -1,0 +1,63 @@
+"""Reading the pickles that datasets keep their annotations in, without running what a pickle may contain.
+
+A pickle is a program: ``pickle.load`` of a downloaded file can do anything. Info files need only numpy arrays and Python's own containers, so
+nothing else is let through. Files written under numpy 1 and numpy 2 both load (numpy 2 renamed ``numpy.core`` to ``numpy._core``).
+"""
+from __future__ import annotations
+
+import collections
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_focal.errors import InputError
+
+_NUMPY = {
+    "_reconstruct": np.zeros(1).__reduce__()[0],
+    "scalar": np.float64(0).__reduce__()[0],
+    "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+}
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """What pickles of protocol 2 and below call to write bytes; any other codec would be a door to more than that."""
+    if encoding not in ("latin1", "latin-1", "utf-8"):
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode(encoding)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _latin1}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _NUMPY["_reconstruct"]
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _NUMPY["scalar"]
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _NUMPY["_frombuffer"]
+for _module in ("builtins", "__builtin__"):
+    for _type in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, slice, str, tuple, range):
+        _ALLOWED[_module, _type.__name__] = _type
+_ALLOWED["collections", "OrderedDict"] = collections.OrderedDict
+_ALLOWED["collections", "defaultdict"] = collections.defaultdict
+
+
+class _DataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays and plain Python containers are read")
+        return _ALLOWED[module, name]
+
+
+def load_pickle(path: str | Path) -> Any:
+    """The content of a pickle of numpy arrays, numbers, strings, lists, tuples, sets and dicts.
+
+    Raises:
+        InputError: the file is missing or unreadable, is not a whole pickle, or asks for any other class or function (it is named).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _DataUnpickler(file).load()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:  # a damaged pickle can fail in any way: a bad index, a wrong type, an attribute that is not there
+        raise InputError(f"{path} is not a pickle of plain data ({error or type(error).__name__}); make it again with create_kitti_infos.") from error
