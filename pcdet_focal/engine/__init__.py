@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction: the loops, the optimiser and its schedule, checkpoints, several processes, logging."""

@@ -1,0 +1,94 @@
+"""Running a detector over a data set and scoring what it finds."""
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..models import load_data_to_device
+from .distributed import get_dist_info, merge_results_dist
+from .run_log import AverageMeter
+
+
+@torch.no_grad()
+def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer_time: AverageMeter | None = None) -> tuple[list[dict], Counter]:
+    """Run ``model`` in evaluation mode over this process's share of a loader.
+
+    Args:
+        output_path: a folder for one result file a frame (KITTI: label files), or None.
+        infer_time: filled with milliseconds a batch, forward and post-processing.
+
+    Returns:
+        the data set's prediction dictionaries, in the loader's order, and the recall counts.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    annos: list[dict] = []
+    recall: Counter = Counter()
+    dataset = dataloader.dataset
+    for batch in tqdm(dataloader, desc="eval", unit="batch", disable=get_dist_info()[0] != 0, dynamic_ncols=True, mininterval=1.0):
+        load_data_to_device(batch, device)
+        started = time.perf_counter()
+        pred_dicts, recall_dict = model(batch)
+        if infer_time is not None:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            infer_time.update((time.perf_counter() - started) * 1000)
+        recall.update(recall_dict)
+        annos += dataset.generate_prediction_dicts(batch, pred_dicts, dataset.class_names, output_path=output_path)
+    return annos, recall
+
+
+def eval_one_epoch(cfg, model: nn.Module, dataloader, epoch_id, logger, result_dir: Path, save_to_file: bool = False, measure_time: bool = False) -> dict:
+    """Evaluate a model on a whole data set, log the table, write ``result.pkl`` and return the figures (empty on ranks above 0).
+
+    Args:
+        epoch_id: only named in the log.
+        result_dir: gets result.pkl and, with ``save_to_file``, final_result/data with one file a frame.
+        measure_time: also log the milliseconds a batch.
+    """
+    rank, world_size = get_dist_info()
+    result_dir = Path(result_dir)
+    result_dir.mkdir(parents=True, exist_ok=True)
+    files = result_dir / "final_result" / "data"
+    if save_to_file:
+        files.mkdir(parents=True, exist_ok=True)
+    meter = AverageMeter() if measure_time else None
+
+    logger.info("evaluating epoch %s: %d samples", epoch_id, len(dataloader.dataset))
+    started = time.monotonic()
+    annos, recall = predict(model, dataloader, files if save_to_file else None, meter)
+    annos = merge_results_dist(annos, len(dataloader.dataset))
+    recalls = merge_results_dist([recall], world_size)
+    if rank != 0:
+        return {}
+    logger.info("%.4f s a sample", (time.monotonic() - started) / max(len(annos), 1))
+    if meter is not None:
+        logger.info("inference: %.2f ms a batch", meter.avg)
+
+    recall = sum(recalls, Counter())
+    figures = {}
+    for threshold in cfg.MODEL.POST_PROCESSING.RECALL_THRESH_LIST:
+        for stage in ("roi", "rcnn"):
+            figures[f"recall/{stage}_{threshold}"] = recall[f"{stage}_{threshold}"] / max(recall["gt"], 1)
+        logger.info("recall at IoU %s: %.4f of %d boxes", threshold, figures[f"recall/rcnn_{threshold}"], recall["gt"])
+    logger.info("%.2f boxes found a sample, %d samples", sum(len(anno["name"]) for anno in annos) / max(len(annos), 1), len(annos))
+
+    part = result_dir / "result.pkl.part"
+    with open(part, "wb") as file:
+        pickle.dump(annos, file)
+    os.replace(part, result_dir / "result.pkl")
+
+    text, scores = dataloader.dataset.evaluation(
+        annos, dataloader.dataset.class_names, eval_metric=cfg.MODEL.POST_PROCESSING.EVAL_METRIC, output_path=files
+    )
+    logger.info("results of epoch %s:\n%s", epoch_id, text)
+    logger.info("saved to %s", result_dir)
+    figures.update(scores)
+    return figures

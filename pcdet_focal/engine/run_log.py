@@ -1,0 +1,97 @@
+"""What a run tells: the console, a log file, TensorBoard, and a file of numbers for plots."""
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def create_logger(log_file: str | Path | None = None, rank: int = 0, log_level: int = logging.INFO) -> logging.Logger:
+    """A logger to the console and, with ``log_file``, to that file. Ranks above 0 only report errors."""
+    logger = logging.getLogger(f"pcdet_focal.run.{log_file}")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(log_level if rank == 0 else logging.ERROR)
+    logger.propagate = False
+    layout = logging.Formatter("%(asctime)s  %(levelname)5s  %(message)s")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if log_file is not None and rank == 0:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(layout)
+        logger.addHandler(handler)
+    return logger
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, numpy and torch, and make cuDNN pick its algorithms the same way every time."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+class AverageMeter:
+    """The last value, and the mean of all, of something measured now and then."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.val = self.avg = self.sum = 0.0
+        self.count = 0
+
+    def update(self, val: float, n: int = 1) -> None:
+        self.val = val
+        self.sum += val * n
+        self.count += n
+        self.avg = self.sum / self.count
+
+
+class ScalarLog:
+    """Scalars over iterations, to TensorBoard and to ``metrics.jsonl`` (one JSON object a line).
+
+    Values may be tensors; they are read here, in one place, and only when they are logged.
+    """
+
+    def __init__(self, folder: str | Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._writer = None
+        else:
+            self._writer = SummaryWriter(log_dir=str(Path(folder) / "tensorboard"))
+        self._file = open(Path(folder) / "metrics.jsonl", "a", encoding="utf-8")
+
+    def add(self, values: dict, iteration: int) -> None:
+        """``values``: name -> number or 0-d tensor."""
+        numbers = {key: float(value) for key, value in values.items()}
+        if self._writer is not None:
+            for key, value in numbers.items():
+                self._writer.add_scalar(key, value, iteration)
+        self._file.write(json.dumps({"iteration": iteration, **numbers}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._file.close()
+
+
+def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """``metrics.jsonl`` as {name: [(iteration, value), ...]}; where a resumed run wrote an iteration again, the later value counts."""
+    series: dict[str, dict[int, float]] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            record = json.loads(line)
+            iteration = record.pop("iteration")
+            for key, value in record.items():
+                series.setdefault(key, {})[iteration] = value
+    return {key: sorted(points.items()) for key, points in series.items()}
