@@ -1,0 +1,1 @@
+"""Door with OpenPCDet's name: see ``iou3d_nms_utils``."""
