@@ -1,0 +1,48 @@
+"""The few numeric habits that all losses share: compute in float32 or better, powers with finite gradients, reductions."""
+from __future__ import annotations
+
+import torch
+
+from ..errors import InputError
+
+
+def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in one floating dtype: the widest among them, float32 at the least (half precision and integers become float32)."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def finite_or_nan(logits: torch.Tensor) -> torch.Tensor:
+    """Replace +-inf by the largest finite number, so that a factor of 0 beside it gives 0 and not NaN. NaN stays NaN: it must be seen."""
+    largest = torch.finfo(logits.dtype).max
+    return logits.clamp(min=-largest, max=largest)
+
+
+def power(base: torch.Tensor, exponent: float) -> torch.Tensor:
+    """``base ** exponent`` for base >= 0 with a finite gradient everywhere.
+
+    The derivative exponent * base^(exponent - 1) is infinite at base = 0 where 0 < exponent < 1, and inf * 0 further down the chain is NaN.
+    There the base is held at the smallest normal number: the value moves by less than rounding and the gradient is 0.
+    """
+    if 0 < exponent < 1:
+        base = base.clamp(min=torch.finfo(base.dtype).tiny)
+    return base.pow(exponent)
+
+
+def finite_log(probability: torch.Tensor) -> torch.Tensor:
+    """``log(probability)``, finite at exactly 0 (-87.3 in float32, -708.4 in float64); untouched everywhere else."""
+    return probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
+
+
+def reduce_loss(loss: torch.Tensor, reduction: str) -> torch.Tensor:
+    """``'none'``: the elementwise loss as it is. ``'sum'``, ``'mean'``: a scalar; the mean is over all elements (of none: NaN, as in torch)."""
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "mean":
+        return loss.mean()
+    raise InputError(f"reduction={reduction!r} is unknown: 'none', 'mean' or 'sum' are allowed.")
