@@ -1,0 +1,58 @@
+"""Checks of configuration entries that name a step to run: every message carries the key path and the nearest valid spelling."""
+from __future__ import annotations
+
+import difflib
+from typing import Any, Iterable, Mapping
+
+from pcdet_focal.errors import InputError
+
+
+def nearest_hint(name: str, choices: Iterable[str]) -> str:
+    """``"did you mean X?"`` for the closest of ``choices``, else the list of them."""
+    choices = sorted(str(choice) for choice in choices)
+    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices) or 'none'}."
+
+
+def require_keys(config: Mapping[str, Any], keys: Iterable[str], key_path: str) -> None:
+    """Raise InputError naming ``key_path.KEY`` for the first of ``keys`` that ``config`` lacks."""
+    for key in keys:
+        if key not in config:
+            near = difflib.get_close_matches(key, [str(k) for k in config if k not in keys], n=1, cutoff=0.6)
+            typo = f"; there is {near[0]!r}, is that a typo of it?" if near else "."
+            raise InputError(f"{key_path}.{key} is missing (step {config.get('NAME', '?')}){typo}")
+
+
+def step_name(config: Mapping[str, Any], known: Iterable[str], key_path: str) -> str:
+    """The ``NAME`` of one entry of a list of steps; InputError if it is missing or not one of ``known``."""
+    if not isinstance(config, Mapping) or "NAME" not in config:
+        raise InputError(f"{key_path}.NAME is missing: each entry of the list is a mapping whose NAME says which step it is.")
+    known = list(known)
+    if config["NAME"] not in known:
+        raise InputError(f"{key_path}.NAME: there is no step {config['NAME']!r}; {nearest_hint(config['NAME'], known)}")
+    return config["NAME"]
+
+
+def number_range(config: Mapping[str, Any], key: str, key_path: str, symmetric: bool = False) -> list[float]:
+    """``config[key]`` as ``[low, high]``; one number ``a`` stands for ``[-a, a]`` where ``symmetric``. InputError for anything else."""
+    value = config[key]
+    if symmetric and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [-value, value]
+    try:
+        low, high = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise InputError(f"{key_path}.{key} must be a pair of numbers [low, high], not {value!r}.") from None
+    if not low <= high:
+        raise InputError(f"{key_path}.{key}: the first number of {value!r} must not be above the second.")
+    return [low, high]
+
+
+def choice_list(config: Mapping[str, Any], key: str, choices: Iterable[str], key_path: str) -> list[str]:
+    """``config[key]`` as a list whose entries are all among ``choices``; InputError otherwise."""
+    value, choices = config[key], list(choices)
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise InputError(f"{key_path}.{key} must be a list of {', '.join(choices)}, not {value!r}.")
+    for i, entry in enumerate(value):
+        if entry not in choices:
+            raise InputError(f"{key_path}.{key}[{i}] is {entry!r}; {nearest_hint(entry, choices)}")
+    return list(value)

@@ -1,0 +1,1 @@
+"""From augmented points to what a model takes: feature columns, range masks, sampling, voxels."""
