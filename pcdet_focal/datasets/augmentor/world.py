@@ -44,7 +44,7 @@ def random_flip_along_x(gt_boxes: np.ndarray, points: np.ndarray, return_flip: b
         gt_boxes, points = gt_boxes.copy(), points.copy()
         columns = [1, 6, 8] if gt_boxes.shape[1] == 9 else [1, 6]
         gt_boxes[:, columns] = -gt_boxes[:, columns]
-        np.negative(points[:, 1], out=points[:, 1])
+        points[:, 1] = -points[:, 1]  # not np.negative(..., out=): wrong on float32 columns in numpy 2.4.6
     return (gt_boxes, points, enable) if return_flip else (gt_boxes, points)
 
 
@@ -60,7 +60,7 @@ def random_flip_along_y(gt_boxes: np.ndarray, points: np.ndarray, return_flip: b
         columns = [0, 7] if gt_boxes.shape[1] == 9 else [0]
         gt_boxes[:, columns] = -gt_boxes[:, columns]
         gt_boxes[:, 6] = -(gt_boxes[:, 6] + np.pi)
-        np.negative(points[:, 0], out=points[:, 0])
+        points[:, 0] = -points[:, 0]
     return (gt_boxes, points, enable) if return_flip else (gt_boxes, points)
 
 

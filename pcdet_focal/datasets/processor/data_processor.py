@@ -151,11 +151,11 @@ class DataProcessor:
             else:
                 choice = np.random.choice(np.arange(len(points), dtype=np.int32), wanted, replace=False)
         else:
-            choice = np.arange(len(points), dtype=np.int32)
-            rounds, rest = divmod(wanted, len(points))
-            choice = np.tile(choice, rounds)
-            if rest:
-                choice = np.concatenate((choice, np.random.choice(np.arange(len(points), dtype=np.int32), rest, replace=False)))
+            everyone = np.arange(len(points), dtype=np.int32)
+            rounds = max(1, -(-wanted // len(points)) - 1)  # whole copies; the last, random part has 1 to N points (none if wanted is N)
+            choice = np.tile(everyone, rounds)
+            if wanted > len(points):
+                choice = np.concatenate((choice, np.random.choice(everyone, wanted - rounds * len(points), replace=False)))
         np.random.shuffle(choice)
         data_dict["points"] = points[choice]
         return data_dict
