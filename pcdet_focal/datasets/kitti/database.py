@@ -1,0 +1,60 @@
+"""The ground-truth database: each labelled object's points in a file of its own, for pasting into other scenes."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence
+
+import numpy as np
+
+from ...ops.points_in_boxes import points_in_boxes_mask
+from .infos import over_frames
+
+
+def write_database(
+    infos: Sequence[dict[str, Any]],
+    read_points: Callable[[str], np.ndarray],
+    folder: Path,
+    used_classes: Optional[Sequence[str]] = None,
+    num_workers: int = 4,
+) -> dict[str, list[dict[str, Any]]]:
+    """Write ``folder/<frame>_<class>_<i>.bin`` for every object of the infos, DontCare excepted, and return the index of them.
+
+    A file holds the points of the object's box, float32 (n, 4) in the order of the scan, x, y, z relative to the box centre and not rotated. The
+    box has a margin of 1 cm in x and y, as in OpenPCDet's CPU test, and points come from the whole scan, not the camera's view.
+
+    Returns:
+        {class: [{name, path ('<folder name>/<file>'), image_idx, gt_idx, box3d_lidar (7,), num_points_in_gt, difficulty, bbox (4,), score}]},
+        classes and objects in the order of the infos; ``used_classes`` limits the index, not the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write_frame(info: dict[str, Any]) -> list[dict[str, Any]]:
+        frame_id, annos = info["point_cloud"]["lidar_idx"], info["annos"]
+        points, boxes = read_points(frame_id), annos["gt_boxes_lidar"]
+        inside = points_in_boxes_mask(points[:, :3], boxes)  # (M, N)
+        entries = []
+        for i, box in enumerate(boxes):
+            name = str(annos["name"][i])
+            object_points = points[inside[i] > 0]
+            object_points[:, :3] -= box[:3]  # a copy: indexing with a mask makes one
+            path = folder / f"{frame_id}_{name}_{i}.bin"
+            object_points.tofile(path)
+            entries.append({
+                "name": annos["name"][i],
+                "path": f"{folder.name}/{path.name}",
+                "image_idx": frame_id,
+                "gt_idx": i,
+                "box3d_lidar": box,
+                "num_points_in_gt": len(object_points),
+                "difficulty": annos["difficulty"][i],
+                "bbox": annos["bbox"][i],
+                "score": annos["score"][i],
+            })
+        return entries
+
+    index: dict[str, list[dict[str, Any]]] = {}
+    for entries in over_frames(write_frame, infos, len(infos), "database", num_workers):
+        for entry in entries:
+            if used_classes is None or entry["name"] in used_classes:
+                index.setdefault(str(entry["name"]), []).append(entry)
+    return index
