@@ -14,7 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def as_floating(array: np.ndarray) -> np.ndarray:
     """The array itself where it is float32 or float64, else a float32 copy (integers, booleans, half precision)."""
     array = np.asarray(array)
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    return array if array.dtype.type in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def check_numpy_to_torch(x: Any) -> tuple[Any, bool]:

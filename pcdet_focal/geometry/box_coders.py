@@ -44,7 +44,7 @@ class ResidualCoder:
         return torch.cat((offsets, torch.log(sizes / anchor_sizes), *turns, *_rest(boxes, 7, anchors, -1)), dim=-1)
 
     def decode_torch(self, box_encodings: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """Codes and anchors (..., 7 + C) -> boxes (..., 7 + C): the inverse of ``encode_torch``. Leading dimensions must be the same."""
+        """Codes and anchors (..., 7 + C) -> boxes (..., 7 + C): the inverse of ``encode_torch``. Leading dimensions broadcast."""
         anchor_heading = anchors[..., 6:7]
         if self.encode_angle_by_sincos:
             cos = box_encodings[..., 6:7] + torch.cos(anchor_heading)
