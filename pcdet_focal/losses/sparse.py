@@ -64,8 +64,9 @@ def gather_rows(rows: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, batch
     """
     num_rows, batch_size = rows.shape[0], mask.shape[0]
     by_sample = torch.argsort(batch_index, stable=True)  # (N,) rows of sample 0, then of sample 1, …
-    count = (batch_index[None] == torch.arange(batch_size, device=batch_index.device)[:, None]).sum(1, keepdim=True)  # (B, 1)
-    before = (batch_index[None] < torch.arange(batch_size, device=batch_index.device)[:, None]).sum(1, keepdim=True)  # (B, 1)
+    sample = torch.arange(batch_size, device=batch_index.device)[:, None]
+    count = (batch_index[None] == sample).sum(dim=1, keepdim=True)  # (B, 1)
+    before = (batch_index[None] < sample).sum(dim=1, keepdim=True)  # (B, 1)
     inside = (ind >= 0) & (ind < count)
     # A zero row stands behind the real ones for slots without an object; a slot that should have one but points outside goes beyond it.
     slot = torch.where(mask.bool(), torch.where(inside, before + ind, num_rows + 1), num_rows)  # (B, M)
@@ -108,24 +109,27 @@ class RegLossSparse(nn.Module):
         return _reg_loss(gather_rows(output, mask, ind, batch_index), target, mask)
 
 
-def _paired_boxes(boxes: torch.Tensor, box_gt: Sequence[torch.Tensor], mask: torch.Tensor, loss_name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes of the used slots and their ground truth, both (K, 7): box_gt[b] holds one row per used slot, or one per slot from the first."""
+def _paired_boxes(boxes: torch.Tensor, box_gt: Sequence[torch.Tensor], used: torch.Tensor, loss_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The used slots' boxes (B, M, 7+) and their ground truth, both (K, 7): box_gt[b] holds one row per used slot, or one per slot from the first."""
+    count = used.sum(dim=1).tolist()
+    boxes = boxes[used][:, :7]
+    if not any(count):
+        return boxes, boxes.detach()
+    if len(box_gt) != len(count):
+        raise InputError(f"{loss_name}: box_gt has {len(box_gt)} samples, mask has {len(count)}: they must agree.")
     chosen = []
     for sample, gt in enumerate(box_gt):
-        used = mask[sample]
-        if len(gt) != int(used.sum()):
-            gt = gt[used[: len(gt)]] if len(gt) <= len(used) else gt
-        if len(gt) != int(used.sum()):
-            raise InputError(f"{loss_name}: sample {sample} has {int(used.sum())} slots with an object but {len(gt)} ground-truth boxes: "
+        if len(gt) != count[sample] and len(gt) <= used.shape[1]:
+            gt = gt[used[sample, : len(gt)]]
+        if len(gt) != count[sample]:
+            raise InputError(f"{loss_name}: sample {sample} has {count[sample]} slots with an object but {len(gt)} ground-truth boxes for them: "
                              "one box per used slot, or one per slot, is allowed.")
         chosen.append(gt[:, :7])
-    if len(chosen) != mask.shape[0]:
-        raise InputError(f"{loss_name}: box_gt has {len(chosen)} samples, mask has {mask.shape[0]}: they must agree.")
-    return boxes[mask][:, :7], torch.cat(chosen).to(boxes)
+    return boxes, torch.cat(chosen).to(boxes)
 
 
 class IouLossSparse(nn.Module):
-    """L1 loss of a predicted IoU against the rotated 3-D IoU of predicted and true box, rescaled to [-1, 1] (CIA-SSD, Zheng et al. 2021, arXiv:2012.03015)::
+    """L1 loss of a predicted IoU against the rotated 3-D IoU of predicted and true box, rescaled to [-1, 1] (CIA-SSD, arXiv:2012.03015)::
 
         sum |iou_pred - (2 IoU3D - 1)| / (number of objects + 1e-4)
 
