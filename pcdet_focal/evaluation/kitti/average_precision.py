@@ -73,7 +73,7 @@ def evaluate_kitti(gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], cla
     jobs = sorted({(name, level, metric, float(overlap_sets[key][name][m])) for key in overlap_sets
                    for name, level in states for m, metric in enumerate(rules.METRICS)})
 
-    def run(job: tuple[str, int, str, float]) -> np.ndarray:
+    def run(job: tuple[str, int, str, float]) -> tuple[np.ndarray, int]:
         name, level, metric, min_overlap = job
         return _curves(gt, dt, overlaps, *states[name, level], metric, min_overlap)
 

@@ -23,8 +23,12 @@ def image_index_str(image_index: int | str) -> str:
     return f"{int(image_index):06d}"
 
 
-def get_label_anno(label_path: str | os.PathLike) -> dict[str, np.ndarray]:
+def get_label_anno(label_path: str | os.PathLike, require_score: bool = False) -> dict[str, np.ndarray]:
     """Annotations of one label or result file.
+
+    Args:
+        label_path: the file.
+        require_score: a line of 15 fields is an error.
 
     Returns:
         dict of name (N,) str, truncated (N,), occluded (N,) int64, alpha (N,), bbox (N, 4), dimensions (N, 3) length height width, location
@@ -32,7 +36,7 @@ def get_label_anno(label_path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: no such file; a line with another number of fields than 15 or 16, or than the line before; a field that is not a finite
-            number.
+            number; no score where one is required.
     """
     try:
         text = Path(label_path).read_text()
@@ -50,6 +54,8 @@ def get_label_anno(label_path: str | os.PathLike) -> dict[str, np.ndarray]:
             raise InputError(f"{label_path}:{number}: {len(fields)} fields; a KITTI label line has 15 (16 with a score).")
         if width and len(fields) != width:
             raise InputError(f"{label_path}:{number}: {len(fields)} fields after lines of {width}; either every line has a score or none.")
+        if require_score and len(fields) == 15:
+            raise InputError(f"{label_path}:{number}: 15 fields; a line of a result file has 16, the last is the score.")
         width = len(fields)
         names.append(fields[0])
         rows.append(_numbers(fields, label_path, number))
@@ -80,12 +86,14 @@ def _numbers(fields: list[str], path: str | os.PathLike, number: int) -> list[fl
     return values
 
 
-def get_label_annos(label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None) -> list[dict[str, np.ndarray]]:
+def get_label_annos(label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None,
+                    require_score: bool = False) -> list[dict[str, np.ndarray]]:
     """Annotations of the label files ``NNNNNN.txt`` of a folder, see :func:`get_label_anno`.
 
     Args:
         label_folder: where the files are.
         image_ids: which, in this order; a number n means 0 ... n - 1; None all of them in ascending order.
+        require_score: a line without a score is an error.
 
     Raises:
         InputError: no such folder, no such file, or a file that cannot be understood.
@@ -97,7 +105,7 @@ def get_label_annos(label_folder: str | os.PathLike, image_ids: int | Iterable[i
         image_ids = sorted(int(path.stem) for path in folder.iterdir() if re.fullmatch(r"\d{6}\.txt", path.name))
     elif isinstance(image_ids, (int, np.integer)):
         image_ids = range(image_ids)
-    return [get_label_anno(folder / f"{image_index_str(index)}.txt") for index in image_ids]
+    return [get_label_anno(folder / f"{image_index_str(index)}.txt", require_score) for index in image_ids]
 
 
 def read_image_ids(path: str | os.PathLike) -> list[int]:

@@ -38,15 +38,15 @@ def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarra
     """
     gt_plane, dt_plane = _plane_boxes(gt.bottom_boxes), _plane_boxes(dt.bottom_boxes)
     gt_circles, dt_circles = _circles(gt_plane), _circles(dt_plane)
-    args = (gt.starts, dt.starts, wanted, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles)
-    first, pair_gt, pair_dt = _pairs_that_may_meet(*args)
+    first, pair_gt, pair_dt = _pairs_that_may_meet(gt.starts, dt.starts, wanted, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles)
 
     a, b = gt.bottom_boxes[pair_gt], dt.bottom_boxes[pair_dt]  # (P, 7)
     shared = iou_aligned(gt_plane[pair_gt], dt_plane[pair_dt], OVERLAP_BEV)  # (P,) square metres
-    bev = _ratio(shared, a[:, 3] * a[:, 5] + b[:, 3] * b[:, 5] - shared)
-    height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 4], b[:, 1] - b[:, 4])
-    shared = shared * np.maximum(height, 0.0)
-    volume = _ratio(shared, a[:, 3] * a[:, 4] * a[:, 5] + b[:, 3] * b[:, 4] * b[:, 5] - shared)
+    with np.errstate(over="ignore"):  # a detector that diverges predicts sizes like 1e300
+        bev = _ratio(shared, a[:, 3] * a[:, 5] + b[:, 3] * b[:, 5] - shared)
+        height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 4], b[:, 1] - b[:, 4])  # y points down, boxes stand on y
+        shared = shared * np.maximum(height, 0.0)
+        volume = _ratio(shared, a[:, 3] * a[:, 4] * a[:, 5] + b[:, 3] * b[:, 4] * b[:, 5] - shared)
     values = {"bbox": _image_iou(gt.bbox[pair_gt], dt.bbox[pair_dt]), "bev": bev, "3d": volume}
     unlabelled = _largest_cover(gt.starts, dt.starts, gt.class_ids == DONT_CARE, gt.bbox, dt.bbox)
     return Overlaps(first, pair_dt, values, unlabelled)

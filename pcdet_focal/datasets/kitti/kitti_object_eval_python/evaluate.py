@@ -33,11 +33,11 @@ def evaluate(label_path: str | os.PathLike, result_path: str | os.PathLike, labe
         what get_official_eval_result returns, with ``coco`` the text of get_coco_eval_result.
 
     Raises:
-        InputError: a missing folder or file, or one that cannot be understood.
+        InputError: a missing folder or file, or one that cannot be understood (a result file needs scores).
     """
     image_ids = read_image_ids(label_split_file)
     gt_annos = get_label_annos(label_path, image_ids)
-    dt_annos = get_label_annos(result_path, image_ids)
+    dt_annos = get_label_annos(result_path, image_ids, require_score=True)
     if score_thresh > 0:
         dt_annos = filter_annos_low_score(dt_annos, score_thresh)
     return (get_coco_eval_result if coco else get_official_eval_result)(gt_annos, dt_annos, current_class)
