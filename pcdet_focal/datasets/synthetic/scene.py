@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from . import shapes
-from .sensor import HEIGHT, MAX_RANGE
+from .sensor import HEIGHT
 
 AHEAD = 72.0  # metres that the street is furnished for
 LANE = 3.5
@@ -227,7 +227,7 @@ def _furnish(street: Street, rng: np.random.Generator, config: SyntheticConfig, 
                     wide = 0.64 if sign else 2 * radius
                     street.place("", s, edge + side * 0.5, 0.0, (2 * radius, wide, tall), lambda: shapes.pole(tall, radius, sign))
             s += float(rng.uniform(7.0, 16.0))
-        for _ in range(int(rng.integers(2, 6))):
+        for _ in range(int(rng.integers(5, 12))):
             s, d, kind = float(rng.uniform(low, high)), edge + side * float(rng.uniform(3.9, 8.0)), rng.random()
             if street.is_on_crossing(s, 4.0):
                 continue
@@ -295,6 +295,3 @@ def ground_material(street: Street, x: np.ndarray, y: np.ndarray) -> tuple[np.nd
     if street.crossing is not None:
         which[np.abs(s - street.crossing) < 4.0] = 0
     return materials[which, 0], materials[which, 1]
-
-
-__all__ = ["SyntheticConfig", "Street", "Placed", "build_street", "flatten", "ground_material", "MAX_RANGE"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import camera, raycast, sensor
-from .scene import SyntheticConfig, build_street, flatten, ground_material
+from .scene import Street, SyntheticConfig, build_street, flatten, ground_material
 
 
 @dataclass
@@ -45,12 +45,16 @@ class Frame:
 
 
 def simulate_frame(config: SyntheticConfig, index: int) -> Frame:
-    """Frame ``index`` of the endless sequence that ``config`` stands for; it depends on nothing but the two.
+    """Frame ``index`` of the endless sequence that ``config`` stands for; it depends on nothing but the two. See ``scan_street``."""
+    return scan_street(build_street(config, index), config, index)
+
+
+def scan_street(street: Street, config: SyntheticConfig, index: int) -> Frame:
+    """What the sensor sees of ``street``, with the noise of frame ``index``.
 
     Points come beam by beam from the top, each beam anticlockwise. Without ``full_scan`` they are those of the camera's sector, equal
     to the same rays of the full scan as long as nothing behind the sensor reaches into the sector.
     """
-    street = build_street(config, index)
     arrays = flatten(street)
     rng = np.random.default_rng([config.seed, index, 2])
     first, count, azimuth = sensor.columns(config.full_scan, phase := float(rng.random()))

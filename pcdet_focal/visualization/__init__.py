@@ -1,0 +1,6 @@
+"""Pictures for people: bird's-eye views of scans with boxes, curves of a training run, 3-D pages for a browser."""
+from .bev import draw_bev
+from .reports import draw_training_curves
+from .scene_html import write_scene_html
+
+__all__ = ["draw_bev", "draw_training_curves", "write_scene_html"]
