@@ -24,7 +24,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .kernel_map import KernelMap, Pairs
+from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map
+
+__all__ = ["build_conv_map", "build_subm_map", "convolve", "sparse_conv", "weight_gradient"]
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))  # 32 registers of 64 bytes: room for 16 accumulators
 _VECTOR_BYTES = 64
@@ -321,10 +323,9 @@ def weight_gradient(features: torch.Tensor, grad_out: torch.Tensor, pairs: Pairs
 
 
 class SparseConvFunction(torch.autograd.Function):
-    """Sparse convolution with gradients to features (n_in, in), weight (out, *kernel, in) and bias (out); under autocast it computes in float32."""
+    """Sparse convolution with gradients to features (n_in, in), weight (out, *kernel, in) and bias (out)."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, features: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], kernel_map: KernelMap) -> torch.Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kernel_map = kernel_map
@@ -333,7 +334,6 @@ class SparseConvFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad_out: torch.Tensor):
         features, weight = ctx.saved_tensors
         grad_features = grad_weight = grad_bias = None
@@ -347,3 +347,10 @@ class SparseConvFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad_out.sum(0)
         return grad_features, grad_weight, grad_bias, None
+
+
+def sparse_conv(features: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], kernel_map: KernelMap) -> torch.Tensor:
+    """(n_out, out) features; ``weight`` is (out, *kernel, in). Half precision tensors are computed in float32 and returned in their own type."""
+    if features.dtype in (torch.float16, torch.bfloat16):
+        return sparse_conv(features.float(), weight.float(), None if bias is None else bias.float(), kernel_map).to(features.dtype)
+    return SparseConvFunction.apply(features, weight, bias, kernel_map)

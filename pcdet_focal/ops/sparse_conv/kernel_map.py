@@ -17,6 +17,8 @@ import torch
 
 from pcdet_focal.errors import InputError
 
+from .geometry import MapGeometry, conv_output_shape
+
 BLOCK_ROWS = 256  # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2 cache
 
 
@@ -36,22 +38,20 @@ class Pairs:
 
 
 class KernelMap:
-    """All pairs of one sparse convolution; the arrangement that the backward pass needs is made when it is first asked for."""
+    """All pairs of one sparse convolution; the arrangement that the backward pass needs is made when it is first asked for.
 
-    def __init__(self, forward_pairs: Pairs, *, kernel_size: Sequence[int], dilation: Sequence[int], in_shape: Sequence[int], out_shape: Sequence[int],
-                 in_indices: torch.Tensor, out_indices: torch.Tensor, subm: bool, in_table: Optional[np.ndarray] = None,
-                 in_rows: Optional[np.ndarray] = None):
+    ``in_table[k, rank of input]`` is the output row, -1 without one, and ``in_rows`` the input row of a rank (for regular convolutions).
+    """
+
+    def __init__(self, geometry: MapGeometry, forward_pairs: Pairs, in_table: Optional[np.ndarray] = None, in_rows: Optional[np.ndarray] = None):
+        self.geometry = geometry
         self.forward_pairs = forward_pairs
-        self.kernel_size, self.dilation = tuple(kernel_size), tuple(dilation)
-        self.in_shape, self.out_shape = list(in_shape), list(out_shape)
-        self.in_indices, self.out_indices = in_indices, out_indices
-        self.subm = subm
         self._in_table, self._in_rows = in_table, in_rows
         self._backward_pairs: Optional[Pairs] = None
 
     def backward_pairs(self) -> tuple[Pairs, bool]:
         """(pairs with the roles of input and output exchanged, whether their offsets count backwards)."""
-        if self.subm:  # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
+        if self.geometry.subm:  # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
             return self.forward_pairs, True
         if self._backward_pairs is None:
             self._backward_pairs = _arrange(self._in_table, self._in_rows, self.forward_pairs.out_rows)
@@ -60,9 +60,7 @@ class KernelMap:
 
     def inverse(self) -> "KernelMap":
         """The map of the inverse convolution, from this one's outputs back to its inputs."""
-        pairs, _ = self.backward_pairs()
-        back = KernelMap(pairs, kernel_size=self.kernel_size, dilation=self.dilation, in_shape=self.out_shape, out_shape=self.in_shape,
-                         in_indices=self.out_indices, out_indices=self.in_indices, subm=False)
+        back = KernelMap(self.geometry.inverse(), self.backward_pairs()[0])
         back._backward_pairs = self.forward_pairs
         return back
 
@@ -262,14 +260,7 @@ def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     offsets = np.stack(np.meshgrid(*[np.arange(k) for k in kernel], indexing="ij"), -1).reshape(-1, 3) * spread - margin
     steps = (offsets[:, 0] * wide[1] + offsets[:, 1]) * wide[2] + offsets[:, 2]
     pairs = _arrange(_subm_table(keys, steps[:len(steps) // 2]), rows, rows)
-    return KernelMap(pairs, kernel_size=kernel_size, dilation=dilation, in_shape=shape, out_shape=shape, in_indices=indices, out_indices=indices,
-                     subm=True)
-
-
-def conv_output_shape(shape: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-                      dilation: Sequence[int]) -> list[int]:
-    """Cells of each axis after a convolution, as for a dense one."""
-    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape, kernel_size, stride, padding, dilation)]
+    return KernelMap(MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs)
 
 
 def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], stride: Sequence[int],
@@ -279,8 +270,6 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     Output rows are sorted by (batch, *position). Arguments and errors as for ``build_subm_map``.
     """
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
-    if min(out_shape) < 1:
-        raise InputError(f"sparse convolution: spatial shape {list(shape)} is smaller than kernel {list(kernel_size)} with padding {list(padding)}")
     rows3, _, rows = _sorted_rows(indices, shape, batch_size, np.zeros(3, np.int64))
     keys, ranks, count = _candidates(rows3, rows, _three(kernel_size, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1),
                                      _three(out_shape, 1))
@@ -291,5 +280,5 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     pairs = _arrange(out_table, np.arange(len(out_keys), dtype=np.int32), rows)
     ndim = indices.shape[1] - 1
     out_indices = np.ascontiguousarray(np.concatenate([out_indices[:, :1], out_indices[:, 4 - ndim:]], 1)) if ndim < 3 else out_indices
-    return KernelMap(pairs, kernel_size=kernel_size, dilation=dilation, in_shape=shape, out_shape=out_shape, in_indices=indices,
-                     out_indices=torch.from_numpy(out_indices), subm=False, in_table=in_table, in_rows=rows)
+    geometry = MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, torch.from_numpy(out_indices), False)
+    return KernelMap(geometry, pairs, in_table, rows)
