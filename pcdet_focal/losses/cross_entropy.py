@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .numerics import at_least_float32, finite_or_nan
+from .numerics import at_least_float32, bounded
 from .weights import check_elementwise_weights, require_same_shape
 
 
@@ -16,7 +16,7 @@ def binary_cross_entropy_with_logits(inputs: torch.Tensor, targets: torch.Tensor
     difference of two numbers of the size of |x|.
 
     Args:
-        inputs: logits, any shape. Half precision is computed, and returned, in float32; +-inf counts as the largest finite number.
+        inputs: logits, any shape. Half precision is computed, and returned, in float32; +-inf counts as +-1.8e19 (float32).
         targets: same shape, values in [0, 1], any dtype.
     Returns:
         Loss of the same shape, >= 0.
@@ -28,7 +28,7 @@ def binary_cross_entropy_with_logits(inputs: torch.Tensor, targets: torch.Tensor
     """
     require_same_shape("binary_cross_entropy_with_logits", inputs=inputs, targets=targets)
     logits, targets = at_least_float32(inputs, targets)
-    logits = finite_or_nan(logits)
+    logits = bounded(logits)
     return -(targets * F.logsigmoid(logits) + (1 - targets) * F.logsigmoid(-logits))
 
 

@@ -15,10 +15,13 @@ def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def finite_or_nan(logits: torch.Tensor) -> torch.Tensor:
-    """Replace +-inf by the largest finite number, so that a factor of 0 beside it gives 0 and not NaN. NaN stays NaN: it must be seen."""
-    largest = torch.finfo(logits.dtype).max
-    return logits.clamp(min=-largest, max=largest)
+def bounded(logits: torch.Tensor) -> torch.Tensor:
+    """Hold logits within +-sqrt(largest number), 1.8e19 in float32: products with them stay finite, so that a factor of 0 beside them gives 0.
+
+    +-inf becomes the bound; the gradient beyond the bound is 0. NaN stays NaN: it must be seen.
+    """
+    bound = torch.finfo(logits.dtype).max ** 0.5
+    return logits.clamp(min=-bound, max=bound)
 
 
 def power(base: torch.Tensor, exponent: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..errors import InputError
 from .cross_entropy import binary_cross_entropy_with_logits
-from .numerics import at_least_float32, finite_or_nan, power, reduce_loss
+from .numerics import at_least_float32, bounded, power, reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
 
 
@@ -27,8 +27,8 @@ def sigmoid_focal_loss(
 
     Args:
         inputs: logits, any shape, e.g. (B, A, C). Half precision is computed, and returned, in float32.
-            An infinite logit counts as the largest finite number: loss 0 on its own side, about 3e38 on the other (in float32), gradient 0.
-            A NaN logit gives NaN.
+            Beyond +-1.8e19 (float32), and so for +-inf, a logit counts as that number, with gradient 0: loss 0 on its own side, finite on
+            the other. A NaN logit gives NaN.
         targets: same shape; one-hot or soft values in [0, 1]; any dtype.
         alpha: weight of the positive class in [0, 1]; None or -1 for no weighting.
         gamma: focusing exponent >= 0; 0 is (weighted) binary cross entropy.
@@ -98,7 +98,7 @@ class SigmoidFocalClassificationLoss(nn.Module):
         is 0.5 - t; it stays because this class promises OpenPCDet's gradients.
         """
         logits, target = at_least_float32(input, target)
-        logits = finite_or_nan(logits)
+        logits = bounded(logits)
         return logits.clamp(min=0) - logits * target + torch.log1p(torch.exp(-logits.abs()))
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,0 +1,157 @@
+"""Sigmoid focal loss against plain Python arithmetic, at its limits, and its mistakes."""
+import math
+
+import pytest
+import torch
+
+from pcdet_focal.errors import InputError
+from pcdet_focal.losses import SigmoidFocalClassificationLoss, sigmoid_focal_loss
+
+
+def by_hand(x: float, t: float, alpha: float, gamma: float) -> float:
+    p = 1 / (1 + math.exp(-x))
+    one_minus_pt = t * (1 - p) + (1 - t) * p
+    return (t * alpha + (1 - t) * (1 - alpha)) * one_minus_pt**gamma * (-t * math.log(p) - (1 - t) * math.log(1 - p))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_is_the_formula(alpha, gamma):
+    logits, targets = [-6.0, -1.5, 0.0, 0.3, 4.0], [0.0, 1.0, 0.5, 0.2, 1.0]
+    expected = [by_hand(x, t, alpha, gamma) for x, t in zip(logits, targets)]
+    loss = sigmoid_focal_loss(torch.tensor(logits, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64), alpha, gamma)
+    assert loss.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [None, -1])
+def test_no_alpha_means_weight_one_for_both_classes(alpha):
+    logits, targets = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, 0.0, 0.0])
+    half = sigmoid_focal_loss(logits, targets, alpha=0.5)  # alpha 0.5 weighs both classes by 0.5
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets, alpha=alpha), 2 * half)
+    torch.testing.assert_close(SigmoidFocalClassificationLoss(alpha=alpha)(logits[None], targets[None], torch.ones(1)), 2 * half[None])
+
+
+def test_positional_arguments_are_torchvisions():
+    logits, targets = torch.randn(5, 3), torch.zeros(5, 3)
+    elementwise = sigmoid_focal_loss(logits, targets, 0.4, 1.5, "none")
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets, 0.4, 1.5, "mean"), elementwise.mean())
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets, reduction="sum", gamma=1.5, alpha=0.4), elementwise.sum())
+
+
+def test_integer_and_boolean_targets():
+    logits, targets = torch.randn(4, 3), torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    expected = sigmoid_focal_loss(logits, targets.float())
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets), expected)
+    torch.testing.assert_close(sigmoid_focal_loss(logits, targets.bool()), expected)
+
+
+def test_confident_correct_logits_keep_their_digits():
+    """For a correct logit x >> 1: loss = alpha e^(-gamma x) e^(-x) to first order; 1 - sigmoid(x) in float32 is 0 beyond 17."""
+    x = torch.tensor([12.0, 16.0, 18.0, 20.0], requires_grad=True)
+    for loss in (sigmoid_focal_loss(x, torch.ones(4), alpha=0.25, gamma=1.0),
+                 SigmoidFocalClassificationLoss(gamma=1.0)(x[None], torch.ones(1, 4), torch.ones(1))[0]):
+        exact = [0.25 / (1 + math.exp(v)) * math.log1p(math.exp(-v)) for v in x.tolist()]
+        assert loss.tolist() == pytest.approx(exact, rel=1e-5)
+        gradient, = torch.autograd.grad(loss.sum(), x)
+        assert gradient.tolist() == pytest.approx([-2 * v for v in exact], rel=1e-4)
+
+
+def test_gradient_at_a_logit_of_zero_is_the_derivative():
+    """d/dx at 0 with gamma 0 is alpha_t (0.5 - t)."""
+    x = torch.zeros(2, requires_grad=True)
+    sigmoid_focal_loss(x, torch.tensor([1.0, 0.0]), alpha=None, gamma=0.0).sum().backward()
+    assert x.grad.tolist() == [-0.5, 0.5]
+
+
+LIMITS = [0.0, 17.0, 50.0, 88.0, 100.0, 104.0, 1e4, 1e30, 3e38]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 1.5, 2.0, 5.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.3])
+def test_finite_at_any_logit(gamma, target):
+    x = torch.tensor([sign * v for v in LIMITS for sign in (1, -1)], requires_grad=True)
+    targets = torch.full_like(x, target)
+    for loss in (sigmoid_focal_loss(x, targets, gamma=gamma),
+                 SigmoidFocalClassificationLoss(gamma=gamma)(x[None], targets[None], torch.ones(1))):
+        gradient, = torch.autograd.grad(loss.sum(), x)
+        assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
+        assert (loss >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_infinite_logits(dtype):
+    """Zero on the right side and at weight zero, huge but finite on the wrong side, no gradient."""
+    infinity = float("inf")
+    x = torch.tensor([[infinity, -infinity, infinity, -infinity]], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    for loss in (sigmoid_focal_loss(x, targets), SigmoidFocalClassificationLoss()(x, targets, torch.ones(1))):
+        assert loss[0, :2].tolist() == [0.0, 0.0]
+        assert (loss[0, 2:] > 1e18).all() and torch.isfinite(loss.sum())
+        gradient, = torch.autograd.grad(loss.mean(), x)
+        assert gradient.tolist() == [[0.0] * 4]
+    assert SigmoidFocalClassificationLoss()(x, targets, torch.zeros(1)).tolist() == [[0.0] * 4]
+
+
+def test_nan_logits_are_seen():
+    loss = sigmoid_focal_loss(torch.tensor([float("nan"), 1.0]), torch.tensor([0.0, 0.0]))
+    assert torch.isnan(loss).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x = torch.tensor([100.0, -100.0, 100.0, -100.0, 1.0], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=dtype)
+    loss = SigmoidFocalClassificationLoss()(x[:, None], targets[:, None], torch.ones(5, dtype=dtype))
+    assert loss.dtype == torch.float32
+    assert loss[:, 0].tolist() == pytest.approx([0.0, 25.0, 75.0, 0.0, by_hand(1.0, 0.0, 0.25, 2.0)], rel=1e-6)
+    loss.sum().backward()
+    assert x.grad.dtype == dtype
+    assert x.grad[:4].tolist() == [0.0, -0.25, 0.75, 0.0]
+
+
+@pytest.mark.parametrize("input_shape, weight_shape, weights", [
+    ((2, 6, 3), (2, 6), "one per anchor"), ((2, 6, 3), (2, 6, 1), "one per anchor"), ((2, 6, 3), (2, 6, 3), "one per element"),
+    ((2, 6, 3), (1, 6), "shared by samples"), ((6, 3), (6,), "one per anchor"), ((6, 3), (6, 3), "one per element"), ((6, 3), (6, 1), "one per anchor"),
+])
+def test_weights_that_fit(input_shape, weight_shape, weights):
+    logits, targets, weights = torch.randn(input_shape), torch.zeros(input_shape), torch.rand(weight_shape)
+    loss = SigmoidFocalClassificationLoss()(logits, targets, weights)
+    assert loss.shape == input_shape
+    plain = sigmoid_focal_loss(logits, targets)
+    spread = weights if weights.dim() == logits.dim() else weights[..., None]
+    for index in [(0,) * len(input_shape), tuple(n - 1 for n in input_shape)]:
+        at = tuple(min(i, n - 1) for i, n in zip(index, spread.shape))
+        assert loss[index].item() == pytest.approx(plain[index].item() * spread[at].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("input_shape, weight_shape", [
+    ((2, 6, 3), (2, 5)), ((2, 6, 3), (6,)), ((2, 6, 3), (2, 6, 2)), ((6, 3), (3,)), ((6, 3), (2, 6, 3)), ((2, 6, 3), ()),
+])
+def test_weights_that_do_not_fit(input_shape, weight_shape):
+    with pytest.raises(InputError) as error:
+        SigmoidFocalClassificationLoss()(torch.zeros(input_shape), torch.zeros(input_shape), torch.ones(weight_shape))
+    message = str(error.value)
+    assert str(weight_shape) in message and str(input_shape) in message and str(input_shape[:-1]) in message and "allowed" in message
+
+
+def test_targets_of_another_shape():
+    with pytest.raises(InputError, match=r"\(2, 6, 3\).*\(2, 6, 4\)"):
+        SigmoidFocalClassificationLoss()(torch.zeros(2, 6, 3), torch.zeros(2, 6, 4), torch.ones(2, 6))
+    with pytest.raises(InputError, match=r"\(6, 3\).*\(6,\)"):
+        sigmoid_focal_loss(torch.zeros(6, 3), torch.zeros(6))
+
+
+@pytest.mark.parametrize("arguments", [
+    {"alpha": 1.5}, {"alpha": -0.5}, {"alpha": float("nan")}, {"gamma": -1.0}, {"gamma": float("nan")}, {"reduction": "avg"},
+])
+def test_arguments_out_of_range(arguments):
+    name, = arguments
+    with pytest.raises(InputError, match=name):
+        sigmoid_focal_loss(torch.zeros(2), torch.zeros(2), **arguments)
+
+
+def test_empty_input():
+    x = torch.zeros(0, 3, requires_grad=True)
+    loss = SigmoidFocalClassificationLoss()(x, torch.zeros(0, 3), torch.ones(0)).sum()
+    loss.backward()
+    assert loss.item() == 0 and x.grad.shape == (0, 3)
