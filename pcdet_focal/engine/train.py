@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..models.model_utils.checkpoint_loading import read_checkpoint
 from .checkpoint import checkpoint_state, remove_old_checkpoints, save_checkpoint
 from .run_log import AverageMeter, ScalarLog
 
@@ -130,3 +131,34 @@ class Trainer:
         if self.scalars is not None:
             scalars = {"train/loss": value, "meta_data/learning_rate": lr, "meta_data/epoch": epoch, "meta_data/grad_norm": grad_norm}
             self.scalars.add({**scalars, **{f"train/{key}": part for key, part in tb_dict.items()}}, self.iteration)
+
+
+def resume(trainer: Trainer, model: nn.Module, checkpoint: str | Path) -> int:
+    """Load a checkpoint's weights, optimiser, loss scale and data seed; returns the iteration to go on from.
+
+    The schedule is a function of the iteration and the data of (seed, epoch, frame), so the run goes on as if it had not stopped.
+    """
+    iteration, _ = model.load_params_with_optimizer(checkpoint, optimizer=trainer.optimizer, logger=trainer.logger)
+    extra = read_checkpoint(checkpoint)
+    if extra.get("data_seed") is not None and hasattr(trainer.loader.dataset, "seed"):
+        trainer.loader.dataset.seed = trainer.sampler.seed = extra["data_seed"]
+    if extra.get("scaler_state") and trainer.scaler.is_enabled():
+        trainer.scaler.load_state_dict(extra["scaler_state"])
+    return iteration
+
+
+class DisableAugmentationHook:
+    """OpenPCDet's HOOK.DisableAugmentationHook: switches augmentors off for the last NUM_LAST_EPOCHS epochs."""
+
+    def __init__(self, cfg, dataset, logger):
+        self.settings = cfg.HOOK.get("DisableAugmentationHook")
+        self.augmentor_cfg, self.dataset, self.logger = cfg.DATA_CONFIG.DATA_AUGMENTOR, dataset, logger
+        self.done = False
+
+    def __call__(self, epoch: int, total_epochs: int) -> None:
+        if self.settings is None or self.done or epoch < total_epochs - self.settings.NUM_LAST_EPOCHS:
+            return
+        self.augmentor_cfg.DISABLE_AUG_LIST = self.settings.DISABLE_AUG_LIST
+        self.dataset.data_augmentor.disable_augmentation(self.augmentor_cfg)
+        self.logger.info("augmentation switched off: %s", ", ".join(self.settings.DISABLE_AUG_LIST))
+        self.done = True

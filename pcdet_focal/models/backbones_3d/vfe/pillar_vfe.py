@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +45,8 @@ class PillarVFE(VFETemplate):
             PFNLayer(widths[i], widths[i + 1], model_cfg.USE_NORM, last_layer=i == len(widths) - 2) for i in range(len(widths) - 1)
         )
         self.voxel_size = [float(v) for v in voxel_size]
-        self.offsets = [self.voxel_size[i] / 2 + float(point_cloud_range[i]) for i in range(3)]  # centre of the first pillar
+        # Centre of the first pillar, rounded to float32 as in OpenPCDet, whose range is float32: in float64 the same figures come out.
+        self.offsets = [float(np.float32(self.voxel_size[i] / 2) + np.float32(point_cloud_range[i])) for i in range(3)]
 
     def get_output_feature_dim(self) -> int:
         return self.num_filters[-1]

@@ -45,8 +45,8 @@ class AnchorGenerator:
         return all_anchors, per_location
 
     def _positions(self, axis: int, count: int, align_center: bool) -> Tensor:
-        low, high = self.anchor_range[axis], self.anchor_range[axis + 3]
-        step = (high - low) / (count if align_center else max(count - 1, 1))
-        start = low + step / 2 if align_center else low
+        low, high = self.anchor_range[axis], self.anchor_range[axis + 3]  # float32: so are OpenPCDet's, and its anchors are ours to the last bit
+        step = float(high - low) / (count if align_center else max(count - 1, 1))
+        start = float(low) + (step / 2 if align_center else 0)
         # The end lies half a step beyond the last anchor, so that rounding can never lose it.
-        return torch.arange(float(start), float(start + (count - 0.5) * step), float(step), dtype=torch.float32)[:count]
+        return torch.arange(start, start + (count - 0.5) * step, step, dtype=torch.float32)

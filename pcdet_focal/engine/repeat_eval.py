@@ -1,0 +1,44 @@
+"""Evaluating every checkpoint of a run, also while it is being trained."""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from torch import nn
+
+from .checkpoint import epoch_checkpoints
+from .evaluate import eval_one_epoch
+from .run_log import ScalarLog
+
+
+def repeat_eval_ckpt(
+    cfg, model: nn.Module, dataloader, ckpt_dir: Path, eval_dir: Path, logger, start_epoch: int = 0, max_waiting_mins: float = 0, save_to_file: bool = False
+) -> dict[int, dict]:
+    """Evaluate each ``checkpoint_epoch_N.pth`` with N >= ``start_epoch`` that ``eval_dir``'s list does not name yet; returns {epoch: figures}.
+
+    With ``max_waiting_mins`` it goes on looking for new checkpoints until none has come for so long.
+    """
+    eval_dir.mkdir(parents=True, exist_ok=True)
+    split = cfg.DATA_CONFIG.DATA_SPLIT["test"]
+    record = eval_dir / f"eval_list_{split}.txt"
+    done = {int(float(line)) for line in record.read_text().split()} if record.exists() else set()
+    scalars = ScalarLog(eval_dir) if cfg.LOCAL_RANK == 0 else None
+    results: dict[int, dict] = {}
+    waited_since = time.monotonic()
+    while True:
+        todo = [(epoch, path) for epoch, path in epoch_checkpoints(ckpt_dir) if epoch >= start_epoch and epoch not in done]
+        for epoch, path in todo:
+            model.load_params_from_file(filename=path, logger=logger)
+            results[epoch] = eval_one_epoch(cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file)
+            done.add(epoch)
+            if scalars is not None:
+                scalars.add(results[epoch], epoch)
+                with open(record, "a", encoding="utf-8") as file:
+                    file.write(f"{epoch}\n")
+            waited_since = time.monotonic()
+        if time.monotonic() - waited_since >= max_waiting_mins * 60:
+            break
+        time.sleep(5)
+    if scalars is not None:
+        scalars.close()
+    return results

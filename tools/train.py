@@ -1,0 +1,107 @@
+"""Train a detector, then evaluate it.
+
+    python tools/train.py --cfg_file cfgs/kitti_models/second.yaml
+    python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml --batch_size 4 --epochs 80 --workers 4 --extra_tag first
+    torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file cfgs/kitti_models/second.yaml
+
+Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard, metrics.jsonl, eval/. Started again
+with the same --extra_tag it goes on from the newest checkpoint.
+"""
+import _init_path  # noqa: F401
+import argparse
+import shutil
+
+import torch
+
+from pcdet_focal.config import log_config_to_file
+from pcdet_focal.datasets import build_dataloader
+from pcdet_focal.engine import cli
+from pcdet_focal.engine.checkpoint import newest_checkpoint
+from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
+from pcdet_focal.engine.repeat_eval import repeat_eval_ckpt
+from pcdet_focal.engine.run_log import ScalarLog, set_random_seed
+from pcdet_focal.engine.train import DisableAugmentationHook, Trainer, resume
+from pcdet_focal.errors import InputError
+from pcdet_focal.models import build_network, model_fn_decorator
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=None, help="default: OPTIMIZATION.NUM_EPOCHS")
+    parser.add_argument("--sync_bn", action="store_true", help="batch norm over all processes (CUDA)")
+    parser.add_argument("--fix_random_seed", action="store_true", help="the same run every time")
+    parser.add_argument("--ckpt_save_interval", type=int, default=1, help="epochs between checkpoints")
+    parser.add_argument("--max_ckpt_save_num", type=int, default=30, help="checkpoints kept")
+    parser.add_argument("--ckpt_save_time_interval", type=float, default=300, help="seconds between writes of latest_model.pth within an epoch")
+    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data")
+    parser.add_argument("--num_epochs_to_eval", type=int, default=0, help="evaluate the checkpoints of so many last epochs after training")
+    parser.add_argument("--logger_iter_interval", type=int, default=50, help="iterations between two log lines")
+    parser.add_argument("--use_amp", action="store_true", help="mixed precision")
+    parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: here the bar and the log both record
+    parser.add_argument("--wo_gpu_stat", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: no external program is called here
+    cli.add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = cli.load_config(args)
+    several, world_size = cli.start_processes(args)
+    device = cli.pick_device(args)
+    batch_size = cli.batch_size_per_process(args, world_size)
+    epochs = cfg.OPTIMIZATION.NUM_EPOCHS if args.epochs is None else args.epochs
+    if args.sync_bn and device.type != "cuda":
+        raise InputError("--sync_bn needs CUDA devices: torch's synchronised batch norm does not run on a CPU")
+    if args.fix_random_seed:
+        set_random_seed(666 + cfg.LOCAL_RANK)
+
+    run_dir = cli.output_dir() / args.extra_tag
+    logger = cli.run_logger(run_dir, "train")
+    ckpt_dir = run_dir / "ckpt"
+    ckpt_dir.mkdir(exist_ok=True)
+    logger.info("%d process(es), batch %d each, device %s, output %s", world_size, batch_size, device, run_dir)
+    for key, value in vars(args).items():
+        logger.info("%-28s %s", key, value)
+    log_config_to_file(cfg, logger=logger)
+
+    train_set, train_loader, sampler = build_dataloader(
+        cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=True,
+        merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch, total_epochs=epochs, seed=666 if args.fix_random_seed else None,
+    )
+    model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=train_set)
+    if args.sync_bn:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(device)
+    logger.info("%s: %d parameters", cfg.MODEL.NAME, sum(p.numel() for p in model.parameters()))
+    optimizer = build_optimizer(model, cfg.OPTIMIZATION)
+    iters_each_epoch = len(train_loader) // max(epochs, 1) if args.merge_all_iters_to_one_epoch else len(train_loader)
+    schedules = build_scheduler(optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION)
+
+    if args.pretrained_model is not None:
+        model.load_params_from_file(args.pretrained_model, logger)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None) if several else model
+    if cfg.LOCAL_RANK == 0:
+        shutil.copy(args.cfg_file, run_dir)
+    scalars = ScalarLog(run_dir) if cfg.LOCAL_RANK == 0 else None
+    trainer = Trainer(
+        wrapped, optimizer, schedules[0], train_loader, sampler, model_fn_decorator(), cfg.OPTIMIZATION, epochs, ckpt_dir, logger,
+        lr_warmup_scheduler=schedules[1], rank=cfg.LOCAL_RANK, scalar_log=scalars, use_amp=args.use_amp or cfg.OPTIMIZATION.get("USE_AMP", False),
+        log_interval=args.logger_iter_interval, ckpt_save_interval=args.ckpt_save_interval, max_ckpt_save_num=args.max_ckpt_save_num,
+        save_seconds=args.ckpt_save_time_interval, iters_each_epoch=iters_each_epoch,
+        augmentation_hook=DisableAugmentationHook(cfg, train_set, logger) if cfg.get("HOOK") else None,
+    )
+    checkpoint = args.ckpt or newest_checkpoint(ckpt_dir)
+    start = resume(trainer, model, checkpoint) if checkpoint else 0
+    trainer.train(start)
+    if scalars is not None:
+        scalars.close()
+
+    _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=False)
+    repeat_eval_ckpt(
+        cfg, model, test_loader, ckpt_dir, run_dir / "eval" / "eval_with_train", logger,
+        start_epoch=max(epochs - max(args.num_epochs_to_eval, 1) + 1, args.start_epoch), save_to_file=args.save_to_file,
+    )
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
