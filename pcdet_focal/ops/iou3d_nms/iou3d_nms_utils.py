@@ -24,7 +24,6 @@ def nms_gpu(boxes: Array, scores: Array, thresh: float, pre_maxsize: Optional[in
     return nms_rotated(boxes, scores, thresh, pre_maxsize), None
 
 
-def nms_normal_gpu(boxes: Array, scores: Array, thresh: float, **kwargs: Any) -> tuple[Array, None]:
-    """``nms_axis_aligned`` as OpenPCDet returns it: (indices, None). Further arguments, ``pre_maxsize`` among them, are not used there
-    and not here."""
-    return nms_axis_aligned(boxes, scores, thresh), None
+def nms_normal_gpu(boxes: Array, scores: Array, thresh: float, pre_maxsize: Optional[int] = None, **kwargs: Any) -> tuple[Array, None]:
+    """``nms_axis_aligned`` in the same form."""
+    return nms_axis_aligned(boxes, scores, thresh, pre_maxsize), None

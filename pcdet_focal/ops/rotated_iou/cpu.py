@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 _MAX_CELLS_PER_AXIS = 512
+_TOUCHING = 1 - 1e-12  # see reference.py
 
 
 def iou_matrix(a: np.ndarray, b: np.ndarray, what: int) -> np.ndarray:
@@ -96,8 +97,11 @@ def _overlap(a, i, b, j):
     vx, vy = -width * sin_t, width * cos_t
     if not math.isfinite(x + y + ux + vy + hx + hy):
         return 0.0
-    # the upright rectangle around A against B: a second cheap way out
-    if abs(x) >= abs(ux) + abs(vx) + hx or abs(y) >= abs(uy) + abs(vy) + hy:
+    # separating axes: B's two, then A's two
+    if abs(x) >= (abs(ux) + abs(vx) + hx) * _TOUCHING or abs(y) >= (abs(uy) + abs(vy) + hy) * _TOUCHING:
+        return 0.0
+    along, across = hx * abs(cos_t) + hy * abs(sin_t), hx * abs(sin_t) + hy * abs(cos_t)
+    if abs(dx * cos_a + dy * sin_a) >= (along + length) * _TOUCHING or abs(dy * cos_a - dx * sin_a) >= (across + width) * _TOUCHING:
         return 0.0
     x0, y0 = x + ux - vx, y + uy - vy
     x1, y1 = x + ux + vx, y + uy + vy
