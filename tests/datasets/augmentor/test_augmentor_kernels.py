@@ -1,0 +1,95 @@
+"""The loops of the augmentation against shapely, numpy written out, and closed forms."""
+import numpy as np
+import pytest
+import shapely
+import shapely.affinity
+
+from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids, index_in_box, outside_boxes
+from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
+
+
+def rectangle(box):
+    return shapely.affinity.translate(shapely.affinity.rotate(shapely.box(-box[3] / 2, -box[4] / 2, box[3] / 2, box[4] / 2), box[6], (0, 0), True), box[0], box[1])
+
+
+def random_boxes(rng, n, spread=4.0):
+    return np.concatenate([rng.uniform(-spread, spread, (n, 3)), rng.uniform(0.3, 4.0, (n, 3)), rng.uniform(-7, 7, (n, 1))], axis=1).astype(np.float32)
+
+
+def local(points, box):
+    shift = points[:, :3].astype(np.float64) - box[:3]
+    turned = (shift[:, 0] + 1j * shift[:, 1]) * np.exp(-1j * float(box[6]))
+    return turned.real, turned.imag, shift[:, 2]
+
+
+def test_collisions_are_rotated_overlaps_with_area():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(40):
+        boxes, others = random_boxes(rng, 4, 6.0), random_boxes(rng, 3, 6.0)
+        shapes, other_shapes = [rectangle(b) for b in boxes], [rectangle(b) for b in others]
+        wanted = np.array([
+            any(s.intersection(o).area > 1e-9 for o in other_shapes) or any(s.intersection(o).area > 1e-9 for j, o in enumerate(shapes) if j != i)
+            for i, s in enumerate(shapes)
+        ])
+        np.testing.assert_array_equal(collides(boxes, others), wanted)
+        hits += wanted.sum()
+    assert 20 < hits < 140  # both answers occur
+
+
+@pytest.mark.parametrize("other, wanted", [
+    ([2.0, 0, 0, 2, 1, 1, 0.0], False),  # touching along a side
+    ([1.999, 0, 9, 2, 1, 1, 0.0], True),  # one millimetre in, at any height
+    ([0, 0, 0, 2, 1, 1, 0.0], True),  # the same box
+    ([0, 0, 0, 0.1, 0.1, 1, 0.7], True),  # inside
+    ([0, 0, 0, 0.0, 1.0, 1, 0.0], False),  # no area
+    ([0, 0, 0, 10.0, 0.1, 1, np.pi / 2], True),  # a cross: no corner inside the other
+])
+def test_collision_cases(other, wanted):
+    box = np.array([[0, 0, 0, 2, 1, 1, 0.0]], dtype=np.float32)
+    assert collides(box, np.array([other], dtype=np.float32)).tolist() == [wanted]
+    assert collides(np.concatenate([box, [other]]), np.zeros((0, 7))).tolist() == [wanted, wanted]
+    assert collides(box, np.zeros((0, 9))).tolist() == [False]
+
+
+def test_points_in_and_outside_boxes():
+    rng = np.random.default_rng(1)
+    boxes = random_boxes(rng, 6)
+    points = rng.uniform(-6, 6, (4000, 5)).astype(np.float32)
+    near_any = np.zeros(len(points), dtype=bool)
+    for box in boxes:
+        x, y, z = local(points, box)
+        wanted = (np.abs(z) <= box[5] / 2) & (np.abs(x) <= box[3] / 2 + 0.1) & (np.abs(y) <= box[4] / 2 + 0.1)
+        np.testing.assert_array_equal(index_in_box(points, box), np.flatnonzero(wanted))
+        near_any |= (np.abs(z) <= box[5] / 2) & (np.abs(x) < box[3] / 2 + 0.01) & (np.abs(y) < box[4] / 2 + 0.01)
+    assert 100 < near_any.sum() < 3900
+    np.testing.assert_array_equal(outside_boxes(points, boxes), ~near_any)
+    assert outside_boxes(points, np.zeros((0, 7))).all()
+    assert outside_boxes(points[:0], boxes).shape == (0,)
+
+
+def test_any_memory_layout_and_read_only_arrays():
+    rng = np.random.default_rng(2)
+    boxes, points = random_boxes(rng, 2), rng.uniform(-3, 3, (500, 4)).astype(np.float32)
+    wanted = outside_boxes(points, boxes)
+    frozen = points.copy()
+    frozen.flags.writeable = False
+    for layout in (np.asfortranarray(points), np.repeat(points, 2, axis=0)[::2], points.astype(np.float64), frozen):
+        np.testing.assert_array_equal(outside_boxes(layout, boxes), wanted)
+
+
+def test_six_pyramids_fill_a_box():
+    rng = np.random.default_rng(3)
+    box = np.array([[1.0, -2.0, 0.5, 4.0, 1.7, 1.5, 0.8]])
+    points = rng.uniform(-4, 5, (20000, 3))
+    x, y, z = local(points, box[0])
+    inside = (np.abs(x) <= 2.0) & (np.abs(y) <= 0.85) & (np.abs(z) <= 0.75)
+    mask = in_pyramids(points, get_pyramids(box).reshape(-1, 5, 3))
+    np.testing.assert_array_equal(mask.sum(axis=1), inside)  # each inner point in exactly one pyramid, each outer one in none
+    scaled = np.stack([x / 4.0, z / 1.5, -x / 4.0, -z / 1.5, -y / 1.7, y / 1.7], axis=1)  # the face that is relatively nearest
+    np.testing.assert_array_equal(np.argmax(mask[inside], axis=1), np.argmax(scaled[inside], axis=1))
+
+
+def test_a_flat_pyramid_is_empty():
+    flat = np.array([[[0, 0, 0], [1, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0]]], dtype=np.float64)
+    assert not in_pyramids(np.zeros((1, 3)), flat).any()
