@@ -30,11 +30,15 @@ class EpochSampler(Sampler):
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        self._skip = 0
         self._epoch_used = False
 
-    def set_epoch(self, epoch: int) -> None:
-        """Name the epoch that the next pass through this sampler is."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Name the epoch that the next pass through this sampler is; that pass leaves out the first ``skip`` frames of this rank, so that a
+        training that stopped within the epoch goes on where it was.
+        """
         self.epoch = int(epoch)
+        self._skip = int(skip)
         self._epoch_used = False
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(self.epoch)
@@ -49,11 +53,11 @@ class EpochSampler(Sampler):
         return np.random.RandomState(state).permutation(total)
 
     def __iter__(self) -> Iterator[int]:
-        if self._epoch_used and self.shuffle:
-            self.set_epoch(self.epoch + 1)
+        if self._epoch_used:
+            self.set_epoch(self.epoch + 1 if self.shuffle else self.epoch)
         self._epoch_used = True
         order = np.resize(self.order(), len(self) * self.world_size)  # repeats from the start
-        return iter(order[self.rank::self.world_size].tolist())
+        return iter(order[self.rank::self.world_size][self._skip:].tolist())
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.world_size)

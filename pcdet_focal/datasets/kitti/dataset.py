@@ -10,6 +10,7 @@ from ...errors import InputError
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
 from ..dataset import DatasetTemplate
+from ..paths import data_path_candidates
 from ..safe_pickle import load_pickle
 from . import database, infos, predictions, reader
 from .object3d import Object3d, get_objects_from_label
@@ -36,8 +37,9 @@ class KittiDataset(DatasetTemplate):
         root_path: str | Path | None = None,
         logger: Any = None,
     ) -> None:
+        # First of all: the steps of the configuration also look for files in there, and would complain of those.
+        root_path = reader.find_root([Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH))
         super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger)
-        reader.require_folder(self.root_path, f"which DATA_CONFIG.DATA_PATH ({dataset_cfg.get('DATA_PATH')}) names")
         self.set_split(dataset_cfg.DATA_SPLIT[self.mode])
         self.kitti_infos: list[dict[str, Any]] = []
         self.include_kitti_data(self.mode)

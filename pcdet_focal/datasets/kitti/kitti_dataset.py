@@ -11,9 +11,10 @@ import sys
 from typing import Optional, Sequence
 
 from ...errors import InputError
-from ..paths import resolve_data_path
+from ..paths import data_path_candidates
 from .create import create_kitti_infos
 from .dataset import KittiDataset
+from .reader import find_root
 
 __all__ = ["KittiDataset", "create_kitti_infos"]
 
@@ -31,7 +32,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         config = cfg_from_yaml_file(options.cfg_file, Config())
         dataset_cfg = config.get("DATA_CONFIG", config)
-        data_path = resolve_data_path(options.data_path or dataset_cfg.DATA_PATH)
+        data_path = find_root(data_path_candidates(options.data_path or dataset_cfg.DATA_PATH))
         class_names = config.get("CLASS_NAMES", ["Car", "Pedestrian", "Cyclist"])
         counts = create_kitti_infos(dataset_cfg, class_names, data_path, data_path, workers=options.workers)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
@@ -23,10 +24,21 @@ BYTES_PER_POINT = 16  # x, y, z, intensity as float32
 _PNG_HEAD = struct.Struct(">8sI4sII")  # signature, length of the first chunk, its name, width, height
 
 
+def find_root(candidates: Sequence[Path]) -> Path:
+    """The first of the candidates that is a folder. Raises InputError, with what was tried and how to get the data, where none is."""
+    for path in candidates:
+        if path.is_dir():
+            return path
+    raise InputError(
+        f"the folder of the data set (DATA_CONFIG.DATA_PATH) is missing; tried {' and '.join(map(str, candidates))}. Put KITTI there, or simulated "
+        f"frames: python -m pcdet_focal.datasets.synthetic --root {candidates[0]}. The layout is:\n{LAYOUT}"
+    )
+
+
 def require_folder(folder: Path, why: str) -> None:
     """Raise InputError, with the layout of a KITTI folder, where ``folder`` is missing."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}, {why}. The layout of a KITTI data set is:\n{LAYOUT}")
+        raise InputError(f"there is no folder {folder}, {why}. The layout is:\n{LAYOUT}")
 
 
 def require_file(path: Path, what: str, frame_id: str) -> None:
