@@ -97,6 +97,7 @@ class SigmoidFocalClassificationLoss(nn.Module):
         The values are those of ``binary_cross_entropy_with_logits``. At a logit of exactly 0 this form has the gradient 1 - t where the derivative
         is 0.5 - t; it stays because this class promises OpenPCDet's gradients.
         """
+        require_same_shape("sigmoid_cross_entropy_with_logits", input=input, target=target)
         logits, target = at_least_float32(input, target)
         logits = bounded(logits)
         return logits.clamp(min=0) - logits * target + torch.log1p(torch.exp(-logits.abs()))
