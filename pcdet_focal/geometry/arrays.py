@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, Callable, TypeVar, Union
 
 import numpy as np
@@ -36,11 +37,13 @@ def numpy_or_torch(function: Function) -> Function:
     Every numpy argument reaches the function as a tensor; the result goes back to numpy where the first argument was numpy.
     """
 
+    first_name = next(iter(inspect.signature(function).parameters))
+
     @functools.wraps(function)
-    def either(first: Any, *rest: Any, **named: Any) -> Any:
-        first, is_numpy = check_numpy_to_torch(first)
+    def either(*given: Any, **named: Any) -> Any:
+        is_numpy = isinstance(given[0] if given else named.get(first_name), np.ndarray)
         result = function(
-            first, *(check_numpy_to_torch(value)[0] for value in rest), **{key: check_numpy_to_torch(value)[0] for key, value in named.items()}
+            *(check_numpy_to_torch(value)[0] for value in given), **{name: check_numpy_to_torch(value)[0] for name, value in named.items()}
         )
         return result.numpy() if is_numpy else result
 

@@ -142,7 +142,7 @@ class PointResidualCoder:
             raise ValueError("PointResidualCoder with use_mean_size needs the class of every box.")
         if self.mean_size.device != like.device:
             self.mean_size = self.mean_size.to(like.device)
-        return self.mean_size.to(like.dtype)[classes - 1]
+        return self.mean_size[classes - 1]
 
 
 def _offset_scale(sizes: torch.Tensor) -> torch.Tensor:

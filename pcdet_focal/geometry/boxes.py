@@ -97,8 +97,9 @@ def remove_points_in_boxes3d(points: Array, boxes3d: Array) -> Array:
 @numpy_or_torch
 def enlarge_box3d(boxes3d: Array, extra_width: Sequence[float] = (0, 0, 0)) -> Array:
     """Boxes (N, 7 + C) whose sizes are larger by ``extra_width`` (three lengths in metres, in all, not on each side)."""
-    extra = torch.as_tensor(extra_width, dtype=boxes3d.dtype, device=boxes3d.device)
-    return torch.cat((boxes3d[:, 0:3], boxes3d[:, 3:6] + extra, boxes3d[:, 6:]), dim=1)
+    # column by column, so that plain numbers need no copy to the device
+    sizes = torch.stack([boxes3d[:, 3 + axis] + extra_width[axis] for axis in range(3)], dim=1)
+    return torch.cat((boxes3d[:, 0:3], sizes, boxes3d[:, 6:]), dim=1)
 
 
 @numpy_or_torch

@@ -14,7 +14,7 @@ def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
     """Which points lie inside the convex hull of some corners; points on its faces count as inside.
 
     The corners are few, so every plane through three of them that has all the others on one side is a face, and a point is inside where it
-    is on the inner side of each. That needs no scipy, and is faster than the Delaunay triangulation OpenPCDet makes for every box.
+    is on the inner side of each. That takes as long as the Delaunay triangulation OpenPCDet makes for every box, and needs no scipy.
 
     Args:
         p: (N, K) points, K = 2 or 3.
@@ -39,7 +39,9 @@ def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
     if len(normals) == 0:
         warnings.warn(f"These corners have no volume, so no point is inside them: {hull.tolist()}", stacklevel=2)
         return inside
-    near = ((p >= hull.min(axis=0) - slack) & (p <= hull.max(axis=0) + slack)).all(axis=1).nonzero()[0]
+    near = np.arange(len(p))
+    for axis, (low, high) in enumerate(zip((hull.min(axis=0) - slack).tolist(), (hull.max(axis=0) + slack).tolist())):
+        near = near[(p[near, axis] >= low) & (p[near, axis] <= high)]
     inside[near] = (p[near].astype(np.float64) @ normals.T <= offsets + slack).all(axis=1)
     return inside
 

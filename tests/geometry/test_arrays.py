@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pcdet_focal.geometry.arrays import check_numpy_to_torch
+from pcdet_focal.geometry.angles import rotate_points_along_z
 from pcdet_focal.geometry.boxes import boxes_to_corners_3d
 
 
@@ -35,3 +36,19 @@ def test_arrays_torch_cannot_view():
         np.testing.assert_array_equal(boxes_to_corners_3d(boxes[::-1]), expected[::-1])
         np.testing.assert_array_equal(boxes_to_corners_3d(boxes.astype(">f8")), expected)
         np.testing.assert_array_equal(boxes_to_corners_3d(np.asfortranarray(boxes)), expected)
+
+
+def test_arguments_by_name():
+    points, angle = np.random.default_rng(2).normal(size=(2, 3, 4)), np.array([0.5, -1.0])
+    by_place = rotate_points_along_z(points, angle)
+    by_name = rotate_points_along_z(angle=angle, points=points)
+    assert isinstance(by_name, np.ndarray)
+    np.testing.assert_array_equal(by_name, by_place)
+    with pytest.raises(TypeError, match="angle"):
+        rotate_points_along_z(points)
+
+
+def test_the_first_argument_decides_what_comes_back():
+    points, angle = np.ones((1, 2, 3)), np.array([0.5])
+    assert isinstance(rotate_points_along_z(points, torch.from_numpy(angle)), np.ndarray)
+    assert isinstance(rotate_points_along_z(angle=angle, points=torch.from_numpy(points)), torch.Tensor)

@@ -119,6 +119,9 @@ def test_mask_boxes_borders_belong():
     assert mask_boxes_outside_range_numpy(boxes, limits).tolist() == [True, True, False, False]
     boxes[:, 3:6] = 2
     assert mask_boxes_outside_range_numpy(boxes, limits, 1, use_center_to_filter=False).tolist() == [True, True, True, True]
+    one_corner = np.array([[71.0, 41, 0, 2, 2, 2, 0]])  # (70, 40) alone is in the range
+    assert mask_boxes_outside_range_numpy(one_corner, limits, use_center_to_filter=False).tolist() == [True]
+    assert mask_boxes_outside_range_numpy(one_corner, limits, 3, use_center_to_filter=False).tolist() == [False]
     assert mask_boxes_outside_range_numpy(boxes, limits, 5, use_center_to_filter=False).tolist() == [False, False, False, True]
 
 
@@ -131,7 +134,8 @@ def test_remove_points_is_the_cpu_rule(dtype):
     inside, near_face = np.zeros(3000, dtype=bool), np.zeros(3000, dtype=bool)
     for box in boxes.astype(np.float64):
         turned = (points[:, 0] - box[0] + 1j * (points[:, 1] - box[1])) * np.exp(-1j * box[6])
-        beyond = np.stack([np.abs(turned.real) - box[3] / 2 - 0.01, np.abs(turned.imag) - box[4] / 2 - 0.01, np.abs(points[:, 2] - box[2]) - box[5] / 2])
+        sides = np.abs(np.stack([turned.real, turned.imag, points[:, 2] - box[2]]))
+        beyond = sides - box[3:6, None] / 2 - np.array([[0.01], [0.01], [0]])
         inside |= (beyond < 0).all(axis=0)
         near_face |= (np.abs(beyond) < 1e-4).any(axis=0)
     out = remove_points_in_boxes3d(points[~near_face], boxes)
@@ -156,7 +160,7 @@ def test_enlarge_takes_arrays_and_keeps_further_columns():
 def test_iou_against_shapely():
     shapely = pytest.importorskip("shapely")
     rng = np.random.default_rng(7)
-    a, b = (np.concatenate([low, low + rng.uniform(0.1, 3, (n, 2))], axis=1) for n, low in ((9, rng.uniform(0, 4, (9, 2))), (7, rng.uniform(0, 4, (7, 2)))))
+    a, b = (np.concatenate([low, low + rng.uniform(0.1, 3, low.shape)], axis=1) for low in (rng.uniform(0, 4, (9, 2)), rng.uniform(0, 4, (7, 2))))
     expected = [[(lambda p, q: p.intersection(q).area / p.union(q).area)(shapely.box(*p), shapely.box(*q)) for q in b] for p in a]
     np.testing.assert_allclose(boxes_iou_normal(a, b), expected, atol=1e-12)
     np.testing.assert_allclose(pairwise_iou(a, b), expected, atol=1e-12)
@@ -175,6 +179,14 @@ def test_nearest_bev_iou_of_axis_aligned_boxes_is_their_iou():
     out = boxes3d_nearest_bev_iou(a, b)
     assert out.max() > 0.2
     np.testing.assert_allclose(out, boxes_iou_normal(rectangles_a, rectangles_b), atol=1e-12)
+
+
+def test_iou_of_rectangles_without_an_area_is_zero():
+    points = np.array([[1.0, 1, 1, 1], [2, 2, 2, 2]])
+    np.testing.assert_array_equal(boxes_iou_normal(points, points), np.zeros((2, 2)))
+    small = np.array([[0.0, 0, 1e-4, 1e-4]])  # a union of 1e-8 counts as 1e-6 here, not in pairwise_iou
+    np.testing.assert_allclose(boxes_iou_normal(small, small), [[0.01]])
+    np.testing.assert_allclose(pairwise_iou(small, small), [[1.0]])
 
 
 def test_pairwise_iou_gradient_is_finite_without_an_area():

@@ -135,8 +135,13 @@ def test_attributes_and_file_contents(tmp_path):
 
 @pytest.mark.parametrize(
     "lines, end",
-    [(GOOD[::-1], "\n"), (GOOD, "\r\n"), ([line for line in GOOD if line[:2] not in ("P0", "P1", "P3")], "\n"), ([line.replace(": ", ":") for line in GOOD], "\n"),
-     ([line.replace("R0_rect:", "R_rect").replace("Tr_velo_to_cam:", "Tr_velo_cam") for line in GOOD], "\n")],
+    [
+        (GOOD[::-1], "\n"),
+        (GOOD, "\r\n"),
+        ([line for line in GOOD if line[:2] not in ("P0", "P1", "P3")], "\n"),
+        ([line.replace(": ", ":") for line in GOOD], "\n"),
+        ([line.replace("R0_rect:", "R_rect").replace("Tr_velo_to_cam:", "Tr_velo_cam") for line in GOOD], "\n"),
+    ],
     ids=["any order", "CRLF", "only what is needed", "no blank after the colon", "names of the tracking benchmark"],
 )
 def test_other_ways_to_write_the_same_file(tmp_path, lines, end):
