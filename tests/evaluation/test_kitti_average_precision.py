@@ -203,6 +203,18 @@ def test_no_orientation_without_alpha():
     assert "aos" not in result.text()
 
 
+@pytest.mark.parametrize("places, expected", [([1.0, -1.0], 1), ([-1.0, 1.0], 2)])
+def test_of_equal_scores_the_first_detection_is_taken(places, expected):
+    """The first car overlaps both detections (IoU 3 / 5), the second one only that between them; which is free depends on the order."""
+    two = objects(2)
+    gt = joined(two)
+    gt["location"][:, 0] = [0.0, 2.0]
+    dt = detections(two, [0.5, 0.5])
+    dt["location"][:, 0] = places
+    result = evaluate_kitti([gt], [dt], "Car", overlap_sets={"low": {"Car": (0.3, 0.3, 0.3)}})
+    assert result.found["Car"]["bev"]["low"].tolist() == [expected] * 3
+
+
 def test_overlaps_of_turned_boxes():
     """A 4 x 2 m box and itself turned by a right angle share 2 x 2 m: IoU 4 / 12. By half a turn they are the same."""
     gt = objects(EVERY_POINT, "Cyclist")

@@ -33,6 +33,16 @@ def test_table_has_the_peers_format():
     assert not re.search(r"AP[@:_]", counts)
 
 
+def test_overlaps_of_every_class():
+    """The two sets of overlaps that OpenPCDet prints; Truck is its odd one."""
+    text = evaluate_kitti([cars(1)], [cars(1)], range(6)).table()
+    assert re.findall(r"(\w+) AP@(.*):", text) == [
+        ("Car", "0.70, 0.70, 0.70"), ("Car", "0.70, 0.50, 0.50"), ("Pedestrian", "0.50, 0.50, 0.50"), ("Pedestrian", "0.50, 0.25, 0.25"),
+        ("Cyclist", "0.50, 0.50, 0.50"), ("Cyclist", "0.50, 0.25, 0.25"), ("Van", "0.70, 0.70, 0.70"), ("Van", "0.70, 0.50, 0.50"),
+        ("Person_sitting", "0.50, 0.50, 0.50"), ("Person_sitting", "0.50, 0.25, 0.25"), ("Truck", "0.70, 0.70, 0.70"), ("Truck", "0.50, 0.50, 0.50"),
+    ]
+
+
 def test_counts_stand_under_the_table():
     gt, dt = cars(45), cars(45)
     gt["occluded"][:5] = [0, 1, 2, 3, 3]
