@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 import numpy as np
 import torch.distributed
@@ -69,10 +69,21 @@ def build_dataloader(
     dataset.seed = _agreed_seed(world_size) if seed is None and training else int(seed or 0)
     sampler = EpochSampler(dataset, rank=rank, world_size=world_size, shuffle=training, seed=dataset.seed)
     # No pinned memory: batches are numpy arrays, which torch does not pin.
-    dataloader = DataLoader(
+    dataloader = _Loader(
         dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, collate_fn=dataset.collate_batch, drop_last=False
     )
     return dataset, dataloader, sampler
+
+
+class _Loader(DataLoader):
+    """A DataLoader whose workers' InputErrors arrive as they were raised; torch puts the worker's whole traceback into the message."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from super().__iter__()
+        except InputError as error:
+            last_line = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise InputError(str(error).rpartition(last_line)[2].strip()) from None
 
 
 def _agreed_seed(world_size: int) -> int:

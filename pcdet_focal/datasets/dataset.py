@@ -158,7 +158,7 @@ class DatasetTemplate(Dataset):
         """
         if self.training:
             if "gt_boxes" not in data_dict:
-                raise InputError(f"frame {data_dict.get('frame_id')}: training needs labels, and this frame has none; was its info file made without?")
+                raise InputError(f"frame {data_dict.get('frame_id')}: training needs labels, and the info file has none for it")
             wanted = np.isin(data_dict["gt_names"], self.class_names)
             data_dict = self.data_augmentor.forward(data_dict={**data_dict, "gt_boxes_mask": wanted})
         data_dict = self.set_lidar_aug_matrix(data_dict)

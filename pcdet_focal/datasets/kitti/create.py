@@ -28,7 +28,7 @@ def create_kitti_infos(
     dataset = KittiDataset(dataset_cfg=dataset_cfg, class_names=class_names, root_path=data_path, training=False)
     splits = [split for split in ("train", "val", "test") if (dataset.root_path / "ImageSets" / f"{split}.txt").is_file()]
     if not splits:
-        raise InputError(f"there is neither train.txt nor val.txt nor test.txt in {dataset.root_path / 'ImageSets'}; each lists frame ids, one a line")
+        raise InputError(f"there is neither train.txt nor val.txt nor test.txt in {dataset.root_path / 'ImageSets'}; they list frame ids, one a line")
 
     made: dict[str, list[dict[str, Any]]] = {}
     counts: dict[str, int] = {}

@@ -1,6 +1,7 @@
 """The KITTI 3-D object benchmark as a data set."""
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -77,10 +78,12 @@ class KittiDataset(DatasetTemplate):
     # ---- files of a frame ----------------------------------------------------------------------------------------------------------
 
     def get_lidar(self, idx: str) -> np.ndarray:
-        """The whole scan, float32 (N, 4): x, y, z in metres, intensity."""
-        return reader.read_points(
-            self.root_split_path / "velodyne" / f"{idx}.bin", idx, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False)
-        )
+        """The whole scan, float32 (N, 4): x, y, z in metres, intensity. One without a point is worth a warning; training refuses it."""
+        path = self.root_split_path / "velodyne" / f"{idx}.bin"
+        points = reader.read_points(path, idx, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
+        if len(points) == 0 and not self.training:
+            warnings.warn(f"frame {idx}: the scan {path} has no point", stacklevel=2)
+        return points
 
     def get_image(self, idx: str) -> np.ndarray:
         """The left colour image, float32 (H, W, 3), red green blue in 0 … 1."""
@@ -115,8 +118,8 @@ class KittiDataset(DatasetTemplate):
         """bool (N,): which points (N, 3) of the rectified camera frame the image shows. The projection is OpenPCDet's, see Calibration."""
         with np.errstate(divide="ignore", invalid="ignore"):  # a point in the plane of the camera projects to nowhere
             pixels, depth = calib.rect_to_img(pts_rect)
-            inside = (pixels >= 0) & (pixels < np.array([img_shape[1], img_shape[0]]))
-        return inside.all(axis=1) & (depth >= 0)
+            u, v = pixels[:, 0], pixels[:, 1]
+            return (u >= 0) & (u < img_shape[1]) & (v >= 0) & (v < img_shape[0]) & (depth >= 0)
 
     # ---- info files and database ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +204,10 @@ class KittiDataset(DatasetTemplate):
         if "points" in wanted:
             points = self.get_lidar(frame_id)
             if self.training and len(points) == 0:
-                raise InputError(f"frame {frame_id}: its scan in {self.root_split_path / 'velodyne'} has no point; take {frame_id} out of ImageSets")
+                raise InputError(
+                    f"frame {frame_id}: its scan in {self.root_split_path / 'velodyne'} has no point, and this is training; take {frame_id} out of "
+                    "ImageSets/train.txt and make the infos anew"
+                )
             if self.dataset_cfg.FOV_POINTS_ONLY:
                 points = self._crop_to_image(points, image_shape, calib)
             frame["points"] = points

@@ -61,9 +61,10 @@ def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.n
             "it is cut off, or not in KITTI's format"
         )
     points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
-    finite = np.isfinite(points).all(axis=1)
+    finite = np.isfinite(points)  # (N, 4)
     if finite.all():
         return points
+    finite = finite.all(axis=1)
     if drop_nonfinite:
         return points[finite]
     raise InputError(
@@ -77,7 +78,7 @@ def png_shape(path: Path) -> tuple[int, int]:
     with open(path, "rb") as file:
         head = file.read(_PNG_HEAD.size)
     if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n") or head[12:16] != b"IHDR":
-        raise InputError(f"{path} is not a PNG image (its first {_PNG_HEAD.size} bytes are not a PNG header): the file is damaged, or has the wrong name")
+        raise InputError(f"{path} is not a PNG image: its first {_PNG_HEAD.size} bytes are no PNG header. It is damaged, or has the wrong name")
     _, _, _, width, height = _PNG_HEAD.unpack(head)
     return height, width
 

@@ -216,12 +216,25 @@ def kitti_calib():
 def test_an_empty_scan_is_evaluated_but_not_trained_on(kitti_folder, dataset_cfg):
     for name in ("000001", "000002"):
         (kitti_folder / f"training/velodyne/{name}.bin").write_bytes(b"")
-    create(kitti_folder, dataset_cfg)
+    with pytest.warns(UserWarning, match=r"frame 00000[12]: the scan .*00000[12]\.bin has no point"):
+        create(kitti_folder, dataset_cfg)
     _, loader, _ = build_dataloader(dataset_cfg, CLASSES, 1, dist=False, root_path=kitti_folder, workers=0, training=False)
-    (batch,) = loader
+    with pytest.warns(UserWarning, match="frame 000002: the scan"):
+        (batch,) = loader
     assert batch["points"].shape == (0, 5) and batch["gt_boxes"].shape == (1, 1, 8) and batch["voxels"].shape[1:] == (5, 4)
     with pytest.raises(InputError, match="frame 000001: its scan in .*velodyne has no point"):
         KittiDataset(dataset_cfg, CLASSES, training=True, root_path=kitti_folder)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_met_while_loading_is_told_without_a_traceback(kitti_folder, dataset_cfg, workers):
+    create(kitti_folder, dataset_cfg)
+    path = kitti_folder / "training/velodyne/000002.bin"
+    path.write_bytes(b"123")
+    _, loader, _ = build_dataloader(dataset_cfg, CLASSES, 1, dist=False, root_path=kitti_folder, workers=workers, training=False)
+    with pytest.raises(InputError) as raised:
+        next(iter(loader))
+    assert str(raised.value).startswith(f"frame 000002: the scan {path} has 3 bytes") and "Traceback" not in str(raised.value)
 
 
 def spoil(path, content):
@@ -307,7 +320,8 @@ def test_command_line(kitti_folder, tmp_path, capsys):
     cfg_file.write_text(
         f"DATASET: KittiDataset\nDATA_PATH: {kitti_folder}\nPOINT_CLOUD_RANGE: [0, -40, -3, 70.4, 40, 1]\nDATA_SPLIT: {{train: train, test: val}}\n"
         "INFO_PATH: {train: [kitti_infos_train.pkl], test: [kitti_infos_val.pkl]}\nFOV_POINTS_ONLY: True\nDATA_AUGMENTOR: []\nDATA_PROCESSOR: []\n"
-        "POINT_FEATURE_ENCODING: {encoding_type: absolute_coordinates_encoding, used_feature_list: [x, y, z], src_feature_list: [x, y, z, intensity]}\n"
+        "POINT_FEATURE_ENCODING: {encoding_type: absolute_coordinates_encoding, used_feature_list: [x, y, z], "
+        "src_feature_list: [x, y, z, intensity]}\n"
     )
     command = [sys.executable, "-m", "pcdet_focal.datasets.kitti.kitti_dataset", "create_kitti_infos", str(cfg_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -320,7 +334,10 @@ def test_command_line(kitti_folder, tmp_path, capsys):
 
 
 def test_lidar_boxes_in_kittis_form():
-    annos = [{"name": np.array(["car"]), "boxes_lidar": np.array([[10.0, 2, -1, 4, 1.6, 1.5, 0.3]])}, {"gt_names": np.array([]), "gt_boxes_lidar": np.zeros((0, 7))}]
+    annos = [
+        {"name": np.array(["car"]), "boxes_lidar": np.array([[10.0, 2, -1, 4, 1.6, 1.5, 0.3]])},
+        {"gt_names": np.array([]), "gt_boxes_lidar": np.zeros((0, 7))},
+    ]
     kept = annos[0]["boxes_lidar"].copy()
     one, none = transform_annotations_to_kitti_format(annos, {"car": "Car"})
     assert one is annos[0] and one["name"].tolist() == ["Car"]

@@ -215,5 +215,6 @@ def test_predictions_become_annotations(tmp_path):
     words = lines[0].split()
     assert words[:3] == [case["out_name"][0], "-1", "-1"] and len(words) == 16
     length, height, width = case["out_dimensions"][0]
-    want = [case["out_alpha"][0], *case["out_bbox"][0], height, width, length, *case["out_location"][0], case["out_rotation_y"][0], case["out_score"][0]]
+    want = [case["out_alpha"][0], *case["out_bbox"][0], height, width, length, *case["out_location"][0]]
+    want += [case["out_rotation_y"][0], case["out_score"][0]]
     np.testing.assert_allclose([float(word) for word in words[3:]], want, rtol=1e-4, atol=1e-2)
