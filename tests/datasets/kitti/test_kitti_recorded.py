@@ -1,5 +1,6 @@
 """Infos, database, crop, samples and predictions on real frames: the recorded numbers of OpenPCDet and of an independent count."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from pcdet_focal.geometry.calibration import Calibration
 from pcdet_focal.ops.points_in_boxes import count_points_in_boxes
 
 pytestmark = [needs_golden, needs_kitti_sample]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 LEVELS = {"easy": 0, "moderate": 1, "hard": 2, "none": -1}
 
 
 def model_cfg(name, **changes):
     """DATA_CONFIG of cfgs/kitti_models/<name>.yaml as the recordings had it: no shuffling of points, every difficulty in the database."""
-    cfg = cfg_from_yaml_file(f"cfgs/kitti_models/{name}.yaml", Config()).DATA_CONFIG
+    cfg = cfg_from_yaml_file(REPOSITORY / f"cfgs/kitti_models/{name}.yaml", Config()).DATA_CONFIG
     for step in cfg.DATA_PROCESSOR:
         if step.NAME == "shuffle_points":
             step.SHUFFLE_ENABLED = {"train": False, "test": False}
