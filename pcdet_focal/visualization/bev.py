@@ -18,7 +18,7 @@ _LONG_SIDE = 12.0  # inches of the longer side of the map
 _CLEARANCE = 0.5  # metres that a caption keeps from its box
 
 
-def _draw_boxes(axes: Axes, boxes: np.ndarray, captions: list[str], colour: str, dashed: bool, below: bool, label: str) -> None:
+def _draw_boxes(axes: Axes, boxes: np.ndarray, captions: list[str], colour: str, dashed: bool, font: float, label: str) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
@@ -34,8 +34,8 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray, captions: list[str], colour: str,
     for quad, caption in zip(corners, captions):
         if not caption:
             continue
-        y = quad[:, 1].min() - _CLEARANCE if below else quad[:, 1].max() + _CLEARANCE
-        axes.text(quad[:, 0].mean(), y, caption, color=colour, fontsize=6.5, ha="center", va="top" if below else "bottom",
+        y = quad[:, 1].min() - _CLEARANCE if dashed else quad[:, 1].max() + _CLEARANCE  # truth above its box, detections below theirs
+        axes.text(quad[:, 0].mean(), y, caption, color=colour, fontsize=font, ha="center", va="top" if dashed else "bottom",
                   path_effects=halo, clip_on=True, zorder=5)
 
 
@@ -89,12 +89,13 @@ def draw_bev(points: Any, gt_boxes: Any = None, gt_names: Any = None, pred_boxes
     figure.colorbar(dots, cax=bar).set_label("height z [m]", fontsize=8, color=INK)
     bar.tick_params(labelsize=7)
 
+    font = float(np.clip(36.0 * scale, 4.0, 7.5))  # smaller where much street is shown
     for boxes, captions, colour, dashed, what in ((gt_all, gt_captions, GROUND_TRUTH, False, "ground truth"),
                                                   (pred_all, pred_captions, DETECTION, True, "detections")):
         real = (boxes[:, 3:6] > 0).all(axis=1)
         shown = real & (boxes[:, 0] >= left) & (boxes[:, 0] <= right) & (boxes[:, 1] >= bottom) & (boxes[:, 1] <= top)
         if (gt_boxes, pred_boxes)[dashed] is not None:
-            _draw_boxes(axes, boxes[shown], [caption for caption, keep in zip(captions, shown) if keep], colour, dashed, dashed,
+            _draw_boxes(axes, boxes[shown], [caption for caption, keep in zip(captions, shown) if keep], colour, dashed, font,
                         f"{what} ({int(shown.sum())})")
     if left <= 0.0 <= right and bottom <= 0.0 <= top:
         axes.plot([0.0], [0.0], marker=">", color=INK, markersize=7, linestyle="none", label="sensor", zorder=6)
