@@ -69,7 +69,8 @@ def test_command(folders, capsys):
 
 
 def test_filters():
-    anno = {"name": np.array(["Car", "DontCare", "Van", "Car"]), "bbox": np.array([[0, 0, 10, 10], [0, 0, 8, 10], [50, 0, 60, 30], [20, 0, 30, 41.0]]),
+    anno = {"name": np.array(["Car", "DontCare", "Van", "Car"]),
+            "bbox": np.array([[0, 0, 10, 10], [0, 0, 8, 10], [50, 0, 60, 30], [20, 0, 30, 41.0]]),
             "truncated": np.array([0, -1, 0.2, 0]), "occluded": np.array([0, -1, 0, 0]), "score": np.array([.1, .5, .7, .9]), "frame_id": "000001",
             "gt_boxes_lidar": np.zeros((3, 7))}
     kept = kitti_common.filter_kitti_anno(anno, ["Car"])

@@ -12,7 +12,8 @@ shapely = pytest.importorskip("shapely")
 def random_frame(rng, count, spread):
     corner = rng.uniform(0, 200, (count, 2))
     return {
-        "name": rng.choice(["Car", "Pedestrian", "DontCare"], count), "truncated": np.zeros(count), "occluded": np.zeros(count), "alpha": np.zeros(count),
+        "name": rng.choice(["Car", "Pedestrian", "DontCare"], count),
+        "truncated": np.zeros(count), "occluded": np.zeros(count), "alpha": np.zeros(count),
         "bbox": np.concatenate([corner, corner + rng.uniform(1, 120, (count, 2))], axis=1), "dimensions": rng.uniform(0.3, 5, (count, 3)),
         "location": rng.uniform(-1, 1, (count, 3)) * [spread, 1, spread] + [0, 1, 50], "rotation_y": rng.uniform(-7, 7, count),
         "score": rng.uniform(0, 1, count),

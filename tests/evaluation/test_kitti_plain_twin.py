@@ -13,8 +13,10 @@ def random_objects(rng, count):
     corner = rng.uniform([0, 0], [300, 150], (count, 2)).round(1)
     size = np.stack([rng.uniform(20, 120, count), rng.choice([24.0, 25, 26, 40, 41, 60, 100], count)], axis=1)
     return {
-        "name": rng.choice(ALL_NAMES, count, p=[.3, .15, .15, .1, .1, .05, .05, .1]), "truncated": rng.choice([0, .15, .2, .3, .5, .6], count, p=[.5, .1, .1, .1, .1, .1]),
-        "occluded": rng.choice([0, 1, 2, 3], count, p=[.6, .2, .1, .1]), "alpha": rng.uniform(-3, 3, count), "bbox": np.concatenate([corner, corner + size], axis=1),
+        "name": rng.choice(ALL_NAMES, count, p=[.3, .15, .15, .1, .1, .05, .05, .1]),
+        "truncated": rng.choice([0, .15, .2, .3, .5, .6], count, p=[.5, .1, .1, .1, .1, .1]),
+        "occluded": rng.choice([0, 1, 2, 3], count, p=[.6, .2, .1, .1]), "alpha": rng.uniform(-3, 3, count),
+        "bbox": np.concatenate([corner, corner + size], axis=1),
         "dimensions": rng.uniform([1, 1, .5], [4, 2, 2], (count, 3)), "location": rng.uniform([-8, 1.5, 5], [8, 1.8, 20], (count, 3)),
         "rotation_y": rng.uniform(-3, 3, count),
     }
@@ -148,7 +150,8 @@ def test_order_of_frames_and_threads_do_not_matter():
     order = np.random.default_rng(0).permutation(30)
     result = evaluate_kitti(gts, dts, CLASS_NAMES).as_dict()
     assert max(result.values()) > 10
-    for other in (evaluate_kitti([gts[i] for i in order], [dts[i] for i in order], CLASS_NAMES), evaluate_kitti(gts, dts, CLASS_NAMES, num_threads=1)):
+    shuffled = evaluate_kitti([gts[i] for i in order], [dts[i] for i in order], CLASS_NAMES)
+    for other in (shuffled, evaluate_kitti(gts, dts, CLASS_NAMES, num_threads=1)):
         assert other.as_dict() == pytest.approx(result, abs=1e-9)
 
 

@@ -63,7 +63,8 @@ def test_counts_stand_under_the_table():
     (cars(50), {**cars(50), "location": cars(50)["location"] + 2}, "0 (easy, moderate, hard) because no detection overlaps a ground truth enough"),
     ({**cars(50), "occluded": np.full(50, 3)}, cars(50), "0 (easy, moderate, hard) because no ground truth counts"),
     ({**cars(50), "occluded": np.full(50, 1)}, cars(50), "0 (easy) because no ground truth counts"),
-    (cars(50), {key: value[:1] for key, value in cars(50).items()}, "0 (easy, moderate, hard) because the few that are found stop before recall 1/40"),
+    (cars(50), {key: value[:1] for key, value in cars(50).items()},
+     "0 (easy, moderate, hard) because the few that are found stop before recall 1/40"),
 ])
 def test_a_zero_explains_itself(gt, dt, words):
     result = evaluate_kitti([gt], [dt], "Car")
