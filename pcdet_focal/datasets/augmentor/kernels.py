@@ -100,6 +100,26 @@ def collides(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
+def _index_in_ranges(points, low, high):
+    found = np.empty(points.shape[0], np.int64)
+    n = 0
+    for i in range(points.shape[0]):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        for j in range(low.shape[0]):
+            if low[j, 0] <= x <= high[j, 0] and low[j, 1] <= y <= high[j, 1] and low[j, 2] <= z <= high[j, 2]:
+                found[n] = i
+                n += 1
+                break
+    return found[:n].copy()
+
+
+def index_near(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Indices (K,) int64, ascending, of the points (M, 3+C) in the axis-aligned bounds of any of N bodies, given by corners (N, P, 3)."""
+    corners = np.asarray(corners, dtype=np.float64)
+    return _index_in_ranges(np.ascontiguousarray(points), corners.min(axis=1) - 1e-6, corners.max(axis=1) + 1e-6)
+
+
+@numba.njit(cache=True, nogil=True)
 def _in_pyramids(points, planes, low, high):
     inside = np.zeros((points.shape[0], planes.shape[0]), np.bool_)
     for j in range(planes.shape[0]):

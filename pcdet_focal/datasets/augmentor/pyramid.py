@@ -9,7 +9,7 @@ import numpy as np
 
 from pcdet_focal.geometry.boxes import boxes_to_corners_3d
 
-from .kernels import in_pyramids
+from .kernels import in_pyramids, index_near
 
 _FACES = np.array([[0, 1, 5, 4], [4, 5, 6, 7], [7, 6, 2, 3], [3, 2, 1, 0], [1, 2, 6, 5], [0, 4, 7, 3]])  # +x, top, -x, bottom, -y, +y
 
@@ -37,6 +37,15 @@ def _pyramids_of(gt_boxes: np.ndarray, pyramids: np.ndarray | None) -> np.ndarra
     return get_pyramids(gt_boxes).reshape(-1, 6, 5, 3) if pyramids is None else pyramids
 
 
+def _members(points: np.ndarray, pyramids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """For pyramids (N, ..., 5, 3), N at least 1: the indices, ascending, of the points in each, and the mask of the points in none of them."""
+    near = index_near(points, pyramids.reshape(len(pyramids), -1, 3))
+    inside = points_in_pyramids_mask(points[near], pyramids)
+    outside = np.ones(len(points), dtype=bool)
+    outside[near[inside.any(axis=1)]] = False
+    return [near[mask] for mask in inside.T], outside
+
+
 def _draw_one_face(n: int, prob: float) -> tuple[np.ndarray, np.ndarray]:
     """For each of ``n`` boxes a face 0..5 and whether the box is hit."""
     face = np.random.randint(0, 6, (n,))
@@ -51,7 +60,7 @@ def local_pyramid_dropout(gt_boxes: np.ndarray, points: np.ndarray, dropout_prob
     pyramids = _pyramids_of(gt_boxes, pyramids)
     face, hit = _draw_one_face(len(pyramids), dropout_prob)
     if hit.any():
-        points = points[~points_in_pyramids_mask(points, pyramids[hit, face[hit]]).any(axis=1)]
+        points = points[_members(points, pyramids[hit, face[hit]])[1]]
     return gt_boxes, points, pyramids[~hit]
 
 
@@ -64,14 +73,13 @@ def local_pyramid_sparsify(gt_boxes: np.ndarray, points: np.ndarray, prob: float
     if not len(pyramids):
         return gt_boxes, points, pyramids
     face, hit = _draw_one_face(len(pyramids), prob)
-    inside = points_in_pyramids_mask(points, pyramids[hit, face[hit]])
-    inside = inside[:, inside.sum(axis=0) > max_num_pts]
-    if inside.shape[1]:
-        kept = [points[~inside.any(axis=1)]]
-        for mask in inside.T:
-            sample = points[mask]
-            kept.append(sample[np.random.choice(len(sample), size=max_num_pts, replace=False)])
-        points = np.concatenate(kept, axis=0)
+    if hit.any():
+        chosen = pyramids[hit, face[hit]]
+        crowded = [len(members) > max_num_pts for members in _members(points, chosen)[0]]
+        if any(crowded):
+            members, outside = _members(points, chosen[crowded])
+            kept = [index[np.random.choice(len(index), size=max_num_pts, replace=False)] for index in members]
+            points = points[np.concatenate([np.flatnonzero(outside), *kept])]
     return gt_boxes, points, pyramids[~hit]
 
 
@@ -108,7 +116,8 @@ def local_pyramid_swap(gt_boxes: np.ndarray, points: np.ndarray, prob: float, ma
     hit = np.random.uniform(0, 1, (len(pyramids),)) <= prob
     if not hit.any():
         return gt_boxes, points
-    filled = points_in_pyramids_mask(points, pyramids).sum(axis=0).reshape(len(pyramids), 6) > max(max_num_pts, 0)
+    counts = np.array([len(members) for members in _members(points, pyramids)[0]]).reshape(len(pyramids), 6)
+    filled = counts > max(max_num_pts, 0)
     boxes = [i for i in np.flatnonzero(hit) if filled[i].any()]
     if not boxes:
         return gt_boxes, points
@@ -116,9 +125,9 @@ def local_pyramid_swap(gt_boxes: np.ndarray, points: np.ndarray, prob: float, ma
     filled[boxes, faces] = False
     partners = [int(np.random.choice(np.flatnonzero(filled[:, j]))) if filled[:, j].any() else i for i, j in zip(boxes, faces)]
     first, second = pyramids[boxes, faces].astype(np.float64), pyramids[partners, faces].astype(np.float64)
-    inside = points_in_pyramids_mask(points, np.concatenate([first, second], axis=0))
-    result = [points[~inside.any(axis=1)]]
-    for a, b, mask_a, mask_b in zip(first, second, inside[:, : len(first)].T, inside[:, len(first) :].T):
-        points_a, points_b = points[mask_a], points[mask_b]
+    members, outside = _members(points, np.concatenate([first, second], axis=0))
+    result = [points[outside]]
+    for a, b, index_a, index_b in zip(first, second, members, members[len(first) :]):
+        points_a, points_b = points[index_a], points[index_b]
         result += [_exchange(points_b, points_a, b, a), _exchange(points_a, points_b, a, b)]
     return gt_boxes, np.concatenate(result, axis=0)
