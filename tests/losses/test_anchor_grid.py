@@ -109,7 +109,9 @@ def test_losses_that_openpcdets_anchor_head_computed(label):
     cls_preds = torch.tensor(case["cls_preds"]).view(batch_size, num_anchors, -1)
     box_preds = torch.tensor(case["box_preds"]).view(batch_size, num_anchors, -1)
     targets = torch.tensor(case["box_reg_targets"])
-    cls_weight, loc_weight, code_weights = (2.0, 0.7, [1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25]) if label == "code_weights" else (1.0, 2.0, [1.0] * targets.shape[2])
+    cls_weight, loc_weight, code_weights = 1.0, 2.0, [1.0] * targets.shape[2]
+    if label == "code_weights":
+        cls_weight, loc_weight, code_weights = 2.0, 0.7, [1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25]
 
     cls_weights, reg_weights, _ = anchor_weights_from_labels(labels)
     one_hot = one_hot_from_labels(labels, cls_preds.shape[-1])
