@@ -11,8 +11,8 @@ from pcdet_focal.utils import loss_utils
 NAMES = {
     "SigmoidFocalClassificationLoss", "WeightedSmoothL1Loss", "WeightedL1Loss", "WeightedCrossEntropyLoss", "get_corner_loss_lidar",
     "compute_fg_mask", "neg_loss_cornernet", "neg_loss_sparse", "FocalLossCenterNet", "_reg_loss", "_gather_feat",
-    "_transpose_and_gather_feat", "RegLossCenterNet", "FocalLossSparse", "RegLossSparse", "IouLossSparse", "IouRegLossSparse", "L1Loss", "GaussianFocalLoss", "calculate_iou_loss_centerhead",
-    "calculate_iou_reg_loss_centerhead",
+    "_transpose_and_gather_feat", "RegLossCenterNet", "FocalLossSparse", "RegLossSparse", "IouLossSparse", "IouRegLossSparse", "L1Loss",
+    "GaussianFocalLoss", "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead",
 }
 
 
