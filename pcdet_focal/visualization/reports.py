@@ -45,7 +45,8 @@ def draw_training_curves(history: Mapping[str, Sequence], path: str | Path | Non
     """Draws losses and the learning rate over the steps.
 
     Names are those of the log (``loss``, ``rpn_loss_cls``, ...; a leading ``train/`` or ``meta_data/`` is dropped). Each loss is drawn pale as
-    it came and strong as a moving average; the axis is logarithmic when all values are above zero. ``lr`` or ``learning_rate`` gets a panel of its own below.
+    it came and strong as a moving average; the axis is logarithmic when all values are above zero. ``lr`` or ``learning_rate`` gets a panel of
+    its own below.
 
     :param history: {name: [(step, value), ...]}
     :param path: where to save it (.png, .pdf, .svg ...); None saves nothing

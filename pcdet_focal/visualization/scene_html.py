@@ -84,7 +84,8 @@ canvas { position: absolute; width: 100vw; height: 100vh; } #flat { pointer-even
 #panel { position: absolute; left: 12px; top: 10px; background: #14171ccc; padding: 6px 10px; border-radius: 6px; }
 label { display: block; cursor: pointer; } small { color: #98a1ac; }
 </style></head><body><canvas id="scene"></canvas><canvas id="flat"></canvas>
-<div id="panel"><b>__TITLE__</b><div id="switches"></div><small id="note"></small><br><small>drag: turn &middot; shift or right drag: move &middot; wheel: zoom</small></div>
+<div id="panel"><b>__TITLE__</b><div id="switches"></div><small id="note"></small><br>
+<small>drag: turn &middot; shift or right drag: move &middot; wheel: zoom</small></div>
 <script>
 "use strict";
 const data = __DATA__;
@@ -102,11 +103,15 @@ function program(vertex, fragment) {
 const dots = program(`attribute vec3 place; uniform mat4 view; uniform vec2 span; uniform float size; varying vec3 colour;
 void main() { gl_Position = view * vec4(place, 1.0); gl_PointSize = clamp(size / gl_Position.w, 1.0, 4.0);
   float t = clamp((place.z - span.x) / (span.y - span.x), 0.0, 1.0);
-  colour = t < 0.5 ? mix(vec3(0.33, 0.37, 0.45), vec3(0.25, 0.62, 0.85), t * 2.0) : mix(vec3(0.25, 0.62, 0.85), vec3(0.98, 0.90, 0.55), t * 2.0 - 1.0); }`,
+  vec3 middle = vec3(0.25, 0.62, 0.85);
+  colour = t < 0.5 ? mix(vec3(0.33, 0.37, 0.45), middle, t * 2.0) : mix(middle, vec3(0.98, 0.90, 0.55), t * 2.0 - 1.0); }`,
   "precision mediump float; varying vec3 colour; void main() { gl_FragColor = vec4(colour, 1.0); }");
 const lines = program("attribute vec3 place; uniform mat4 view; void main() { gl_Position = view * vec4(place, 1.0); }",
   "precision mediump float; uniform vec3 colour; void main() { gl_FragColor = vec4(colour, 1.0); }");
-function buffer(array) { const b = gl.createBuffer(); gl.bindBuffer(gl.ARRAY_BUFFER, b); gl.bufferData(gl.ARRAY_BUFFER, array, gl.STATIC_DRAW); return {b, n: array.length / 3}; }
+function buffer(array) {
+  const b = gl.createBuffer();
+  gl.bindBuffer(gl.ARRAY_BUFFER, b); gl.bufferData(gl.ARRAY_BUFFER, array, gl.STATIC_DRAW); return {b, n: array.length / 3};
+}
 const cloud = buffer(decode(data.points));
 for (const set of data.sets) {
   set.buffer = buffer(decode(set.lines)); set.shown = true;
@@ -131,12 +136,16 @@ function matrix() {
   for (let r = 0; r < 4; r++) for (let k = 0; k < 4; k++) m[4 * k + r] = rows[r][k];
   return m;
 }
-function bind(p, b) { gl.useProgram(p); gl.bindBuffer(gl.ARRAY_BUFFER, b); gl.enableVertexAttribArray(0); gl.vertexAttribPointer(0, 3, gl.FLOAT, false, 0, 0); }
+function bind(p, b) {
+  gl.useProgram(p); gl.bindBuffer(gl.ARRAY_BUFFER, b);
+  gl.enableVertexAttribArray(0); gl.vertexAttribPointer(0, 3, gl.FLOAT, false, 0, 0);
+}
 function draw() {
   if (!gl) return;
   const ratio = window.devicePixelRatio || 1;
   for (const c of [canvas, flat]) { c.width = innerWidth * ratio; c.height = innerHeight * ratio; }
-  gl.viewport(0, 0, canvas.width, canvas.height); gl.clearColor(0.08, 0.09, 0.11, 1); gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT); gl.enable(gl.DEPTH_TEST);
+  gl.viewport(0, 0, canvas.width, canvas.height); gl.clearColor(0.08, 0.09, 0.11, 1);
+  gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT); gl.enable(gl.DEPTH_TEST);
   const view = matrix();
   bind(dots, cloud.b);
   gl.uniformMatrix4fv(gl.getUniformLocation(dots, "view"), false, view);

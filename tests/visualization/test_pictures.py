@@ -57,7 +57,8 @@ def test_bev_takes_tensors_class_numbers_nan_and_nothing(scan, tmp_path):
     import torch
 
     scan[5, 0] = np.nan
-    figure = draw_bev(torch.from_numpy(scan), torch.ones(2, 8), torch.tensor([1, 2]), torch.zeros(0, 7), torch.zeros(0), torch.zeros(0), path=tmp_path / "a" / "b.png")
+    figure = draw_bev(torch.from_numpy(scan), torch.ones(2, 8), torch.tensor([1, 2]), torch.zeros(0, 7), torch.zeros(0), torch.zeros(0),
+                      path=tmp_path / "a" / "b.png")
     assert (tmp_path / "a" / "b.png").exists() and "ground truth (2)" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     draw_bev(np.zeros((0, 4)), path=tmp_path / "empty.png")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "empty.png"]

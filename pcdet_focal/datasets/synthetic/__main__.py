@@ -10,12 +10,13 @@ import argparse
 import sys
 
 from ...errors import InputError
+from .config import SyntheticConfig
 from .kitti_writer import write_kitti_folder
-from .scene import SyntheticConfig
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pcdet_focal.datasets.synthetic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m pcdet_focal.datasets.synthetic", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data/synthetic", help="folder to write (default: data/synthetic)")
     parser.add_argument("--num_train", type=int, default=200, help="training frames (default: 200)")
     parser.add_argument("--num_val", type=int, default=50, help="validation frames (default: 50)")
@@ -24,9 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     try:
-        if args.seed < 0:
-            raise InputError(f"--seed {args.seed} must be 0 or more.")
-        written = write_kitti_folder(args.root, args.num_train, args.num_val, SyntheticConfig(seed=args.seed, full_scan=args.full_scan), not args.quiet)
+        config = SyntheticConfig(seed=args.seed, full_scan=args.full_scan)
+        written = write_kitti_folder(args.root, args.num_train, args.num_val, config, not args.quiet)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

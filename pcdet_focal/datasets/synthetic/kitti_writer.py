@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from . import camera
-from .scene import SyntheticConfig
+from .config import SyntheticConfig
 from .simulator import Frame, simulate_frame
 
 VERSION = 1  # counted up when the same config gives other frames
@@ -114,7 +114,8 @@ def _check_root(root: Path, wanted: dict) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or found.get("made_by") != wanted["made_by"]:
-        raise InputError(f"{root} is not empty and was not written by the simulator (no valid {MARKER} in it); name another folder or empty this one.")
+        raise InputError(f"{root} is not empty and was not written by the simulator (no valid {MARKER} in it); name another folder or empty "
+                         "this one.")
     strangers = [entry.name for entry in entries if not any(entry.match(pattern) for pattern in _OWN)]
     if found == wanted:
         total = wanted["num_train"] + wanted["num_val"]
@@ -159,7 +160,11 @@ def write_kitti_folder(root: str | Path, num_train: int, num_val: int, config: S
         if root.exists():
             aside = root.with_name(f".{root.name}.old-{os.getpid()}")
             root.rename(aside)
-            partial.rename(root)
+            try:
+                partial.rename(root)
+            except OSError:
+                aside.rename(root)
+                raise
             shutil.rmtree(aside)
         else:
             partial.rename(root)

@@ -13,29 +13,12 @@ import numba
 import numpy as np
 
 from . import shapes
+from .config import SyntheticConfig
 from .sensor import HEIGHT
 
 AHEAD = 72.0  # metres that the street is furnished for
 LANE = 3.5
 _BACK_START = -8.0
-
-
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """What to simulate. The same config and index always give the same frame.
-
-    Counts are (fewest, most) of the objects tried ahead of the sensor, some of them beside the image or hidden; with ``full_scan`` about as
-    many stand behind it. ``full_scan`` casts all 360 degrees instead of the camera's sector.
-    """
-
-    seed: int = 0
-    full_scan: bool = False
-    cars: tuple[int, int] = (9, 18)
-    vans: tuple[int, int] = (0, 2)
-    pedestrians: tuple[int, int] = (3, 9)
-    cyclists: tuple[int, int] = (2, 5)
-    slope: float = 0.008  # standard deviation of the road plane's slopes (about half a degree)
-    undulation: float = 0.03  # greatest height of the ground above that plane, metres
 
 
 @dataclass
@@ -50,7 +33,10 @@ class Placed:
 
 @numba.njit(cache=True, nogil=True)
 def _overlaps(footprint, others, margin):
-    """Whether a rectangle (x, y, half length, half width, cos, sin) comes nearer than about ``margin`` to one of ``others`` (n, 6): separating axes."""
+    """Whether a rectangle (x, y, half length, half width, cos, sin) comes nearer than about ``margin`` to one of ``others`` (n, 6).
+
+    Separating axes: two rectangles are apart if they are along one of their four sides' directions.
+    """
     for k in range(others.shape[0]):
         other = others[k]
         dx, dy = other[0] - footprint[0], other[1] - footprint[1]
@@ -85,7 +71,7 @@ class Street:
     left_edge: float
     crossing: float | None  # s of a crossing road's middle
     placed: list[Placed] = field(default_factory=list)
-    footprints: np.ndarray = field(default_factory=lambda: np.zeros((256, 6)))
+    footprints: np.ndarray = field(default_factory=lambda: np.zeros((128, 6)))
     taken: int = 0
 
     def height(self, x: float, y: float) -> float:
@@ -98,8 +84,10 @@ class Street:
         y = s * math.sin(self.yaw) + (d + self.shift) * math.cos(self.yaw)
         turn = yaw + self.yaw
         footprint = np.array([x, y, size[0] / 2, size[1] / 2, math.cos(turn), math.sin(turn)])
-        if self.taken == len(self.footprints) or _overlaps(footprint, self.footprints[:self.taken], margin):
+        if _overlaps(footprint, self.footprints[:self.taken], margin):
             return False
+        if self.taken == len(self.footprints):
+            self.footprints = np.concatenate([self.footprints, np.zeros_like(self.footprints)])
         self.footprints[self.taken] = footprint
         self.taken += 1
         if name != "sensor":
@@ -211,7 +199,8 @@ def _furnish(street: Street, rng: np.random.Generator, config: SyntheticConfig, 
             s, d = near + (min(span, 48.0) - near) * float(rng.random()), edge + side * float(rng.uniform(0.5, 3.4))
             yaw = float(rng.choice([0.0, math.pi])) + float(rng.normal(0.0, 0.25))
             if rng.random() < 0.15:  # crossing the road
-                d, yaw = float(rng.uniform(street.right_edge, street.left_edge)), float(rng.choice([-1.0, 1.0])) * math.pi / 2 + float(rng.normal(0.0, 0.2))
+                d = float(rng.uniform(street.right_edge, street.left_edge))
+                yaw = float(rng.choice([-1.0, 1.0])) * math.pi / 2 + float(rng.normal(0.0, 0.2))
             if _add_pedestrian(street, rng, s, d, yaw):
                 break
     for side, edge in ((-1.0, street.right_edge), (1.0, street.left_edge)):  # posts and trees along the kerb, gardens behind the pavement

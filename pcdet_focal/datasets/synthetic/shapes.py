@@ -120,7 +120,8 @@ def car(model: CarModel, length: float, width: float, height: float, paint: Mate
     shape.polyhedron((at(model.rear_foot), -side + 0.04, belt, at(model.bonnet), side - 0.04, roof_start), cabin, GLASS)
     shape.polyhedron((at(model.rear_foot), -side + 0.04, roof_start, at(model.bonnet), side - 0.04, height), cabin, paint)
     for share in (model.roof_front + 0.02, 0.5 * (model.roof_front + model.roof_rear), model.roof_rear - 0.03):  # pillars
-        shape.polyhedron((at(share) - 0.06, -side + 0.035, belt, at(share) + 0.06, side - 0.035, roof_start), _leaning_sides(side - 0.035, belt, height, 0.17), paint)
+        pillar = (at(share) - 0.06, -side + 0.035, belt, at(share) + 0.06, side - 0.035, roof_start)
+        shape.polyhedron(pillar, _leaning_sides(side - 0.035, belt, height, 0.17), paint)
     _wheels(shape, (half - 0.19 * length, -half + 0.18 * length), side, 0.21 * height)
     for end in (1.0, -1.0):
         x0, x1 = sorted((end * half, end * (half - 0.02)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import camera, raycast, sensor
-from .scene import Street, SyntheticConfig, build_street, flatten, ground_material
+from .config import SyntheticConfig
+from .scene import Street, build_street, flatten, ground_material
 
 
 @dataclass

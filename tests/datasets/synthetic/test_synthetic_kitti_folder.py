@@ -177,3 +177,29 @@ def test_command_line(tmp_path, capsys):
     assert main(["--root", str(tmp_path / "other"), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+    assert main(["--root", str(tmp_path / "new"), "--seed", "-1", "--quiet"]) == 2 and "seed -1" in capsys.readouterr().err
+
+
+def test_a_config_that_cannot_be_is_named():
+    for wrong in ({"seed": -1}, {"cars": (5, 2)}, {"pedestrians": (-1, 2)}, {"slope": 0.5}, {"undulation": -0.1}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            SyntheticConfig(**wrong)
+    crowd = simulate_frame(SyntheticConfig(cars=(150, 150), pedestrians=(150, 150), cyclists=(60, 60)), 0)
+    assert len(crowd.objects) > 150
+
+
+def test_the_package_s_own_calibration_gives_the_boxes_back(folder):
+    """The reader's side: Calibration and the camera-to-LiDAR box conversion on the written files."""
+    from pcdet_focal.utils.box_utils import boxes3d_kitti_camera_to_lidar
+    from pcdet_focal.utils.calibration_kitti import Calibration
+
+    frame = simulate_frame(CONFIG, 0)
+    calib = Calibration(folder / "training" / "calib" / "000000.txt")
+    labels = [fields for fields in read_labels(folder / "training" / "label_2" / "000000.txt") if fields[0] != "DontCare"]
+    camera_boxes = np.array([[float(fields[k]) for k in (11, 12, 13, 10, 8, 9, 14)] for fields in labels], np.float32)  # x y z l h w ry
+    boxes = boxes3d_kitti_camera_to_lidar(camera_boxes, calib)
+    truth = np.array([item.box for item in frame.objects])
+    for box in boxes:
+        match = truth[np.linalg.norm(truth[:, :3] - box[:3], axis=1).argmin()]
+        np.testing.assert_allclose(box[:6], match[:6], atol=2e-3)
+        assert math.cos(box[6] - match[6]) > 1 - 1e-6

@@ -16,7 +16,8 @@ PAINT = (0.5, 0.0)
 
 
 def empty_street(**changes) -> Street:
-    values = {"ground": np.array([-sensor.HEIGHT, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0]), "yaw": 0.0, "shift": 0.0, "right_edge": -4.0, "left_edge": 7.0, "crossing": None}
+    values = {"ground": np.array([-sensor.HEIGHT, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0]), "yaw": 0.0, "shift": 0.0, "right_edge": -4.0,
+              "left_edge": 7.0, "crossing": None}
     return Street(**{**values, **changes})
 
 
@@ -206,7 +207,8 @@ def test_the_ray_caster_finds_what_brute_force_finds():
     expected = np.full(depth.shape, np.inf)
     expected_alone = np.zeros(len(street.placed), int)
     azimuth = first + step * np.arange(columns)
-    ray = np.stack([np.cos(beams)[:, None] * np.cos(azimuth), np.cos(beams)[:, None] * np.sin(azimuth), np.sin(beams)[:, None] + 0 * azimuth], axis=-1)
+    up = beams[:, None] + 0.0 * azimuth
+    ray = np.stack([np.cos(up) * np.cos(azimuth), np.cos(up) * np.sin(azimuth), np.sin(up)], axis=-1)
     falling = ground[1] * ray[..., 0] + ground[2] * ray[..., 1] - ray[..., 2]
     flat = np.where(falling > 1e-4, -ground[0] / np.where(falling > 1e-4, falling, 1.0), np.inf)
     expected = np.where(flat <= 80.0, flat, np.inf)
