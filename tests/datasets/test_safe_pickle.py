@@ -11,8 +11,9 @@ from pcdet_focal.errors import InputError
 
 CONTENT = {
     "Car": [{
-        "name": np.str_("Car"), "path": "gt_database/000001_Car_0.bin", "box3d_lidar": np.arange(7.0), "num_points_in_gt": np.int64(12), "difficulty": 0,
-        "bbox": np.arange(4, dtype=np.float32)[::2], "names": np.array(["Car", "Van"]), "flags": np.array([True]), "mixed": np.array([1, "a"], dtype=object),
+        "name": np.str_("Car"), "path": "gt_database/000001_Car_0.bin", "box3d_lidar": np.arange(7.0), "num_points_in_gt": np.int64(12),
+        "difficulty": 0, "bbox": np.arange(4, dtype=np.float32)[::2], "names": np.array(["Car", "Van"]), "flags": np.array([True]),
+        "mixed": np.array([1, "a"], dtype=object),
         "transposed": np.asfortranarray(np.ones((3, 2), dtype=np.float32)), "tuple": (1, 2.5, None, b"bytes", {3}, 1 + 2j),
     }],
     "ordered": collections.OrderedDict(a=1),

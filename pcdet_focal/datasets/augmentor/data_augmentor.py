@@ -164,8 +164,10 @@ class DataAugmentor:
             return partial(self.random_image_flip, config=config)
         for key in ("images", "depth_maps", "calib"):
             if key not in data_dict:
-                raise InputError(f"random_image_flip needs {key!r}, which frame {data_dict.get('frame_id', '?')} has not: add it to DATA_CONFIG.GET_ITEM_LIST "
-                                 "(gt_sampling with USE_ROAD_PLANE removes the calibration).")
+                raise InputError(
+                    f"random_image_flip needs {key!r}, which frame {data_dict.get('frame_id', '?')} has not: add it to DATA_CONFIG.GET_ITEM_LIST "
+                    "(gt_sampling with USE_ROAD_PLANE removes the calibration)."
+                )
         for _ in config["ALONG_AXIS_LIST"]:
             images, depth_maps, gt_boxes, enable = random_image_flip_horizontal(
                 data_dict["images"], data_dict["depth_maps"], data_dict["gt_boxes"], data_dict["calib"], return_flip=True

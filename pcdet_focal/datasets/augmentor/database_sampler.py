@@ -33,8 +33,8 @@ class DataBaseSampler:
     drops those whose bird's-eye rectangle shares area with a box of the scene, one pasted before, or another one drawn, and adds the rest: their
     points first, then the scene's points outside the pasted boxes (enlarged by ``REMOVE_EXTRA_WIDTH``).
 
-    Every call draws its own permutation of each class's objects. OpenPCDet works through one permutation over many calls, which makes a frame depend on
-    what its worker did before; both draw the same at the first call after a seed.
+    Every call draws its own permutation of each class's objects. OpenPCDet works through one permutation over many calls, which makes a frame
+    depend on what its worker did before; both draw the same at the first call of a new sampler.
 
     Args:
         root_path: folder that ``DB_INFO_PATH`` and the paths in it are relative to.
@@ -180,7 +180,9 @@ class DataBaseSampler:
         elif obj_points.shape[1] == columns:
             return obj_points
         else:
-            raise InputError(f"{self.key_path}.NUM_POINT_FEATURES: the points of the database have {obj_points.shape[1]} columns, those of the scene {columns}.")
+            raise InputError(
+                f"{self.key_path}.NUM_POINT_FEATURES: the points of the database have {obj_points.shape[1]} columns, those of the scene {columns}."
+            )
         time = obj_points[:, -1]
         return obj_points[(time < high + 1e-6) & (time > low - 1e-6), :columns]
 
@@ -188,8 +190,8 @@ class DataBaseSampler:
         """Paste objects into one scene.
 
         Args:
-            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), ``gt_boxes_mask`` (M,) bool (which boxes to keep; all are avoided),
-                and, for ``USE_ROAD_PLANE``, ``calib`` and ``road_plane`` (4,); a frame without plane keeps the objects' own heights.
+            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), ``gt_boxes_mask`` (M,) bool (which boxes to keep; all are
+                avoided), and, for ``USE_ROAD_PLANE``, ``calib`` and ``road_plane`` (4,); without a plane objects keep their own heights.
 
         Returns:
             A dict with points, boxes and names of the scene with what was pasted, without ``gt_boxes_mask`` and, with ``USE_ROAD_PLANE``, without
@@ -213,8 +215,10 @@ class DataBaseSampler:
             if self.sampler_cfg.get("DATABASE_WITH_FAKELIDAR", False):
                 boxes = boxes3d_kitti_fakelidar_to_lidar(boxes)
             if boxes.shape[1] < columns:
-                raise InputError(f"{self.key_path}: boxes of the database have {boxes.shape[1]} columns, those of the scene {columns} (with velocity); "
-                                 "make the database from the same infos.")
+                raise InputError(
+                    f"{self.key_path}: boxes of the database have {boxes.shape[1]} columns, those of the scene {columns} (with velocity); "
+                    "make the database from the same infos."
+                )
             free = np.flatnonzero(~collides(boxes, existing))
             existing = np.concatenate((existing, boxes[free, :columns]), axis=0)
             chosen += [sampled[i] for i in free]

@@ -129,7 +129,7 @@ def _in_pyramids(points, planes, low, high):
                 continue
             ok = True
             for k in range(5):
-                if planes[j, k, 0] * x + planes[j, k, 1] * y + planes[j, k, 2] * z < planes[j, k, 3]:
+                if not planes[j, k, 0] * x + planes[j, k, 1] * y + planes[j, k, 2] * z >= planes[j, k, 3]:  # so that NaN is outside
                     ok = False
                     break
             inside[i, j] = ok
@@ -143,7 +143,8 @@ def in_pyramids(points: np.ndarray, pyramids: np.ndarray) -> np.ndarray:
     """
     corners = np.asarray(pyramids, dtype=np.float64).reshape(-1, 5, 3)
     apex, base = corners[:, :1], corners[:, 1:]
-    normals = np.concatenate([np.cross(base - apex, np.roll(base, -1, axis=1) - apex), np.cross(base[:, 1:2] - base[:, :1], base[:, 3:4] - base[:, :1])], axis=1)
+    sides = np.cross(base - apex, np.roll(base, -1, axis=1) - apex)
+    normals = np.concatenate([sides, np.cross(base[:, 1:2] - base[:, :1], base[:, 3:4] - base[:, :1])], axis=1)
     length = np.linalg.norm(normals, axis=2, keepdims=True)
     normals = normals / np.where(length > 0, length, 1.0)
     on_plane = np.concatenate([np.repeat(apex, 4, axis=1), base[:, :1]], axis=1)

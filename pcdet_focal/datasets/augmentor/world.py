@@ -64,7 +64,9 @@ def random_flip_along_y(gt_boxes: np.ndarray, points: np.ndarray, return_flip: b
     return (gt_boxes, points, enable) if return_flip else (gt_boxes, points)
 
 
-def global_rotation(gt_boxes: np.ndarray, points: np.ndarray, rot_range: list[float], return_rot: bool = False, noise_rotation: float | None = None) -> tuple:
+def global_rotation(
+    gt_boxes: np.ndarray, points: np.ndarray, rot_range: list[float], return_rot: bool = False, noise_rotation: float | None = None
+) -> tuple:
     """Turn the scene about the z axis by an angle drawn from ``rot_range`` [low, high] (radians, anticlockwise), or by ``noise_rotation``.
 
     Returns ``(gt_boxes, points)``, with ``return_rot`` also the angle.
@@ -86,10 +88,18 @@ def _draw_scale(scale_range: list[float]) -> float:
     return 1.0 if scale_range[1] - scale_range[0] < 1e-3 else float(np.random.uniform(scale_range[0], scale_range[1]))
 
 
-def _scaled(array: np.ndarray, columns: list[int] | slice, factor: float) -> np.ndarray:
-    array = array.copy()
-    array[..., columns] *= factor
-    return array
+def _scaled_points(points: np.ndarray, factor: float) -> np.ndarray:
+    points = points.copy()
+    points[:, :3] *= factor
+    return points
+
+
+def _scaled_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
+    """Boxes (..., 7 or 9) with all but the heading scaled."""
+    boxes = boxes.copy()
+    boxes[..., :6] *= factor
+    boxes[..., 7:] *= factor
+    return boxes
 
 
 def global_scaling(gt_boxes: np.ndarray, points: np.ndarray, scale_range: list[float], return_scale: bool = False) -> tuple:
@@ -100,12 +110,13 @@ def global_scaling(gt_boxes: np.ndarray, points: np.ndarray, scale_range: list[f
     check_boxes(gt_boxes)
     factor = _draw_scale(scale_range)
     if factor != 1.0:
-        points = _scaled(points, slice(0, 3), factor)
-        gt_boxes = _scaled(gt_boxes, [0, 1, 2, 3, 4, 5, 7, 8][: gt_boxes.shape[1] - 1], factor)
+        gt_boxes, points = _scaled_boxes(gt_boxes, factor), _scaled_points(points, factor)
     return (gt_boxes, points, factor) if return_scale else (gt_boxes, points)
 
 
-def global_scaling_with_roi_boxes(gt_boxes: np.ndarray, roi_boxes: np.ndarray, points: np.ndarray, scale_range: list[float], return_scale: bool = False) -> tuple:
+def global_scaling_with_roi_boxes(
+    gt_boxes: np.ndarray, roi_boxes: np.ndarray, points: np.ndarray, scale_range: list[float], return_scale: bool = False
+) -> tuple:
     """:func:`global_scaling` for a scene that brings region proposals ``roi_boxes`` (frames, R, 7 or 9).
 
     Returns ``(gt_boxes, roi_boxes, points)``, with ``return_scale`` always also the factor.
@@ -114,9 +125,7 @@ def global_scaling_with_roi_boxes(gt_boxes: np.ndarray, roi_boxes: np.ndarray, p
     check_boxes(roi_boxes.reshape(-1, roi_boxes.shape[-1]))
     factor = _draw_scale(scale_range)
     if factor != 1.0:
-        points = _scaled(points, slice(0, 3), factor)
-        gt_boxes = _scaled(gt_boxes, [0, 1, 2, 3, 4, 5, 7, 8][: gt_boxes.shape[1] - 1], factor)
-        roi_boxes = _scaled(roi_boxes, [0, 1, 2, 3, 4, 5, 7, 8][: roi_boxes.shape[-1] - 1], factor)
+        gt_boxes, roi_boxes, points = _scaled_boxes(gt_boxes, factor), _scaled_boxes(roi_boxes, factor), _scaled_points(points, factor)
     return (gt_boxes, roi_boxes, points, factor) if return_scale else (gt_boxes, roi_boxes, points)
 
 

@@ -100,8 +100,9 @@ class DataProcessor:
             wanted, size = high[axis] - low[axis], float(voxel_size[axis])
             if abs(wanted / size - cells[axis]) > 1e-3:
                 warnings.warn(
-                    f"DATA_CONFIG.POINT_CLOUD_RANGE along {name}, {low[axis]:g} to {high[axis]:g} m, is {wanted / size:.3f} voxels of {key_path}.VOXEL_SIZE "
-                    f"{size:g} m; the grid has {cells[axis]}, which ends at {low[axis] + cells[axis] * size:g} m. Write that as the range to be exact.",
+                    f"DATA_CONFIG.POINT_CLOUD_RANGE along {name}, {low[axis]:g} to {high[axis]:g} m, is {wanted / size:.3f} voxels of "
+                    f"{key_path}.VOXEL_SIZE {size:g} m; the grid has {cells[axis]}, which ends at {low[axis] + cells[axis] * size:g} m. "
+                    "Write that as the range to be exact.",
                     stacklevel=3,
                 )
         self.grid_size, self.voxel_size = cells, voxel_size

@@ -37,7 +37,8 @@ class PointFeatureEncoder:
                 raise InputError(f"{KEY_PATH}.{key} must begin with x, y, z, not {list(config[key])}.")
         for i, feature in enumerate(self.used_feature_list):
             if feature not in self.src_feature_list:
-                raise InputError(f"{KEY_PATH}.used_feature_list[{i}] is {feature!r}, which src_feature_list has not; {nearest_hint(feature, self.src_feature_list)}")
+                hint = nearest_hint(feature, self.src_feature_list)
+                raise InputError(f"{KEY_PATH}.used_feature_list[{i}] is {feature!r}, which src_feature_list has not; {hint}")
         encodings = [name for name in dir(type(self)) if name.endswith("_encoding")]
         if config["encoding_type"] not in encodings:
             raise InputError(f"{KEY_PATH}.encoding_type: there is no {config['encoding_type']!r}; {nearest_hint(config['encoding_type'], encodings)}")

@@ -9,11 +9,13 @@ from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
 
 
 def rectangle(box):
-    return shapely.affinity.translate(shapely.affinity.rotate(shapely.box(-box[3] / 2, -box[4] / 2, box[3] / 2, box[4] / 2), box[6], (0, 0), True), box[0], box[1])
+    upright = shapely.box(-box[3] / 2, -box[4] / 2, box[3] / 2, box[4] / 2)
+    return shapely.affinity.translate(shapely.affinity.rotate(upright, box[6], (0, 0), use_radians=True), box[0], box[1])
 
 
 def random_boxes(rng, n, spread=4.0):
-    return np.concatenate([rng.uniform(-spread, spread, (n, 3)), rng.uniform(0.3, 4.0, (n, 3)), rng.uniform(-7, 7, (n, 1))], axis=1).astype(np.float32)
+    parts = [rng.uniform(-spread, spread, (n, 3)), rng.uniform(0.3, 4.0, (n, 3)), rng.uniform(-7, 7, (n, 1))]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def local(points, box):
@@ -93,3 +95,10 @@ def test_six_pyramids_fill_a_box():
 def test_a_flat_pyramid_is_empty():
     flat = np.array([[[0, 0, 0], [1, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0]]], dtype=np.float64)
     assert not in_pyramids(np.zeros((1, 3)), flat).any()
+
+
+def test_points_that_are_not_numbers_are_nowhere():
+    points = np.full((3, 4), np.nan, dtype=np.float32)
+    box = np.array([[0, 0, 0, 4, 2, 2, 0.3]])
+    assert len(index_in_box(points, box[0])) == 0 and outside_boxes(points, box).all()
+    assert not in_pyramids(points, get_pyramids(box).reshape(-1, 5, 3)).any()

@@ -170,7 +170,8 @@ def test_a_narrow_range_neither_scales_nor_draws(name):
 
 def test_return_values():
     boxes, points = make_scene(5)
-    assert len(au.random_flip_along_x(boxes, points)) == len(au.global_rotation(boxes, points, [0, 1])) == len(au.global_scaling(boxes, points, [1, 2])) == 2
+    for result in (au.random_flip_along_x(boxes, points), au.global_rotation(boxes, points, [0, 1]), au.global_scaling(boxes, points, [1, 2])):
+        assert len(result) == 2
     assert au.random_flip_along_y(boxes, points, return_flip=True, enable=False)[2] is False
     assert 0.2 <= au.global_rotation(boxes, points, [0.2, 0.3], return_rot=True)[2] <= 0.3
     rois = np.stack([boxes, boxes])

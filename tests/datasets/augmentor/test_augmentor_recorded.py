@@ -148,7 +148,9 @@ def test_pyramids(scene_name):
 
 
 @pytest.mark.parametrize("scene_name", ["s0", "s1"])
-@pytest.mark.parametrize("function, arguments", [("local_pyramid_dropout", (0.6,)), ("local_pyramid_sparsify", (0.7, 8)), ("local_pyramid_swap", (0.7, 3))])
+@pytest.mark.parametrize("function, arguments", [
+    ("local_pyramid_dropout", (0.6,)), ("local_pyramid_sparsify", (0.7, 8)), ("local_pyramid_swap", (0.7, 3)),
+])
 def test_pyramid_augmentations(function, arguments, scene_name, monkeypatch):
     case = FRAMES[f"{function}_{scene_name}"]
     boxes, points = scene(f"x_c7_{scene_name}")

@@ -23,10 +23,12 @@ LOCAL = [
 
 def make_frame(n=4, columns=7):
     rng = np.random.default_rng(0)
-    boxes = np.concatenate([np.arange(n)[:, None] * [9.0, 3.0, 0.0], rng.uniform(2, 4, (n, 3)), rng.uniform(-3, 3, (n, 1)), np.ones((n, columns - 7))], axis=1)
+    parts = [np.arange(n)[:, None] * [9.0, 3.0, 0.0], rng.uniform(2, 4, (n, 3)), rng.uniform(-3, 3, (n, 1)), np.ones((n, columns - 7))]
+    boxes = np.concatenate(parts, axis=1)
     points = np.concatenate([rng.uniform(-2, 2, (400, 3)) + boxes[rng.integers(0, n, 400), :3], rng.uniform(0, 1, (400, 1))], axis=1)
     return {
-        "frame_id": "000001", "points": points.astype(np.float32), "gt_boxes": boxes.astype(np.float32), "gt_names": np.array(["Car", "Van", "Car", "Bus"])[:n],
+        "frame_id": "000001", "points": points.astype(np.float32), "gt_boxes": boxes.astype(np.float32),
+        "gt_names": np.array(["Car", "Van", "Car", "Bus"])[:n],
         "gt_boxes_mask": np.array([True, False, True, False])[:n], "road_plane": np.array([0.0, -1.0, 0.0, 1.7]),
     }
 
@@ -121,7 +123,8 @@ def test_proposals_move_with_the_boxes():
 
 def test_a_single_number_is_a_symmetric_range():
     np.random.seed(0)
-    angles = [DataAugmentor(None, [{"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": 0.4}], ["Car"]).forward(make_frame())["noise_rot"] for _ in range(30)]
+    augmentor = DataAugmentor(None, [{"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": 0.4}], ["Car"])
+    angles = [augmentor.forward(make_frame())["noise_rot"] for _ in range(30)]
     assert -0.4 <= min(angles) < -0.1 and 0.1 < max(angles) <= 0.4
 
 
@@ -149,7 +152,8 @@ def test_a_subclass_adds_a_step():
     ({"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [1, 2]}, r"AUG_CONFIG_LIST\[1\]\.NOISE_TRANSLATE_STD must be three"),
     ({"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.1}, r"AUG_CONFIG_LIST\[1\]\.SPARSIFY_PROB is missing"),
     ({**LOCAL[-1], "SWAP_PROB": "often"}, r"AUG_CONFIG_LIST\[1\]\.SWAP_PROB must be a number"),
-    ({"NAME": "random_world_frustum_dropout", "INTENSITY_RANGE": [0, 0.2], "DIRECTION": ["botom"]}, r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] is 'botom'; did you mean 'bottom'"),
+    ({"NAME": "random_world_frustum_dropout", "INTENSITY_RANGE": [0, 0.2], "DIRECTION": ["botom"]},
+     r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] is 'botom'; did you mean 'bottom'"),
     ({"NAME": "gt_sampling", "DB_INFO_PATH": []}, r"AUG_CONFIG_LIST\[1\]\.PREPARE is missing"),
 ])
 def test_wrong_configurations(entry, message):

@@ -22,14 +22,15 @@ def make_database(root, boxes, features=4, name="Car", dtype=np.float32, points_
         points[:, 3] = i
         path = f"gt_database/{name}_{i}.bin"
         points.astype(dtype).tofile(root / path)
-        infos.append({"name": name, "path": path, "box3d_lidar": np.array(box, dtype=np.float64), "num_points_in_gt": points_each, "difficulty": i % 3})
+        box = np.array(box, dtype=np.float64)
+        infos.append({"name": name, "path": path, "box3d_lidar": box, "num_points_in_gt": points_each, "difficulty": i % 3})
     return infos
 
 
 def config(**changes):
     return {
-        "NAME": "gt_sampling", "USE_ROAD_PLANE": False, "DB_INFO_PATH": ["dbinfos.pkl"], "PREPARE": {}, "SAMPLE_GROUPS": ["Car:3"], "NUM_POINT_FEATURES": 4,
-        "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0], "LIMIT_WHOLE_SCENE": False, **changes,
+        "NAME": "gt_sampling", "USE_ROAD_PLANE": False, "DB_INFO_PATH": ["dbinfos.pkl"], "PREPARE": {}, "SAMPLE_GROUPS": ["Car:3"],
+        "NUM_POINT_FEATURES": 4, "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0], "LIMIT_WHOLE_SCENE": False, **changes,
     }
 
 
@@ -47,8 +48,8 @@ def root(tmp_path):
 def make_scene(n_points=0, boxes=((200.0, 0, 0, 4, 2, 1.5, 0),), names=("Car",)):
     points = np.random.default_rng(0).uniform(-5, 100, (n_points, 4)) * [1, 0.05, 0.02, 1]
     return {
-        "frame_id": "000003", "points": points.astype(np.float32), "gt_boxes": np.array(boxes, dtype=np.float32).reshape(-1, 7), "gt_names": np.array(names),
-        "gt_boxes_mask": np.ones(len(names), dtype=bool),
+        "frame_id": "000003", "points": points.astype(np.float32), "gt_boxes": np.array(boxes, dtype=np.float32).reshape(-1, 7),
+        "gt_names": np.array(names), "gt_boxes_mask": np.ones(len(names), dtype=bool),
     }
 
 
@@ -98,7 +99,8 @@ def test_what_collides_stays_out(tmp_path):
 
 
 def test_classes_avoid_each_other_in_order(tmp_path):
-    write(tmp_path, Car=make_database(tmp_path, [[0, 0, 0, 4, 2, 1, 0]]), Pedestrian=make_database(tmp_path, [[1, 0, 0, 1, 1, 2, 0]], name="Pedestrian"))
+    walker = make_database(tmp_path, [[1, 0, 0, 1, 1, 2, 0]], name="Pedestrian")
+    write(tmp_path, Car=make_database(tmp_path, [[0, 0, 0, 4, 2, 1, 0]]), Pedestrian=walker)
     for groups, winner in ((["Car:1", "Pedestrian:1"], "Car"), (["Pedestrian:1", "Car:1"], "Pedestrian")):
         result = DataBaseSampler(tmp_path, config(SAMPLE_GROUPS=groups), CLASSES)(make_scene(boxes=[], names=[]))
         assert result["gt_names"].tolist() == [winner]
@@ -213,7 +215,8 @@ def test_one_packed_file_and_the_backup(tmp_path):
                     BACKUP_DB_INFO={"DB_INFO_PATH": "dbinfos.pkl", "DB_DATA_PATH": "packed.npy", "NUM_POINT_FEATURES": 4})
     for settings in (packed, backup):
         np.random.seed(0)
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(DataBaseSampler(tmp_path, settings, ["Car"])))(make_scene())["points"], plain["points"])
+        sampler = pickle.loads(pickle.dumps(DataBaseSampler(tmp_path, settings, ["Car"])))
+        np.testing.assert_array_equal(sampler(make_scene())["points"], plain["points"])
     assert backup["DB_INFO_PATH"] == ["absent.pkl"]  # OpenPCDet writes the backup into the configuration
     with pytest.raises(InputError, match="absent.npy.*create_kitti_infos"):
         DataBaseSampler(tmp_path, config(USE_SHARED_MEMORY=True, DB_DATA_PATH=["absent.npy"]), ["Car"])

@@ -13,7 +13,10 @@ from pcdet_focal.errors import InputError
 RANGE = np.array([0, -40, -3, 70.4, 40, 1], dtype=np.float32)
 MASK = {"NAME": "mask_points_and_boxes_outside_range", "REMOVE_OUTSIDE_BOXES": True}
 SHUFFLE = {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}}
-VOXELS = {"NAME": "transform_points_to_voxels", "VOXEL_SIZE": [0.4, 0.5, 1.0], "MAX_POINTS_PER_VOXEL": 3, "MAX_NUMBER_OF_VOXELS": {"train": 40, "test": 500}}
+VOXELS = {
+    "NAME": "transform_points_to_voxels", "VOXEL_SIZE": [0.4, 0.5, 1.0], "MAX_POINTS_PER_VOXEL": 3,
+    "MAX_NUMBER_OF_VOXELS": {"train": 40, "test": 500},
+}
 
 
 def processor(*steps, training=True, point_range=RANGE, features=4):
@@ -22,11 +25,13 @@ def processor(*steps, training=True, point_range=RANGE, features=4):
 
 def make_points(n=2000, seed=0, columns=4):
     rng = np.random.default_rng(seed)
-    return (rng.uniform(-5, 80, (n, columns)) * ([1, 0.6, 0.1] + [0.01] * (columns - 3)) - np.array([0, 20, 2] + [0] * (columns - 3))).astype(np.float32)
+    scale, shift = [1, 0.6, 0.1] + [0.01] * (columns - 3), [0, 20, 2] + [0] * (columns - 3)
+    return (rng.uniform(-5, 80, (n, columns)) * scale - shift).astype(np.float32)
 
 
 def test_range_mask_looks_at_x_and_y_and_keeps_the_edges():
-    points = np.array([[0, -40, 99, 1], [70.4, 40, -99, 2], [70.41, 0, 0, 3], [-0.01, 0, 0, 4], [5, 40.01, 0, 5], [5, 5, 0, 6], [np.nan, 0, 0, 7]], dtype=np.float32)
+    rows = [[0, -40, 99, 1], [70.4, 40, -99, 2], [70.41, 0, 0, 3], [-0.01, 0, 0, 4], [5, 40.01, 0, 5], [5, 5, 0, 6], [np.nan, 0, 0, 7]]
+    points = np.array(rows, dtype=np.float32)
     data = {"points": points}
     assert processor(MASK).forward(data)["points"][:, 3].tolist() == [1, 2, 6]
     assert data["points"] is points  # the dict of the caller stays

@@ -20,7 +20,8 @@ def frame(n=10, columns=6):
 
 
 @pytest.mark.parametrize("used, columns", [
-    (SOURCE, [0, 1, 2, 3, 4, 5]), (["x", "y", "z"], [0, 1, 2]), (["x", "y", "z", "timestamp", "intensity"], [0, 1, 2, 5, 3]), (["x", "y", "z", "elongation"], [0, 1, 2, 4]),
+    (SOURCE, [0, 1, 2, 3, 4, 5]), (["x", "y", "z"], [0, 1, 2]),
+    (["x", "y", "z", "timestamp", "intensity"], [0, 1, 2, 5, 3]), (["x", "y", "z", "elongation"], [0, 1, 2, 4]),
 ])
 def test_columns_follow_the_used_list(used, columns):
     data = frame()
