@@ -30,7 +30,7 @@ class DecoupledAdam(torch.optim.AdamW):
     def step(self, closure: Callable | None = None):
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:
+                if p.grad is None and p.requires_grad:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
         return super().step(closure)
 
@@ -43,12 +43,13 @@ class DecoupledAdam(torch.optim.AdamW):
 
 
 class Schedule:
-    """Sets the optimiser's learning rate and momentum from a function of the iteration."""
+    """Sets the optimiser's learning rate and beta1 from a function (iteration, epoch) -> (learning rate, beta1 or None)."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, function: Callable[[int, int], tuple[float, float | None]], total_iters_each_epoch: int):
         self.optimizer = optimizer
         self.function = function
         self.total_iters_each_epoch = total_iters_each_epoch
+        self.step(0)
 
     def step(self, accumulated_iter: int, epoch: int | None = None) -> None:
         """Set the values for iteration ``accumulated_iter`` (0-based, over all epochs)."""
