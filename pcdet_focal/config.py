@@ -189,13 +189,14 @@ def _parse(text: str, old: Any, path: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+    if isinstance(old, list) and value is not None:
+        items = list(value) if isinstance(value, (list, tuple)) else [_scalar(part) for part in text.split(",")]
+        floats = bool(old) and all(isinstance(v, float) for v in old)
+        return [float(v) if floats and isinstance(v, int) else v for v in items]
     if old is None or value is None or type(value) is type(old):
         return EasyDict(v=value).v if isinstance(value, dict) else value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(old, list):
-        items = list(value) if isinstance(value, tuple) else [_scalar(part) for part in text.split(",")]
-        return [_parse(str(v), old[0], path) if old and not isinstance(v, type(old[0])) else v for v in items]
     if isinstance(old, str):
         return text
     if isinstance(old, dict) and isinstance(value, str) and ":" in value:  # OpenPCDet's spelling: key:value,key:value

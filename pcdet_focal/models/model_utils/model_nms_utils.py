@@ -20,11 +20,13 @@ def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_
         score_thresh: boxes below it are dropped first.
 
     Returns:
-        (K,) indices of the boxes kept, best first (equal scores: lower index first), and their scores (K,).
+        (K,) indices of the boxes kept, best first, and their scores (K,).
     """
     candidates = torch.arange(len(box_scores), device=box_scores.device) if score_thresh is None else (box_scores >= score_thresh).nonzero().view(-1)
     nms = find_by_name(_NMS, nms_config.NMS_TYPE, "MODEL.POST_PROCESSING.NMS_CONFIG.NMS_TYPE")
-    keep = nms(box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH, pre_maxsize=nms_config.NMS_PRE_MAXSIZE)
+    # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are kept.
+    candidates = candidates[box_scores[candidates].topk(min(nms_config.NMS_PRE_MAXSIZE, len(candidates))).indices]
+    keep = nms(box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH)
     selected = candidates[keep[: nms_config.NMS_POST_MAXSIZE]]
     return selected, box_scores[selected]
 

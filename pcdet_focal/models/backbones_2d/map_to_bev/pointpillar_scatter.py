@@ -17,13 +17,13 @@ class PointPillarScatter(nn.Module):
             raise InputError(f"PointPillarScatter needs one voxel over the whole height, VOXEL_SIZE and POINT_CLOUD_RANGE give {self.nz}")
 
     def forward(self, batch_dict: dict, **kwargs) -> dict:
-        """Reads ``pillar_features`` (M, C), ``voxel_coords`` (M, 4) as batch, z, y, x, ``batch_size``; adds ``spatial_features`` (B, C, ny, nx).
-
-        The map is in channels-last memory order: a pillar is written as one row, and the convolutions that follow are faster so on a CPU.
-        """
+        """Reads ``pillar_features`` (M, C), ``voxel_coords`` (M, 4) as batch, z, y, x, ``batch_size``; adds ``spatial_features`` (B, C, ny, nx)."""
         features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
         batch_size = int(batch_dict["batch_size"])
         cells = (coords[:, 0] * self.ny + coords[:, 2]) * self.nx + coords[:, 3]
         canvas = features.new_zeros(batch_size * self.ny * self.nx, self.num_bev_features).index_copy(0, cells, features)
-        batch_dict["spatial_features"] = canvas.view(batch_size, self.ny, self.nx, self.num_bev_features).permute(0, 3, 1, 2)
+        canvas = canvas.view(batch_size, self.ny, self.nx, self.num_bev_features).permute(0, 3, 1, 2)
+        # Not left in channels-last order, though some convolutions like it: torch's batch norm on a CPU then sums in float32, and training
+        # losses come out wrong in the fourth digit.
+        batch_dict["spatial_features"] = canvas.contiguous()
         return batch_dict

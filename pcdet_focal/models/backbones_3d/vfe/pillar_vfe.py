@@ -24,8 +24,8 @@ class PFNLayer(nn.Module):
         """(M, P, in) -> (M, 1, out) from the last layer, else (M, P, out)."""
         x = self.linear(inputs)  # (M, P, out)
         if self.norm is not None and x.shape[0]:
-            # Batch norm over all M * P rows at once: the padding rows count as well, as they do in the original.
-            x = self.norm(x.flatten(0, 1)).view_as(x)
+            # The padding rows count as well, as they do in the original. As (M, out, P), not (M * P, out): there torch sums in float32 on a CPU.
+            x = self.norm(x.permute(0, 2, 1)).permute(0, 2, 1)
         x = x.relu()
         x_max = x.max(dim=1, keepdim=True).values  # not amax: among equal points the gradient goes to one
         return x_max if self.last_vfe else torch.cat([x, x_max.expand_as(x)], dim=2)

@@ -1,0 +1,109 @@
+"""Loading, merging, overriding configurations, and what a user's mistake is answered with."""
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from easydict import EasyDict
+from golden_data import GOLDEN, needs_golden
+
+from pcdet_focal.config import MissingKeyError, cfg_from_list, cfg_from_yaml_file
+from pcdet_focal.errors import InputError
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    write(tmp_path / "cfgs/base/data.yaml", "VOXEL_SIZE: [0, 1]\nMLPS: [1, 2, 3]\nPREPARE: {LR: 1, MOMENTUM: 2}\n")
+    return write(tmp_path / "cfgs/models/model.yaml", "DATA_CONFIG:\n  _BASE_CONFIG_: cfgs/base/data.yaml\n  MLPS: [9]\n  PREPARE: {MOMENTUM: 3}\nLR: 1e-3\n")
+
+
+def test_base_file_is_found_from_any_folder_and_merged_key_by_key(tree, tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / "cfgs/models"):
+        monkeypatch.chdir(folder)
+        cfg = cfg_from_yaml_file(tree, EasyDict())
+        assert cfg.DATA_CONFIG.VOXEL_SIZE == [0, 1]
+        assert cfg.DATA_CONFIG.MLPS == [9]
+        assert dict(cfg.DATA_CONFIG.PREPARE) == {"LR": 1, "MOMENTUM": 3}
+        assert cfg.LR == 1e-3 and isinstance(cfg.LR, float)
+
+
+def test_missing_key_names_path_file_and_a_likely_typo(tree, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cfg = cfg_from_yaml_file(tree, EasyDict())
+    with pytest.raises(MissingKeyError, match=r"model\.yaml: .*DATA_CONFIG\.PREPARE\.MOMENTUN is missing \(there is MOMENTUM"):
+        cfg.DATA_CONFIG.PREPARE.MOMENTUN
+    with pytest.raises(KeyError):
+        cfg.DATA_CONFIG["NO_SUCH"]
+    assert not hasattr(cfg.DATA_CONFIG, "NO_SUCH") and cfg.DATA_CONFIG.get("NO_SUCH", 5) == 5
+    with pytest.raises(InputError, match=r"DATA_CONFIG\.PREPARE\.MOMENTUN"):
+        copy.deepcopy(cfg).DATA_CONFIG.PREPARE.MOMENTUN
+    assert pickle.loads(pickle.dumps(cfg)).DATA_CONFIG.VOXEL_SIZE == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("A: [1, 2\nB: 3\n", r"bad\.yaml:2: not valid YAML"),
+        ("A: 1\nB: 2\nA: 3\n", r"bad\.yaml:3: the key A stands twice"),
+        ("", r"bad\.yaml: a configuration is a YAML mapping"),
+        ("_BASE_CONFIG_: cfgs/none.yaml\n", r"_BASE_CONFIG_ cfgs/none\.yaml is neither"),
+        ("_BASE_CONFIG_: bad.yaml\n", r"leads back to itself"),
+    ],
+)
+def test_bad_files_are_named_with_the_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        cfg_from_yaml_file(write(tmp_path / "bad.yaml", text), EasyDict())
+    with pytest.raises(InputError, match="cannot read the configuration file .*gone.yaml"):
+        cfg_from_yaml_file(tmp_path / "gone.yaml", EasyDict())
+
+
+def test_unknown_key_is_reported_once_with_its_nearest_neighbour(tmp_path):
+    path = write(tmp_path / "typo.yaml", "MODEL: {DENSE_HEAD: {USE_DIRECTION_CLASIFIER: True, lower_case: 1}}\n")
+    with pytest.warns(UserWarning, match=r"typo\.yaml: nothing here reads the key MODEL\.DENSE_HEAD\.USE_DIRECTION_CLASIFIER; did you mean USE_DIRECTION_CLASSIFIER\?") as caught:
+        cfg_from_yaml_file(path, EasyDict())
+        cfg_from_yaml_file(path, EasyDict())
+    assert len(caught) == 1
+
+
+def test_overrides_keep_the_type_of_what_they_replace():
+    cfg = EasyDict(A=EasyDict(N=1, F=0.5, S="x", L=[1, 2], B=True, LF=[0.5], D=EasyDict(P=1, Q=2.0)), ITEMS=[EasyDict(T=0.6)])
+    cfg_from_list(
+        ["A.N", "7", "A.F", "2", "A.S", "3", "A.L", "3,4,5", "A.B", "false", "A.LF", "[1, 2]", "A.D", "P:4,Q:1", "ITEMS.0.T", "0.7"], cfg
+    )
+    assert cfg.A == EasyDict(N=7, F=2.0, S="3", L=[3, 4, 5], B=False, LF=[1.0, 2.0], D=EasyDict(P=4, Q=1.0)) and cfg.ITEMS[0].T == 0.7
+    assert isinstance(cfg.A.F, float) and isinstance(cfg.A.LF[0], float)
+    cfg_from_list(["OPTIMIZATION.USE_AMP", "True"], cfg)  # not in the file, but a key of this package
+    assert cfg.OPTIMIZATION.USE_AMP is True
+
+
+@pytest.mark.parametrize(
+    "pairs, message",
+    [
+        (["A.N"], "'A.N' has no value"),
+        (["A.M", "1"], r"--set A\.M: there is no key M .* did you mean|there are N"),
+        (["B.N", "1"], r"there is no key B"),
+        (["A.N", "x"], r"--set A\.N x: the value is a str, the configuration has a int"),
+        (["ITEMS.3.T", "1"], r"there is no key 3"),
+    ],
+)
+def test_overrides_that_cannot_be_are_refused(pairs, message):
+    with pytest.raises(InputError, match=message):
+        cfg_from_list(pairs, EasyDict(A=EasyDict(N=1), ITEMS=[EasyDict(T=0.6)]))
+
+
+@needs_golden
+@pytest.mark.parametrize("name", ["second", "pointpillar"])
+def test_shipped_model_files_agree_with_the_recorded_models(name):
+    recorded = json.loads((GOLDEN / f"04_state_dicts/kitti_models__{name}.json").read_text())
+    cfg = cfg_from_yaml_file(Path(__file__).parents[1] / f"cfgs/kitti_models/{name}.yaml", EasyDict())
+    voxels = next(p for p in cfg.DATA_CONFIG.DATA_PROCESSOR if p["NAME"] == "transform_points_to_voxels")
+    assert cfg.CLASS_NAMES == recorded["class_names"]
+    assert cfg.DATA_CONFIG.POINT_CLOUD_RANGE == pytest.approx(recorded["point_cloud_range"])
+    assert voxels["VOXEL_SIZE"] == pytest.approx(recorded["voxel_size"])
