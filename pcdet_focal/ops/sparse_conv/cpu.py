@@ -11,9 +11,6 @@ rows (an offset and a few input channels, for the weight gradient) is always sum
 """
 from __future__ import annotations
 
-import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Optional
 
 import llvmlite.binding
@@ -25,6 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map
+from .threads import share_out
 
 __all__ = ["build_conv_map", "build_subm_map", "convolve", "sparse_conv", "weight_gradient"]
 
@@ -243,48 +241,6 @@ def _accumulate_weight(grad_weight, inp, grad_out, i_idx, o_idx, segments, share
                     column += lanes
 
 
-_pool: Optional[ThreadPoolExecutor] = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # the threads of a pool do not survive a fork
-
-
-def _share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
-    """Run ``kernel(first, last)`` over 0 .. tasks - 1 on torch.get_num_threads() threads; this thread works too.
-
-    A pool of Python threads around kernels that release the interpreter lock, rather than numba's parallel loops: those spin
-    beside torch's own threads, and one of their threading layers ends the process when two threads enter it.
-    """
-    global _pool
-    threads = min(torch.get_num_threads(), tasks)
-    if threads <= 1:
-        if tasks:
-            kernel(0, tasks)
-        return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 2) - 1, thread_name_prefix="pcdet_focal_sparse_conv")
-    chunk = max(1, tasks // (4 * threads))
-    counter = itertools.count()
-
-    def work() -> None:
-        while True:
-            first = next(counter) * chunk
-            if first >= tasks:
-                return
-            kernel(first, min(first + chunk, tasks))
-
-    others = [_pool.submit(work) for _ in range(threads - 1)]
-    work()
-    for other in others:
-        other.result()
-
-
 def _padded(array: torch.Tensor, lanes: int) -> np.ndarray:
     """The tensor as a contiguous numpy array whose last axis is a whole number of vectors (zeros behind it)."""
     missing = -array.shape[-1] % lanes
@@ -304,7 +260,7 @@ def convolve(features: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.
     wide_bias = _padded(torch.zeros(width, dtype=weight.dtype) if bias is None else bias, lanes)
     out = torch.empty((pairs.n_out, wide_weight.shape[2]), dtype=weight.dtype)
     out_, features_ = out.numpy(), features.contiguous().numpy()
-    _share_out(lambda first, last: _accumulate(out_, features_, wide_weight, wide_bias, pairs.o_idx, pairs.i_idx, pairs.segments,
+    share_out(lambda first, last: _accumulate(out_, features_, wide_weight, wide_bias, pairs.o_idx, pairs.i_idx, pairs.segments,
                                                pairs.out_rows, pairs.block, first, last), pairs.segments.shape[0])
     return out if out.shape[1] == width else out[:, :width].contiguous()
 
@@ -317,7 +273,7 @@ def weight_gradient(features: torch.Tensor, grad_out: torch.Tensor, pairs: Pairs
     offsets = pairs.segments.shape[1] - 1
     out = torch.empty((offsets, depth, wide_grad.shape[1]), dtype=grad_out.dtype)
     out_, features_, share = out.numpy(), features.contiguous().numpy(), 16
-    _share_out(lambda first, last: _accumulate_weight(out_, features_, wide_grad, pairs.i_idx, pairs.o_idx, pairs.segments, share, first, last),
+    share_out(lambda first, last: _accumulate_weight(out_, features_, wide_grad, pairs.i_idx, pairs.o_idx, pairs.segments, share, first, last),
                offsets * -(-depth // share))
     return out[:, :, :width]
 

@@ -18,6 +18,7 @@ import torch
 from pcdet_focal.errors import InputError
 
 from .geometry import MapGeometry, conv_output_shape
+from .threads import share_out
 
 BLOCK_ROWS = 256  # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2 cache
 
@@ -95,14 +96,15 @@ def _first_repeat(keys):
 
 
 @numba.njit(cache=True, nogil=True)
-def _subm_table(keys, steps):
-    """table[k, o] = rank of the voxel at offset k of voxel o, or -1; ``steps[k]`` is what offset k adds to a key, for k below the centre."""
+def _fill_subm_table(table, keys, steps, first, last):
+    """table[k, o] = rank of the voxel at offset k of voxel o, or -1, for the offsets first .. last - 1 below the centre and their mirror images.
+
+    ``steps[k]`` is what offset k adds to a key; it is negative, so that the neighbour stands before.
+    """
     half, n = steps.shape[0], keys.shape[0]
-    table = np.full((2 * half + 1, n), -1, np.int32)
-    for rank in range(n):
-        table[half, rank] = rank
-    for k in range(half):
-        step, finger = steps[k], 0  # step < 0: the neighbour stands before
+    for k in range(first, last):
+        table[k], table[2 * half - k] = -1, -1
+        step, finger = steps[k], 0
         for rank in range(n):
             wanted = keys[rank] + step
             while keys[finger] < wanted:
@@ -110,18 +112,16 @@ def _subm_table(keys, steps):
             if keys[finger] == wanted:
                 table[k, rank] = finger
                 table[2 * half - k, finger] = rank
-    return table
 
 
 @numba.njit(cache=True, nogil=True)
-def _candidates(indices, order, kernel, stride, padding, dilation, out_shape):
-    """For every offset k the outputs that the inputs reach: keys[k, :count[k]] (ascending) and the input ranks; ``order[rank]`` is a row."""
-    n = indices.shape[0]
-    volume = kernel[0] * kernel[1] * kernel[2]
-    keys, ranks, count = np.empty((volume, n), np.int64), np.empty((volume, n), np.int32), np.zeros(volume, np.int64)
-    for rank in range(n):
-        row = order[rank]
-        for kz in range(kernel[0]):
+def _fill_candidates(keys, ranks, count, indices, order, kernel, stride, padding, dilation, out_shape, first, last):
+    """For the planes first .. last - 1 of the kernel, the outputs that the inputs reach at every offset k: ``keys[k, :count[k]]`` (ascending)
+    and the ``ranks`` of those inputs; ``order[rank]`` is a row."""
+    for kz in range(first, last):
+        count[kz * kernel[1] * kernel[2]:(kz + 1) * kernel[1] * kernel[2]] = 0
+        for rank in range(indices.shape[0]):
+            row = order[rank]
             z = indices[row, 1] + padding[0] - kz * dilation[0]
             if z < 0 or z % stride[0] != 0 or z // stride[0] >= out_shape[0]:
                 continue
@@ -139,7 +139,6 @@ def _candidates(indices, order, kernel, stride, padding, dilation, out_shape):
                     keys[k, count[k]] = key_y * out_shape[2] + x // stride[2]
                     ranks[k, count[k]] = rank
                     count[k] += 1
-    return keys, ranks, count
 
 
 @numba.njit(cache=True, nogil=True)
@@ -170,11 +169,10 @@ def _distinct(ascending, shape):
 
 
 @numba.njit(cache=True, nogil=True)
-def _match(keys, ranks, count, out_keys, n_in):
-    """(table[k, o] = input rank or -1, the same the other way round)."""
-    volume = keys.shape[0]
-    out_table, in_table = np.full((volume, out_keys.shape[0]), -1, np.int32), np.full((volume, n_in), -1, np.int32)
-    for k in range(volume):
+def _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last):
+    """out_table[k, o] = input rank or -1, and in_table[k, i] = output row or -1, for the offsets first .. last - 1."""
+    for k in range(first, last):
+        out_table[k], in_table[k] = -1, -1
         finger = 0
         for p in range(count[k]):
             wanted = keys[k, p]
@@ -182,35 +180,46 @@ def _match(keys, ranks, count, out_keys, n_in):
                 finger += 1
             out_table[k, finger] = ranks[k, p]
             in_table[k, ranks[k, p]] = finger
-    return out_table, in_table
 
 
 @numba.njit(cache=True, nogil=True)
-def _compress(table, out_rows, in_rows, block):
-    volume, n = table.shape
-    blocks = (n + block - 1) // block
-    segments = np.empty((blocks, volume + 1), np.int64)
-    total = 0
-    for k in range(volume):
-        for rank in range(n):
-            total += table[k, rank] >= 0
-    o_idx, i_idx = np.empty(total + 1, np.int32), np.empty(total + 1, np.int32)  # one spare, so that the loop below needs no branch
-    p = 0
-    for b in range(blocks):
-        for k in range(volume):
-            segments[b, k] = p
-            for rank in range(b * block, min((b + 1) * block, n)):
+def _count_pairs(counts, table, block, first, last):
+    for b in range(first, last):
+        for k in range(table.shape[0]):
+            found = 0
+            for rank in range(b * block, min((b + 1) * block, table.shape[1])):
+                found += table[k, rank] >= 0
+            counts[b, k] = found
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, block, first, last):
+    o_buffer, i_buffer = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32)  # one spare, so that the inner loop needs no branch
+    for b in range(first, last):
+        for k in range(table.shape[0]):
+            found = 0
+            for rank in range(b * block, min((b + 1) * block, table.shape[1])):
                 other = table[k, rank]
-                o_idx[p] = out_rows[rank]
-                i_idx[p] = in_rows[max(other, 0)]
-                p += other >= 0
-        segments[b, volume] = p
-    return o_idx[:total], i_idx[:total], segments
+                o_buffer[found] = out_rows[rank]
+                i_buffer[found] = in_rows[max(other, 0)]
+                found += other >= 0
+            start = segments[b, k]
+            for p in range(found):
+                o_idx[start + p], i_idx[start + p] = o_buffer[p], i_buffer[p]
 
 
 def _arrange(table: np.ndarray, out_rows: np.ndarray, in_rows: np.ndarray) -> Pairs:
-    o_idx, i_idx, segments = _compress(table, out_rows, in_rows, BLOCK_ROWS)
-    return Pairs(o_idx, i_idx, segments, out_rows, len(out_rows), BLOCK_ROWS)
+    """The pairs of ``table[k, rank of output]`` = rank of input or -1, as row numbers in the order that the convolution wants."""
+    volume, n = table.shape
+    blocks = -(-n // BLOCK_ROWS)
+    counts = np.empty((blocks, volume), np.int64)
+    share_out(lambda first, last: _count_pairs(counts, table, BLOCK_ROWS, first, last), blocks)
+    ends = np.cumsum(counts).reshape(blocks, volume)
+    segments = np.concatenate([ends[:, :1] - counts[:, :1], ends], 1)
+    total = int(counts.sum())
+    o_idx, i_idx = np.empty(total, np.int32), np.empty(total, np.int32)
+    share_out(lambda first, last: _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, BLOCK_ROWS, first, last), blocks)
+    return Pairs(o_idx, i_idx, segments, out_rows, n, BLOCK_ROWS)
 
 
 def _three(values: Sequence[int], fill: int) -> np.ndarray:
@@ -259,7 +268,11 @@ def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     wide = _three(shape, 1) + 2 * margin
     offsets = np.stack(np.meshgrid(*[np.arange(k) for k in kernel], indexing="ij"), -1).reshape(-1, 3) * spread - margin
     steps = (offsets[:, 0] * wide[1] + offsets[:, 1]) * wide[2] + offsets[:, 2]
-    pairs = _arrange(_subm_table(keys, steps[:len(steps) // 2]), rows, rows)
+    half = len(steps) // 2
+    table = np.empty((len(steps), len(keys)), np.int32)
+    table[half] = np.arange(len(keys))
+    share_out(lambda first, last: _fill_subm_table(table, keys, steps[:half], first, last), half)
+    pairs = _arrange(table, rows, rows)
     return KernelMap(MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs)
 
 
@@ -271,12 +284,15 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     """
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
     rows3, _, rows = _sorted_rows(indices, shape, batch_size, np.zeros(3, np.int64))
-    keys, ranks, count = _candidates(rows3, rows, _three(kernel_size, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1),
-                                     _three(out_shape, 1))
+    kernel, volume = _three(kernel_size, 1), int(np.prod(kernel_size))
+    keys, ranks, count = np.empty((volume, len(rows)), np.int64), np.empty((volume, len(rows)), np.int32), np.empty(volume, np.int64)
+    settings = (kernel, _three(stride, 1), _three(padding, 0), _three(dilation, 1), _three(out_shape, 1))
+    share_out(lambda first, last: _fill_candidates(keys, ranks, count, rows3, rows, *settings, first, last), int(kernel[0]))
     everything = _gather_keys(keys, count)
     everything.sort()
     out_keys, out_indices = _distinct(everything, _three(out_shape, 1))
-    out_table, in_table = _match(keys, ranks, count, out_keys, len(rows))
+    out_table, in_table = np.empty((volume, len(out_keys)), np.int32), np.empty((volume, len(rows)), np.int32)
+    share_out(lambda first, last: _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last), volume)
     pairs = _arrange(out_table, np.arange(len(out_keys), dtype=np.int32), rows)
     ndim = indices.shape[1] - 1
     out_indices = np.ascontiguousarray(np.concatenate([out_indices[:, :1], out_indices[:, 4 - ndim:]], 1)) if ndim < 3 else out_indices

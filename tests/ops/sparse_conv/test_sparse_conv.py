@@ -209,14 +209,16 @@ def test_layers_with_one_indice_key_share_the_kernel_map(backend):
 def test_results_do_not_depend_on_the_number_of_threads():
     torch.manual_seed(0)
     indices = voxels((8, 40, 40), (3000, 2000))
-    layer = sc.SubMConv3d(16, 32, 3, bias=False)
+    layer, down = sc.SubMConv3d(16, 32, 3, bias=False), sc.SparseConv3d(16, 32, 3, 2, 1)
     features = channels(5000, 16, torch.float32).requires_grad_()
     results, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             y = layer(sc.SparseConvTensor(features, indices, (8, 40, 40), 2)).features
-            results.append((y, *torch.autograd.grad(y.square().sum(), (features, layer.weight))))
+            z = down(sc.SparseConvTensor(features, indices, (8, 40, 40), 2))
+            results.append((y, *torch.autograd.grad(y.square().sum(), (features, layer.weight)), z.features, z.indices,
+                            *torch.autograd.grad(z.features.square().sum(), (features, down.weight))))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
