@@ -20,7 +20,7 @@ class SyntheticConfig:
     vans: tuple[int, int] = (0, 2)
     pedestrians: tuple[int, int] = (3, 9)
     cyclists: tuple[int, int] = (2, 5)
-    slope: float = 0.008  # standard deviation of the road plane's slopes (about half a degree)
+    slope: float = 0.004  # standard deviation of the road plane's slopes (a quarter of a degree: 20 cm at 50 m)
     undulation: float = 0.03  # greatest height of the ground above that plane, metres
 
     def __post_init__(self) -> None:

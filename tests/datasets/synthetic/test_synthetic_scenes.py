@@ -81,6 +81,15 @@ def test_flat_ground_is_hit_where_trigonometry_says():
     assert noise.std() == pytest.approx(0.02, rel=0.05) and abs(noise.mean()) < 0.001
 
 
+def test_road_slopes_are_balanced_in_every_run_of_frames():
+    for seed in range(3):
+        slopes = np.array([build_street(SyntheticConfig(seed=seed, slope=0.004), index).ground[1:3] for index in range(80)])
+        assert slopes.std() == pytest.approx(0.004, rel=0.12) and np.abs(slopes).max() <= 0.008
+        for start in (0, 20, 50):  # the mean of 30 independent ones would have a standard deviation of 0.0007
+            assert np.abs(slopes[start:start + 30].mean(axis=0)).max() < 0.0006
+        assert abs(np.corrcoef(slopes.T)[0, 1]) < 0.15
+
+
 def test_the_undulating_ground_is_hit_on_its_surface():
     ground = np.array([-1.74, 0.008, -0.005, 0.03, 0.15, 0.12, 0.4])
     frame = scan_street(empty_street(ground=ground), CONFIG, 0)
