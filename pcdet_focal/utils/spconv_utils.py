@@ -13,7 +13,8 @@ __all__ = ["convert_spconv_kernel", "find_all_spconv_keys", "replace_feature", "
 def find_all_spconv_keys(model: nn.Module, prefix: str = "") -> set[str]:
     """The state-dict keys of the kernels of all sparse convolutions in ``model``, with ``prefix`` before them."""
     start = f"{prefix}." if prefix else ""
-    return {f"{start}{name}.weight" if name else f"{start}weight" for name, module in model.named_modules() if isinstance(module, spconv.SparseConvolution)}
+    names = [name for name, module in model.named_modules() if isinstance(module, spconv.SparseConvolution)]
+    return {f"{start}{name}.weight" if name else f"{start}weight" for name in names}
 
 
 def replace_feature(out: SparseConvTensor, new_features: torch.Tensor) -> SparseConvTensor:

@@ -23,7 +23,8 @@ def post_act_block(in_channels: int, out_channels: int, kernel_size: Union[int, 
     """Sparse convolution without bias, normalisation, ReLU.
 
     Args:
-        conv_type: ``"subm"`` (stride and padding have no effect), ``"spconv"`` or ``"inverseconv"`` (undoes the "spconv" block with the same indice_key).
+        conv_type: ``"subm"`` (stride and padding have no effect), ``"spconv"``, or ``"inverseconv"``, which goes back to the voxels before
+            the "spconv" block with the same indice_key.
 
     Raises:
         InputError: an unknown conv_type.
@@ -80,7 +81,8 @@ class _Encoder8x(nn.Module):
         num_point_features: channels of the encoded tensor. backbone_channels: channels of each stage.
     """
 
-    def __init__(self, model_cfg, input_channels: int, grid_size: Sequence[int], channels: Sequence[int], layers: Callable[[int, int], list[nn.Module]]):
+    def __init__(self, model_cfg, input_channels: int, grid_size: Sequence[int], channels: Sequence[int],
+                 layers: Callable[[int, int], list[nn.Module]]):
         """``layers(stage, channels)`` makes the modules of a stage that come after its strided convolution."""
         super().__init__()
         self.model_cfg = model_cfg
@@ -137,6 +139,7 @@ class VoxelResBackBone8x(_Encoder8x):
 
     def __init__(self, model_cfg, input_channels: int, grid_size: Sequence[int], **kwargs):
         def layers(stage: int, channels: int) -> list[nn.Module]:
-            return [SparseBasicBlock(channels, channels, bias=model_cfg.get("USE_BIAS", None), norm_fn=_NORM, indice_key=f"res{stage}") for _ in range(2)]
+            bias = model_cfg.get("USE_BIAS", None)
+            return [SparseBasicBlock(channels, channels, bias=bias, norm_fn=_NORM, indice_key=f"res{stage}") for _ in range(2)]
 
         super().__init__(model_cfg, input_channels, grid_size, (16, 32, 64, 128), layers)

@@ -28,10 +28,11 @@ from pcdet_focal.errors import InputError
 
 VARIABLE = "PCDET_FOCAL_SPARSE"
 BACKENDS = ("own", "spconv", "spconv_triton")
-_WHEELS = ("spconv-cu126", "spconv-cu124", "spconv-cu121", "spconv-cu120", "spconv-cu118", "spconv-cu117", "spconv-cu116", "spconv-cu114", "spconv-cu113")
-_EXTRAS = "pip install 'pcdet_focal[cu126]' (Python 3.9 to 3.13), 'pcdet_focal[cu120]' (Python 3.8 to 3.11) or 'pcdet_focal[triton-sparse]' (any Triton GPU)"
-_FAULTY = ("the installed package named plain 'spconv' is the CPU build, which gives wrong values for strided convolutions and has no working backward "
-           "pass: pip uninstall spconv, then ")
+_WHEELS = tuple(f"spconv-cu{version}" for version in (126, 124, 121, 120, 118, 117, 116, 114, 113))
+_EXTRAS = ("pip install 'pcdet_focal[cu126]' (Python 3.9 to 3.13), 'pcdet_focal[cu120]' (Python 3.8 to 3.11) or "
+           "'pcdet_focal[triton-sparse]' (any GPU that Triton knows)")
+_FAULTY = ("the installed package named plain 'spconv' is the CPU build, which gives wrong values for strided convolutions and has no "
+           "working backward pass: pip uninstall spconv, then ")
 
 logger = logging.getLogger(__name__)
 

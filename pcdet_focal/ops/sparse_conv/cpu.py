@@ -68,8 +68,9 @@ class _Memory:
 
     def splat(self, address: ir.Value) -> ir.Value:
         scalar = self.builder.load(self.builder.inttoptr(address, self.element.as_pointer()), align=self.size)
-        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-        return self.builder.shuffle_vector(first, ir.Constant(self.vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None))
+        undefined, i32 = ir.Constant(self.vector, ir.Undefined), ir.IntType(32)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(i32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(i32, self.lanes), None))
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         return self.builder.fadd(self.builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
@@ -210,33 +211,33 @@ def _accumulate_weight(grad_weight, inp, grad_out, i_idx, o_idx, segments, share
             column = 0
             while column < width:
                 left = width - column
-                g = grad_at + column * size
+                g, w = grad_at + column * size, weight_at + (k * depth * width + column) * size
                 c = channel0
                 if _WIDE and left >= 4 * lanes:
                     while c + 4 <= channel1:
-                        _weight_4x4(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_4x4(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 4
                     while c < channel1:
-                        _weight_1x4(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_1x4(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 1
                     column += 4 * lanes
                 elif _WIDE and left >= 2 * lanes:
                     while c + 8 <= channel1:
-                        _weight_8x2(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_8x2(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 8
                     while c < channel1:
-                        _weight_1x2(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_1x2(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 1
                     column += 2 * lanes
                 else:
                     while _WIDE and c + 8 <= channel1:
-                        _weight_8x1(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_8x1(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 8
                     while c + 4 <= channel1:
-                        _weight_4x1(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_4x1(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 4
                     while c < channel1:
-                        _weight_1x1(one, weight_at + ((k * depth + c) * width + column) * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
+                        _weight_1x1(one, w + c * width * size, inp_at + c * size, g, i_at, o_at, start, stop, width, depth, width)
                         c += 1
                     column += lanes
 

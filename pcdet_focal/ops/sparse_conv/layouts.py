@@ -28,7 +28,8 @@ def convert_spconv_kernel(weight: torch.Tensor, layout: str, conv1x1: bool = Fal
         InputError: an unknown layout, or a weight with fewer than three axes.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"convert_spconv_kernel: layout {layout!r} is unknown; it must be one of " + ", ".join(f"{k} = {v}" for k, v in LAYOUTS.items()))
+        known = ", ".join(f"{name} = {meaning}" for name, meaning in LAYOUTS.items())
+        raise InputError(f"convert_spconv_kernel: layout {layout!r} is unknown; it must be one of {known}")
     if weight.dim() < 3:
         raise InputError(f"convert_spconv_kernel: a sparse convolution's kernel has at least 3 axes, this one has shape {tuple(weight.shape)}")
     if layout == "KRSC":

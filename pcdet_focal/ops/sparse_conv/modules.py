@@ -132,7 +132,8 @@ class SparseConvolution(SparseModule):
             InputError: the input's channels, type or kernel map do not fit this layer, an index lies outside the grid, or a voxel occurs twice.
         """
         if x.features.shape[1] != self.in_channels:
-            raise InputError(f"sparse convolution {self.indice_key or ''}: the input has {x.features.shape[1]} channels, this layer takes {self.in_channels}")
+            raise InputError(f"sparse convolution {self.indice_key or ''}: the input has {x.features.shape[1]} channels, "
+                             f"this layer takes {self.in_channels}")
         backend = select_backend(x.features.device)
         if backend != "own":
             return self._forward_library(x, backend)
@@ -164,10 +165,12 @@ class SparseConvolution(SparseModule):
             return found.inverse(), x.indice_dict
         if found is not None:
             if not (self.subm and found.geometry.subm):
-                raise InputError(f"sparse convolution: indice_key {self.indice_key!r} is taken by another layer; only submanifold convolutions share one")
+                raise InputError(f"sparse convolution: indice_key {self.indice_key!r} is taken by another layer; "
+                                 "only submanifold convolutions share one")
             self._check_reuse(found.geometry.kernel_size, found.geometry.in_shape, len(found.geometry.in_indices), x)
             if list(found.geometry.dilation) != self.dilation:
-                raise InputError(f"sparse convolution: layers that share indice_key {self.indice_key!r} have dilations {list(found.geometry.dilation)} and {self.dilation}")
+                raise InputError(f"sparse convolution: layers that share indice_key {self.indice_key!r} have dilations "
+                                 f"{list(found.geometry.dilation)} and {self.dilation}")
             return found, x.indice_dict
         if self.subm:
             made = engine.build_subm_map(x.indices, x.spatial_shape, x.batch_size, self.kernel_size, self.dilation)
@@ -177,8 +180,9 @@ class SparseConvolution(SparseModule):
 
     def _check_reuse(self, kernel_size: Sequence[int], shape: Sequence[int], rows: int, x: SparseConvTensor) -> None:
         if list(kernel_size) != self.kernel_size or list(shape) != x.spatial_shape or rows != len(x.indices):
-            raise InputError(f"sparse convolution: the kernel map of indice_key {self.indice_key!r} was made for kernel {list(kernel_size)}, spatial shape "
-                             f"{list(shape)} and {rows} voxels; here are kernel {self.kernel_size}, {x.spatial_shape} and {len(x.indices)} voxels")
+            raise InputError(f"sparse convolution: the kernel map of indice_key {self.indice_key!r} was made for kernel {list(kernel_size)}, "
+                             f"spatial shape {list(shape)} and {rows} voxels; here are kernel {self.kernel_size}, {x.spatial_shape} and "
+                             f"{len(x.indices)} voxels")
 
     def _forward_library(self, x: SparseConvTensor, backend: str) -> SparseConvTensor:
         library = load_library(backend)
@@ -224,7 +228,7 @@ class SubMConv2d(SparseConvolution):
 
 
 class SparseConv3d(SparseConvolution):
-    """Convolution of (z, y, x) grids: an output wherever an input falls under the kernel. With the backend ``own`` the outputs are sorted by (batch, z, y, x)."""
+    """Convolution of (z, y, x) grids: an output wherever an input falls under the kernel; sorted by (batch, z, y, x) on the CPU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
                  groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):

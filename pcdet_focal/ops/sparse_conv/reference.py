@@ -1,8 +1,9 @@
 """Sparse convolution as its definition, in plain torch: any device, any float type, slow.
 
-For kernel offset k (last axis fastest) and every pair (input voxel i, output voxel o) with ``position_i = position_o * stride - padding + k * dilation``:
-``out[o] += features[i] @ weight[:, k, :].T``. A submanifold convolution keeps the input voxels as its outputs, with stride 1 and
-``padding = kernel // 2 * dilation``; a regular one has an output wherever at least one pair exists, sorted by (batch, *position).
+For kernel offset k (last axis fastest) and every pair (input voxel i, output voxel o) with
+``position_i = position_o * stride - padding + k * dilation``: ``out[o] += features[i] @ weight[:, k, :].T``. A submanifold convolution
+keeps the input voxels as its outputs, with stride 1 and ``padding = kernel // 2 * dilation``; a regular one has an output wherever at
+least one pair exists, sorted by (batch, *position).
 """
 from __future__ import annotations
 

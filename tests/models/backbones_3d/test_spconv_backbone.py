@@ -119,8 +119,8 @@ def test_a_real_frame_gives_the_recorded_numbers(case):
 
 def small_batch(dtype, width=4, empty=()):
     rng = np.random.default_rng(0)
-    cells = np.concatenate([np.concatenate([np.full((300, 1), b), np.stack(np.unravel_index(rng.permutation(16 * 40 * 48)[:300], (16, 40, 48)), 1)], 1)
-                            for b in range(3) if b not in empty])
+    places = [np.stack(np.unravel_index(rng.permutation(16 * 40 * 48)[:300], (16, 40, 48)), 1) for _ in range(3)]
+    cells = np.concatenate([np.concatenate([np.full((300, 1), b), places[b]], 1) for b in range(3) if b not in empty])
     features = torch.from_numpy(rng.standard_normal((len(cells), width)))
     return {"voxel_features": features.to(dtype), "voxel_coords": torch.from_numpy(cells.astype(np.int32)), "batch_size": 3}
 
@@ -174,8 +174,8 @@ def test_the_encoders_are_their_dense_twins_in_float64(name):
 @pytest.mark.parametrize("empty", [(1,), (0, 1, 2)])
 def test_empty_samples_train(name, empty):
     net = backbones[name]({}, 4, [48, 40, 24]).train()
-    batch = small_batch(torch.float32, empty=empty) if len(empty) < 3 else {"voxel_features": torch.zeros(0, 4), "voxel_coords": torch.zeros(0, 4, dtype=torch.int32),
-                                                                            "batch_size": 3}
+    nothing = {"voxel_features": torch.zeros(0, 4), "voxel_coords": torch.zeros(0, 4, dtype=torch.int32), "batch_size": 3}
+    batch = small_batch(torch.float32, empty=empty) if len(empty) < 3 else nothing
     dense = net(batch)["encoded_spconv_tensor"].dense()
     assert tuple(dense.shape) == (3, 128, 1, 5, 6) and not dense[list(empty)].any()
     (dense.sum() + sum(p.sum() * 0 for p in net.parameters())).backward()
@@ -185,7 +185,8 @@ def test_empty_samples_train(name, empty):
 def test_openpcdets_door():
     x = spconv.SparseConvTensor(torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int32), [4, 4, 4], 1)
     assert torch.equal(replace_feature(x, x.features * 2).features, torch.full((1, 4), 2.0))
-    assert all(hasattr(spconv, name) for name in ("SubMConv3d", "SparseConv3d", "SparseInverseConv3d", "SparseSequential", "SparseModule", "SubMConv2d", "SparseConv2d"))
+    names = ("SubMConv3d", "SparseConv3d", "SparseInverseConv3d", "SparseSequential", "SparseModule", "SubMConv2d", "SparseConv2d")
+    assert all(hasattr(spconv, name) for name in names)
     assert isinstance(post_act_block(4, 8, 3, indice_key="a", conv_type="inverseconv")[0], spconv.SparseInverseConv3d)
     with pytest.raises(InputError, match="subm, spconv or inverseconv"):
         post_act_block(4, 8, 3, conv_type="dense")

@@ -1,10 +1,12 @@
 """Sparse convolution against dense convolution, against spconv's native algorithm, and by finite differences."""
 import copy
 import pickle
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops import sparse_conv as sc
@@ -98,7 +100,8 @@ def test_submanifold_gradients_are_the_dense_ones(backend, kernel, dilation):
     want, _ = dense_conv(x, layer)
     weights = channels(want.numel(), 1).view_as(want)
     parameters = (features, layer.weight, layer.bias)
-    for ours, dense in zip(torch.autograd.grad((layer(x).dense() * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
+    got = layer(x).dense()
+    for ours, dense in zip(torch.autograd.grad((got * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10)
 
 
@@ -126,7 +129,8 @@ def test_inverse_convolution_is_the_transpose(backend):
     want = grid.permute(0, 2, 3, 4, 1)[tuple(indices.long().T)]
     torch.testing.assert_close(z.features, want, rtol=0, atol=1e-12)
     weights = channels(len(indices), 5, seed=4)
-    for ours, dense in zip(torch.autograd.grad((z.features * weights).sum(), (hidden, up.weight)), torch.autograd.grad((want * weights).sum(), (hidden, up.weight))):
+    parameters = (hidden, up.weight)
+    for ours, dense in zip(torch.autograd.grad((z.features * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10)
 
 
@@ -134,12 +138,12 @@ def test_inverse_convolution_is_the_transpose(backend):
 def test_gradcheck(backend, make):
     torch.manual_seed(0)
     layer, indices = make().double(), voxels((3, 4, 4), (9, 5))
-    from torch.func import functional_call
 
     def run(features, weight, bias):
         return functional_call(layer, {"weight": weight, "bias": bias}, (sc.SparseConvTensor(features, indices, (3, 4, 4), 2),)).features
 
-    assert torch.autograd.gradcheck(run, (channels(14, 2).requires_grad_(), layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_()))
+    inputs = (channels(14, 2), layer.weight.detach(), layer.bias.detach())
+    assert torch.autograd.gradcheck(run, [tensor.clone().requires_grad_() for tensor in inputs])
 
 
 def test_no_voxels_at_all(backend):
@@ -168,7 +172,8 @@ def test_indices_that_are_not_contiguous_or_not_int32(backend):
 
 @pytest.mark.parametrize("layer", [sc.SubMConv3d(1, 1, 3), sc.SparseConv3d(1, 1, 3, 2, 1)], ids=["subm", "regular"])
 def test_wrong_indices_are_named(backend, layer):
-    for rows, words in [([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]], ("rows 0 and 2", "[0, 1, 1, 1]")), ([[0, 0, 0, 0], [0, 4, 0, 0]], ("row 1", "[4, 4, 4]")),
+    for rows, words in [([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]], ("rows 0 and 2", "[0, 1, 1, 1]")),
+                        ([[0, 0, 0, 0], [0, 4, 0, 0]], ("row 1", "[4, 4, 4]")),
                         ([[1, 0, 0, 0]], ("row 0", "batch size 1")), ([[0, 0, -1, 0]], ("row 0", "-1"))]:
         with pytest.raises(InputError) as error:
             layer(sc.SparseConvTensor(torch.ones(len(rows), 1), torch.tensor(rows), (4, 4, 4), 1))
@@ -255,7 +260,6 @@ def test_dense_has_both_layouts_and_a_gradient():
 
 
 def test_sequential_takes_modules_as_spconv_does():
-    from collections import OrderedDict
     net = sc.SparseSequential(OrderedDict(conv=sc.SubMConv3d(4, 8, 3), relu=torch.nn.ReLU()))
     net.add(torch.nn.Linear(8, 2), name="out")
     assert [name for name, _ in net.named_children()] == ["conv", "relu", "out"] and len(net) == 3 and net[-1] is net.out

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -77,9 +78,10 @@ def test_forward_and_gradients_are_those_of_spconv(name, bias):
 def test_a_small_encoder_decoder_is_that_of_spconv():
     def net(package, **algo):
         torch.manual_seed(1)
-        return package.SparseSequential(package.SubMConv3d(16, 8, 3, indice_key="a", **algo), torch.nn.ReLU(), package.SubMConv3d(8, 8, 3, indice_key="a", **algo),
-                                        package.SparseConv3d(8, 12, 3, 2, 1, indice_key="b", **algo), torch.nn.ReLU(),
-                                        package.SparseInverseConv3d(12, 4, 3, indice_key="b", **algo), package.SubMConv3d(4, 4, 3, indice_key="a", **algo))
+        return package.SparseSequential(
+            package.SubMConv3d(16, 8, 3, indice_key="a", **algo), torch.nn.ReLU(), package.SubMConv3d(8, 8, 3, indice_key="a", **algo),
+            package.SparseConv3d(8, 12, 3, 2, 1, indice_key="b", **algo), torch.nn.ReLU(),
+            package.SparseInverseConv3d(12, 4, 3, indice_key="b", **algo), package.SubMConv3d(4, 4, 3, indice_key="a", **algo))
     features, indices, shape, batch = scene()
     ours, theirs = net(sc), net(spconv, algo=spconv.ops.ConvAlgo.Native)
     y, y2 = (n(p.SparseConvTensor(features, indices, shape, batch)) for n, p in ((ours, sc), (theirs, spconv)))
@@ -151,7 +153,7 @@ def test_cpu_tensors_use_our_own_code_whatever_is_installed(monkeypatch, caplog)
 
 def test_cuda_tensors_use_spconv_then_spconv_triton(monkeypatch):
     asked = []
-    monkeypatch.setattr(backends, "load_library", type("Loader", (), {"__call__": lambda self, name: asked.append(name), "cache_clear": lambda self: None})())
+    monkeypatch.setattr(backends, "load_library", lru_cache(asked.append))
     installed(monkeypatch, spconv_cu126="2.3.8", spconv_triton="1.0.0")
     assert sc.select_backend("cuda") == "spconv"
     installed(monkeypatch, spconv_triton="1.0.0", spconv="2.3.8")
