@@ -7,6 +7,8 @@
 Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard, metrics.jsonl, eval/. Started again
 with the same --extra_tag it goes on from the newest checkpoint.
 """
+from __future__ import annotations
+
 import _init_path  # noqa: F401
 import argparse
 import shutil
@@ -15,88 +17,92 @@ import torch
 
 from pcdet_focal.config import log_config_to_file
 from pcdet_focal.datasets import build_dataloader
-from pcdet_focal.engine import cli
+from pcdet_focal.engine import cli, evaluate
 from pcdet_focal.engine.checkpoint import newest_checkpoint
 from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 from pcdet_focal.engine.repeat_eval import repeat_eval_ckpt
-from pcdet_focal.engine.run_log import ScalarLog, set_random_seed
+from pcdet_focal.engine.run_log import ScalarLog, file_only, set_random_seed
 from pcdet_focal.engine.train import DisableAugmentationHook, Trainer, resume
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network, model_fn_decorator
 
+FIXED_SEED = 666
 
-def parse_args() -> argparse.Namespace:
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=None, help="default: OPTIMIZATION.NUM_EPOCHS")
+    parser.add_argument("--epochs", type=cli.whole_number, default=None, help="default: OPTIMIZATION.NUM_EPOCHS")
     parser.add_argument("--sync_bn", action="store_true", help="batch norm over all processes (CUDA)")
     parser.add_argument("--fix_random_seed", action="store_true", help="the same run every time")
-    parser.add_argument("--ckpt_save_interval", type=int, default=1, help="epochs between checkpoints")
-    parser.add_argument("--max_ckpt_save_num", type=int, default=30, help="checkpoints kept")
+    parser.add_argument("--ckpt_save_interval", type=cli.whole_number, default=1, help="epochs between checkpoints")
+    parser.add_argument("--max_ckpt_save_num", type=cli.whole_number, default=30, help="checkpoints kept")
     parser.add_argument("--ckpt_save_time_interval", type=float, default=300, help="seconds between writes of latest_model.pth within an epoch")
-    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data")
-    parser.add_argument("--num_epochs_to_eval", type=int, default=0, help="evaluate the checkpoints of so many last epochs after training")
-    parser.add_argument("--logger_iter_interval", type=int, default=50, help="iterations between two log lines")
+    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data: the loader processes start only once")
+    parser.add_argument("--num_epochs_to_eval", type=cli.whole_number, default=0, help="evaluate the checkpoints of so many last epochs after training")
+    parser.add_argument("--logger_iter_interval", type=cli.whole_number, default=50, help="iterations between two log lines")
     parser.add_argument("--use_amp", action="store_true", help="mixed precision")
     parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: here the bar and the log both record
     parser.add_argument("--wo_gpu_stat", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: no external program is called here
-    cli.add_common_arguments(parser)
-    return parser.parse_args()
+    cli.add_run_arguments(parser)
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     cfg = cli.load_config(args)
-    several, world_size = cli.start_processes(args)
+    evaluate.check_settings(cfg)
+    several, world_size = cli.start_processes(args, cfg)
     device = cli.pick_device(args)
-    batch_size = cli.batch_size_per_process(args, world_size)
+    batch_size = cli.batch_size_per_process(args, cfg, world_size)
     epochs = cfg.OPTIMIZATION.NUM_EPOCHS if args.epochs is None else args.epochs
     if args.sync_bn and device.type != "cuda":
         raise InputError("--sync_bn needs CUDA devices: torch's synchronised batch norm does not run on a CPU")
     if args.fix_random_seed:
-        set_random_seed(666 + cfg.LOCAL_RANK)
+        set_random_seed(FIXED_SEED + cfg.LOCAL_RANK)
 
-    run_dir = cli.output_dir() / args.extra_tag
+    run_dir = cli.output_dir(cfg) / args.extra_tag
     logger = cli.run_logger(run_dir, "train")
     ckpt_dir = run_dir / "ckpt"
     ckpt_dir.mkdir(exist_ok=True)
-    logger.info("%d process(es), batch %d each, device %s, output %s", world_size, batch_size, device, run_dir)
-    for key, value in vars(args).items():
-        logger.info("%-28s %s", key, value)
-    log_config_to_file(cfg, logger=logger)
+    processes = f", {world_size} processes with" if several else ","
+    cli.log_start(logger, args, [f"{cfg.MODEL.NAME} on {device}{processes} batches of {batch_size}; everything goes to {run_dir}"])
+    log_config_to_file(cfg, logger=file_only(logger))
 
+    loader_args = dict(class_names=cfg.CLASS_NAMES, batch_size=batch_size, dist=several, workers=args.workers, logger=logger)
     train_set, train_loader, sampler = build_dataloader(
-        cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=True,
-        merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch, total_epochs=epochs, seed=666 if args.fix_random_seed else None,
+        cfg.DATA_CONFIG, training=True, merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch, total_epochs=epochs,
+        seed=FIXED_SEED if args.fix_random_seed else None, **loader_args,
     )
+    _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, training=False, **loader_args)  # before training: what is missing is missed at once
+    iters_each_epoch = len(train_loader) // max(epochs, 1) if args.merge_all_iters_to_one_epoch else len(train_loader)
+
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=train_set)
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device)
-    logger.info("%s: %d parameters", cfg.MODEL.NAME, sum(p.numel() for p in model.parameters()))
-    optimizer = build_optimizer(model, cfg.OPTIMIZATION)
-    iters_each_epoch = len(train_loader) // max(epochs, 1) if args.merge_all_iters_to_one_epoch else len(train_loader)
-    schedules = build_scheduler(optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION)
-
     if args.pretrained_model is not None:
         model.load_params_from_file(args.pretrained_model, logger)
+    optimizer = build_optimizer(model, cfg.OPTIMIZATION)
+    scheduler, warmup_scheduler = build_scheduler(optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION)
+    logger.info("%d training frames, %d iterations an epoch, %d parameters", len(train_set), iters_each_epoch, sum(p.numel() for p in model.parameters()))
+
     wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None) if several else model
-    if cfg.LOCAL_RANK == 0:
-        shutil.copy(args.cfg_file, run_dir)
     scalars = ScalarLog(run_dir) if cfg.LOCAL_RANK == 0 else None
     trainer = Trainer(
-        wrapped, optimizer, schedules[0], train_loader, sampler, model_fn_decorator(), cfg.OPTIMIZATION, epochs, ckpt_dir, logger,
-        lr_warmup_scheduler=schedules[1], rank=cfg.LOCAL_RANK, scalar_log=scalars, use_amp=args.use_amp or cfg.OPTIMIZATION.get("USE_AMP", False),
-        log_interval=args.logger_iter_interval, ckpt_save_interval=args.ckpt_save_interval, max_ckpt_save_num=args.max_ckpt_save_num,
-        save_seconds=args.ckpt_save_time_interval, iters_each_epoch=iters_each_epoch,
+        wrapped, optimizer, scheduler, train_loader, sampler, model_fn_decorator(), cfg.OPTIMIZATION, epochs, ckpt_dir, logger,
+        lr_warmup_scheduler=warmup_scheduler, iters_each_epoch=iters_each_epoch, scalar_log=scalars,
+        use_amp=args.use_amp or cfg.OPTIMIZATION.get("USE_AMP", False), log_interval=args.logger_iter_interval,
+        ckpt_save_interval=args.ckpt_save_interval, max_ckpt_save_num=args.max_ckpt_save_num, save_seconds=args.ckpt_save_time_interval,
         augmentation_hook=DisableAugmentationHook(cfg, train_set, logger) if cfg.get("HOOK") else None,
     )
     checkpoint = args.ckpt or newest_checkpoint(ckpt_dir)
     start = resume(trainer, model, checkpoint) if checkpoint else 0
+    if cfg.LOCAL_RANK == 0:
+        shutil.copy(args.cfg_file, run_dir)
     trainer.train(start)
     if scalars is not None:
         scalars.close()
 
-    _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=False)
     repeat_eval_ckpt(
         cfg, model, test_loader, ckpt_dir, run_dir / "eval" / "eval_with_train", logger,
         start_epoch=max(epochs - max(args.num_epochs_to_eval, 1) + 1, args.start_epoch), save_to_file=args.save_to_file,

@@ -3,12 +3,26 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import torch
 from torch import nn
 
 from .. import __version__
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A file to write beside ``path``; it takes that name when it is complete and disappears when writing it fails or is interrupted."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def checkpoint_state(model: nn.Module, optimizer=None, epoch: int | None = None, it: int | None = None, **extra) -> dict:
@@ -27,9 +41,8 @@ def checkpoint_state(model: nn.Module, optimizer=None, epoch: int | None = None,
 def save_checkpoint(state: dict, filename: str | Path) -> Path:
     """Write ``state`` to ``filename`` with ``.pth`` appended where it is missing. A file of that name is replaced only by a whole one."""
     path = Path(f"{filename}" if str(filename).endswith(".pth") else f"{filename}.pth")
-    part = path.with_name(path.name + ".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        torch.save(state, part)
     return path
 
 
@@ -49,6 +62,6 @@ def newest_checkpoint(ckpt_dir: str | Path) -> Path | None:
 
 
 def remove_old_checkpoints(ckpt_dir: str | Path, keep: int) -> None:
-    """Delete all but the ``keep`` checkpoints of the last epochs."""
-    for _, path in epoch_checkpoints(ckpt_dir)[:-keep or None]:
+    """Delete all but the ``keep`` (at least 1) checkpoints of the last epochs."""
+    for _, path in epoch_checkpoints(ckpt_dir)[:-max(keep, 1)]:
         path.unlink()

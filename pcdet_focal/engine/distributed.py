@@ -1,8 +1,10 @@
-"""Several processes: starting the group, who am I, gathering results."""
+"""Several processes: starting the group, who am I, telling the others, gathering results."""
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,42 +12,49 @@ import torch.distributed as dist
 from ..errors import InputError
 
 
-def init_dist_pytorch(tcp_port: int, local_rank: int, backend: str | None = None) -> tuple[int, int]:
+def init_dist_pytorch(tcp_port: int | None = None, local_rank: int = 0, backend: str | None = None) -> tuple[int, int]:
     """Join the group that ``torchrun`` (or ``python -m torch.distributed.run``) started; returns (number of processes, rank).
 
-    nccl where there is a CUDA device for each process, else gloo on the CPU.
+    CUDA tensors travel through nccl, CPU tensors through gloo. ``tcp_port`` is OpenPCDet's argument: torchrun has the port.
     """
     if "RANK" not in os.environ:
         raise InputError("--launcher pytorch needs torchrun: torchrun --nproc_per_node=N tools/train.py --launcher pytorch --cfg_file ...")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    dist.init_process_group(backend=_backend(backend))
-    return dist.get_world_size(), dist.get_rank()
+    return _join(local_rank, backend)
 
 
-def init_dist_slurm(tcp_port: int, local_rank: int, backend: str | None = None) -> tuple[int, int]:
-    """Join the group of a SLURM job (one task a process); returns (number of processes, rank)."""
+def init_dist_slurm(tcp_port: int, local_rank: int = 0, backend: str | None = None) -> tuple[int, int]:
+    """Join the group of a SLURM job, one task a process; the first one listens at ``tcp_port``. Returns (number of processes, rank)."""
     if "SLURM_PROCID" not in os.environ:
         raise InputError("--launcher slurm works inside a SLURM job: srun --ntasks=N python tools/train.py --launcher slurm --cfg_file ...")
-    rank, world_size, nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"]), os.environ["SLURM_NODELIST"]
+    rank, world_size, nodes = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"], os.environ["SLURM_NODELIST"]
     address = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout.split()[0]
-    local = int(os.environ.get("SLURM_LOCALID", rank))
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(tcp_port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local))
+    local = os.environ.get("SLURM_LOCALID", rank)
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(tcp_port), RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local)
+    return _join(int(local), backend)
+
+
+def _join(local_rank: int, backend: str | None) -> tuple[int, int]:
     if torch.cuda.is_available():
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    dist.init_process_group(backend=_backend(backend))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if backend in (None, "nccl") else backend
+    dist.init_process_group(backend=backend if torch.cuda.is_available() else "gloo")
     return dist.get_world_size(), dist.get_rank()
 
 
-def _backend(asked: str | None) -> str:
-    return asked if asked and (asked != "nccl" or torch.cuda.is_available()) else "nccl" if torch.cuda.is_available() else "gloo"
+def get_dist_info(return_gpu_per_machine: bool = False) -> tuple[int, ...]:
+    """(rank, number of processes), (0, 1) outside a group; with ``return_gpu_per_machine`` also this machine's number of CUDA devices."""
+    started = dist.is_available() and dist.is_initialized()
+    info = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+    return (*info, torch.cuda.device_count()) if return_gpu_per_machine else info
 
 
-def get_dist_info() -> tuple[int, int]:
-    """(rank, number of processes); (0, 1) outside a group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def from_first(value: Any) -> Any:
+    """Rank 0's ``value``, on every rank."""
+    if get_dist_info()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def merge_results_dist(result_part: list, size: int, tmpdir=None) -> list | None:
@@ -60,9 +69,5 @@ def merge_results_dist(result_part: list, size: int, tmpdir=None) -> list | None
     dist.gather_object(result_part, parts, dst=0)
     if rank != 0:
         return None
-    return [item for turn in zip(*_padded(parts)) for item in turn if item is not None][:size]
-
-
-def _padded(parts: list[list]) -> list[list]:
-    longest = max(map(len, parts))
-    return [part + [None] * (longest - len(part)) for part in parts]
+    none = object()  # ranks may have one item more or less
+    return [item for turn in itertools.zip_longest(*parts, fillvalue=none) for item in turn if item is not none][:size]

@@ -1,7 +1,7 @@
 """Running a detector over a data set and scoring what it finds."""
 from __future__ import annotations
 
-import os
+import json
 import pickle
 import time
 from collections import Counter
@@ -12,8 +12,20 @@ from torch import nn
 from tqdm import tqdm
 
 from ..models import load_data_to_device
+from .checkpoint import whole_file
 from .distributed import get_dist_info, merge_results_dist
 from .run_log import AverageMeter
+
+
+def check_settings(cfg) -> None:
+    """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after it."""
+    settings = cfg.MODEL.POST_PROCESSING
+    for section, keys in (
+        (settings, ("RECALL_THRESH_LIST", "SCORE_THRESH", "EVAL_METRIC", "OUTPUT_RAW_SCORE")),
+        (settings.NMS_CONFIG, ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE")),
+    ):
+        for key in keys:
+            section[key]
 
 
 @torch.no_grad()
@@ -32,7 +44,7 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
     annos: list[dict] = []
     recall: Counter = Counter()
     dataset = dataloader.dataset
-    for batch in tqdm(dataloader, desc="eval", unit="batch", disable=get_dist_info()[0] != 0, dynamic_ncols=True, mininterval=1.0):
+    for batch in tqdm(dataloader, desc="evaluating", unit="batch", disable=get_dist_info()[0] != 0 or None, dynamic_ncols=True, leave=False):
         load_data_to_device(batch, device)
         started = time.perf_counter()
         pred_dicts, recall_dict = model(batch)
@@ -46,7 +58,7 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
 
 
 def eval_one_epoch(cfg, model: nn.Module, dataloader, epoch_id, logger, result_dir: Path, save_to_file: bool = False, measure_time: bool = False) -> dict:
-    """Evaluate a model on a whole data set, log the table, write ``result.pkl`` and return the figures (empty on ranks above 0).
+    """Evaluate a model on a whole data set, log the table, write ``result.pkl`` (detections) and ``result.json`` (figures) and return the figures (empty on ranks above 0).
 
     Args:
         epoch_id: only named in the log.
@@ -61,34 +73,33 @@ def eval_one_epoch(cfg, model: nn.Module, dataloader, epoch_id, logger, result_d
         files.mkdir(parents=True, exist_ok=True)
     meter = AverageMeter() if measure_time else None
 
-    logger.info("evaluating epoch %s: %d samples", epoch_id, len(dataloader.dataset))
+    logger.info("evaluating epoch %s on %d frames", epoch_id, len(dataloader.dataset))
     started = time.monotonic()
     annos, recall = predict(model, dataloader, files if save_to_file else None, meter)
     annos = merge_results_dist(annos, len(dataloader.dataset))
     recalls = merge_results_dist([recall], world_size)
     if rank != 0:
         return {}
-    logger.info("%.4f s a sample", (time.monotonic() - started) / max(len(annos), 1))
+    found = sum(len(anno["name"]) for anno in annos)
+    logger.info("%.2f boxes and %.4f s a frame", found / max(len(annos), 1), (time.monotonic() - started) / max(len(annos), 1))
     if meter is not None:
         logger.info("inference: %.2f ms a batch", meter.avg)
 
-    recall = sum(recalls, Counter())
+    recall = sum(recalls, Counter())  # where the processes share frames unevenly, those that are dealt twice count twice here
     figures = {}
     for threshold in cfg.MODEL.POST_PROCESSING.RECALL_THRESH_LIST:
         for stage in ("roi", "rcnn"):
             figures[f"recall/{stage}_{threshold}"] = recall[f"{stage}_{threshold}"] / max(recall["gt"], 1)
         logger.info("recall at IoU %s: %.4f of %d boxes", threshold, figures[f"recall/rcnn_{threshold}"], recall["gt"])
-    logger.info("%.2f boxes found a sample, %d samples", sum(len(anno["name"]) for anno in annos) / max(len(annos), 1), len(annos))
 
-    part = result_dir / "result.pkl.part"
-    with open(part, "wb") as file:
+    with whole_file(result_dir / "result.pkl") as part, open(part, "wb") as file:
         pickle.dump(annos, file)
-    os.replace(part, result_dir / "result.pkl")
-
     text, scores = dataloader.dataset.evaluation(
         annos, dataloader.dataset.class_names, eval_metric=cfg.MODEL.POST_PROCESSING.EVAL_METRIC, output_path=files
     )
-    logger.info("results of epoch %s:\n%s", epoch_id, text)
+    logger.info("results of epoch %s:\n%s", epoch_id, text or "the frames have no labels to compare with")
     logger.info("saved to %s", result_dir)
     figures.update(scores)
+    with whole_file(result_dir / "result.json") as part:
+        part.write_text(json.dumps({key: float(value) for key, value in figures.items()}, indent=1), encoding="utf-8")
     return figures

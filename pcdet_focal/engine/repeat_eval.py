@@ -7,8 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from .checkpoint import epoch_checkpoints
+from .distributed import from_first, get_dist_info
 from .evaluate import eval_one_epoch
 from .run_log import ScalarLog
+
+SECONDS_BETWEEN_LOOKS = 5
 
 
 def repeat_eval_ckpt(
@@ -22,23 +25,24 @@ def repeat_eval_ckpt(
     split = cfg.DATA_CONFIG.DATA_SPLIT["test"]
     record = eval_dir / f"eval_list_{split}.txt"
     done = {int(float(line)) for line in record.read_text().split()} if record.exists() else set()
-    scalars = ScalarLog(eval_dir) if cfg.LOCAL_RANK == 0 else None
     results: dict[int, dict] = {}
-    waited_since = time.monotonic()
+    looking_since = time.monotonic()
     while True:
         todo = [(epoch, path) for epoch, path in epoch_checkpoints(ckpt_dir) if epoch >= start_epoch and epoch not in done]
+        over = not todo and time.monotonic() - looking_since >= max_waiting_mins * 60
+        todo, over = from_first((todo, over))  # rank 0 looks: another process may see another folder a moment later
+        if over:
+            return results
         for epoch, path in todo:
             model.load_params_from_file(filename=path, logger=logger)
             results[epoch] = eval_one_epoch(cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file)
             done.add(epoch)
-            if scalars is not None:
+            if get_dist_info()[0] == 0:
+                scalars = ScalarLog(eval_dir)
                 scalars.add(results[epoch], epoch)
+                scalars.close()
                 with open(record, "a", encoding="utf-8") as file:
                     file.write(f"{epoch}\n")
-            waited_since = time.monotonic()
-        if time.monotonic() - waited_since >= max_waiting_mins * 60:
-            break
-        time.sleep(5)
-    if scalars is not None:
-        scalars.close()
-    return results
+            looking_since = time.monotonic()
+        if not todo:
+            time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -9,24 +9,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
+
+
+class _Console(logging.Handler):
+    """Lines on standard output, above a progress bar if one is there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "console", True):
+            mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+            tqdm.write(f"{mark}{record.getMessage()}", file=sys.stdout)
+            sys.stdout.flush()
 
 
 def create_logger(log_file: str | Path | None = None, rank: int = 0, log_level: int = logging.INFO) -> logging.Logger:
-    """A logger to the console and, with ``log_file``, to that file. Ranks above 0 only report errors."""
+    """A logger to the console and, with ``log_file``, to that file (there with time and level). Ranks above 0 only report errors."""
     logger = logging.getLogger(f"pcdet_focal.run.{log_file}")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(log_level if rank == 0 else logging.ERROR)
     logger.propagate = False
-    layout = logging.Formatter("%(asctime)s  %(levelname)5s  %(message)s")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    logger.addHandler(_Console())
     if log_file is not None and rank == 0:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(layout)
-        logger.addHandler(handler)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(levelname)5s  %(message)s"))
+        logger.addHandler(file)
     return logger
+
+
+def file_only(logger: logging.Logger) -> logging.LoggerAdapter:
+    """The same logger for what belongs in the file and would only be noise on the console."""
+    return logging.LoggerAdapter(logger, {"console": False})
 
 
 def set_random_seed(seed: int) -> None:
@@ -56,7 +70,7 @@ class AverageMeter:
 
 
 class ScalarLog:
-    """Scalars over iterations, to TensorBoard and to ``metrics.jsonl`` (one JSON object a line).
+    """Scalars over iterations, to TensorBoard (``folder/tensorboard``) and to ``folder/metrics.jsonl`` (one JSON object a line).
 
     Values may be tensors; they are read here, in one place, and only when they are logged.
     """
@@ -64,24 +78,21 @@ class ScalarLog:
     def __init__(self, folder: str | Path):
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self._writer = None
-        else:
-            self._writer = SummaryWriter(log_dir=str(Path(folder) / "tensorboard"))
+        except ImportError as error:
+            raise ImportError("training curves need TensorBoard: pip install tensorboard") from error
+        self._writer = SummaryWriter(log_dir=str(Path(folder) / "tensorboard"))
         self._file = open(Path(folder) / "metrics.jsonl", "a", encoding="utf-8")
 
     def add(self, values: dict, iteration: int) -> None:
         """``values``: name -> number or 0-d tensor."""
         numbers = {key: float(value) for key, value in values.items()}
-        if self._writer is not None:
-            for key, value in numbers.items():
-                self._writer.add_scalar(key, value, iteration)
+        for key, value in numbers.items():
+            self._writer.add_scalar(key, value, iteration)
         self._file.write(json.dumps({"iteration": iteration, **numbers}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
         self._file.close()
 
 

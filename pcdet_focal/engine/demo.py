@@ -1,0 +1,110 @@
+"""Detections in scans that belong to no data set: reading the files, a table, a picture."""
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..datasets import DatasetTemplate
+from ..errors import InputError
+from ..models import load_data_to_device
+
+
+class DemoDataset(DatasetTemplate):
+    """A scan file, or those of a folder, as the input of a detector; OpenPCDet's class of that name.
+
+    A scan has the columns of DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list (x, y, z in metres, intensity for KITTI): float32 values one
+    after the other (.bin), or an array (N, columns) saved by numpy (.npy).
+
+    Raises InputError, naming file and fault, for a path that does not exist, a folder without such files, a file that is cut off or has other
+    columns, and NaN or infinite values (DATA_CONFIG.DROP_NONFINITE_POINTS: True leaves such points out).
+    """
+
+    def __init__(
+        self, dataset_cfg: Any, class_names: Sequence[str], training: bool = False, root_path: str | Path | None = None, logger: Any = None, ext: str = ".bin"
+    ) -> None:
+        root = Path(root_path)
+        if not root.exists():
+            raise InputError(f"there is no file or folder {root} (--data_path)")
+        self.sample_file_list = sorted(root.glob(f"*{ext}")) if root.is_dir() else [root]
+        if not self.sample_file_list:
+            raise InputError(f"the folder {root} has no {ext} file; --ext .bin reads raw float32 scans, --ext .npy numpy arrays")
+        super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root, logger=logger)
+
+    def __len__(self) -> int:
+        return len(self.sample_file_list)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.sample_file_list[index]
+        return self.prepare_data({"points": self.read_scan(path), "frame_id": path.stem})
+
+    def read_scan(self, path: Path) -> np.ndarray:
+        """The points of a file, float32 (N, columns)."""
+        names = list(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
+        wanted = f"{len(names)} columns ({', '.join(names)})"
+        if path.suffix == ".npy":
+            try:
+                points = np.load(path, allow_pickle=False)
+            except (ValueError, EOFError) as error:
+                raise InputError(f"{path} is not an array saved by numpy, or is cut off: {error}") from error
+            if points.ndim != 2 or points.shape[1] != len(names) or points.dtype.kind not in "fiu":
+                raise InputError(f"{path} holds an array {points.shape} of {points.dtype}; a scan has {wanted}")
+            points = points.astype(np.float32)
+        elif path.suffix == ".bin":
+            size = path.stat().st_size
+            if size % (4 * len(names)):
+                raise InputError(f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 with {wanted}")
+            points = np.fromfile(path, dtype="<f4").reshape(-1, len(names))
+        else:
+            raise InputError(f"{path}: a scan is a .bin or a .npy file")
+        finite = np.isfinite(points).all(axis=1)  # (N,)
+        if not finite.all():
+            if not self.dataset_cfg.get("DROP_NONFINITE_POINTS", False):
+                raise InputError(
+                    f"{path}: {int((~finite).sum())} of {len(points)} points have NaN or infinite values, the first is point {int(np.argmin(finite))}; "
+                    "repair the scan, or leave such points out with --set DATA_CONFIG.DROP_NONFINITE_POINTS True"
+                )
+            points = points[finite]
+        if not len(points):
+            warnings.warn(f"{path} has no point", stacklevel=2)
+        return points
+
+
+@torch.no_grad()
+def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float, out: Path) -> list[dict[str, np.ndarray]]:
+    """Print a table of the boxes found in each scan and draw them to ``out/<scan>.png``; returns name, score and boxes_lidar for each scan."""
+    from ..visualization import draw_bev
+
+    device = next(model.parameters()).device
+    model.eval()
+    out.mkdir(parents=True, exist_ok=True)
+    found = []
+    for index, path in enumerate(dataset.sample_file_list):
+        batch = dataset.collate_batch([dataset[index]])
+        points = batch["points"][:, 1:]
+        load_data_to_device(batch, device)
+        pred_dicts, _ = model(batch)
+        (anno,) = dataset.generate_prediction_dicts(batch, pred_dicts, dataset.class_names)
+        kept = anno["score"] >= score_thresh
+        anno = {key: anno[key][kept] for key in ("name", "score", "boxes_lidar")}
+        picture = out / f"{path.stem}.png"
+        draw_bev(
+            points, pred_boxes=anno["boxes_lidar"], pred_scores=anno["score"], pred_names=anno["name"],
+            point_cloud_range=dataset.point_cloud_range, title=path.name, path=picture,
+        )
+        print("\n".join([f"{path.name}: {kept.sum()} boxes with a score of at least {score_thresh:g}, drawn in {picture}", *table(anno)]), flush=True)
+        found.append(anno)
+    return found
+
+
+def table(anno: dict[str, np.ndarray]) -> list[str]:
+    """A heading and one line a box, the best first; metres and radians. Nothing where there is no box."""
+    columns = ("x", "y", "z", "dx", "dy", "dz", "heading")
+    lines = [f"  {'class':<12}{'score':>6}  " + "".join(f"{name:>9}" for name in columns)]
+    for place in np.argsort(-anno["score"], kind="stable"):
+        lines.append(f"  {anno['name'][place]:<12}{anno['score'][place]:>6.2f}  " + "".join(f"{value:>9.2f}" for value in anno["boxes_lidar"][place, :7]))
+    return lines if len(lines) > 1 else []

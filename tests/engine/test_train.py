@@ -1,0 +1,257 @@
+"""Whole training runs on a handful of frames: the same again, interrupted and resumed, diverging, in mixed precision; and the loop by itself."""
+import json
+import logging
+import math
+
+import pytest
+import tiny_kitti
+import torch
+from easydict import EasyDict
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from pcdet_focal.datasets.samplers import EpochSampler
+from pcdet_focal.engine import checkpoint, cli
+from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
+from pcdet_focal.engine.run_log import read_metrics
+from pcdet_focal.engine.train import DisableAugmentationHook, Trainer, resume
+from pcdet_focal.errors import InputError
+
+ITERATIONS = math.ceil(tiny_kitti.NUM_TRAIN / 2)  # of an epoch, batches of 2
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A working directory with cfgs/tiny_models/tiny.yaml, whose target assigner draws anchors at random (from torch's state)."""
+    monkeypatch.chdir(tmp_path)
+    content = tiny_kitti.config(tiny_kitti.dataset())
+    content["MODEL"]["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"]["POS_FRACTION"] = 0.5
+    tiny_kitti.write_config(tmp_path / "cfgs/tiny_models/tiny.yaml", content)
+    tiny_kitti.write_config(tmp_path / "cfgs/tiny_models/second.yaml", tiny_kitti.second(tiny_kitti.config(tiny_kitti.dataset())))
+    return tmp_path
+
+
+def train(tag: str, *more, config: str = "tiny", seed: bool = True, workers: int = 0, threads: int = 1) -> None:
+    """tools/train.py in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        argv = ["--cfg_file", f"cfgs/tiny_models/{config}.yaml", "--extra_tag", tag, "--workers", str(workers), *(["--fix_random_seed"] if seed else [])]
+        tiny_kitti.tool("train").main([*argv, *map(str, more)])
+    finally:
+        torch.set_num_threads(before)
+
+
+def saved(tag: str, name: str = "checkpoint_epoch_2", config: str = "tiny") -> dict:
+    return torch.load(f"output/tiny_models/{config}/{tag}/ckpt/{name}.pth", weights_only=True)
+
+
+def assert_same_run(one: dict, other: dict) -> None:
+    """Bit by bit: weights, batch norm, optimiser, random state."""
+    assert one["it"] == other["it"] and one["epoch"] == other["epoch"]
+    assert one["model_state"].keys() == other["model_state"].keys()
+    for key, value in one["model_state"].items():
+        assert torch.equal(value, other["model_state"][key]), key
+    for number, state in one["optimizer_state"]["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, other["optimizer_state"]["state"][number][key]), (number, key)
+    assert torch.equal(one["random_state"], other["random_state"])
+
+
+def stop_after(monkeypatch, iterations: int) -> None:
+    """Ctrl-C when so many further iterations are done."""
+    step, left = Trainer._step, [iterations]
+
+    def counting(self, batch):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", counting)
+
+
+@pytest.mark.parametrize("workers, more", [(0, []), (1, []), (0, ["--merge_all_iters_to_one_epoch"])], ids=["", "worker", "merged"])
+def test_an_interrupted_run_goes_on_bit_by_bit(workplace, monkeypatch, workers, more):
+    train("straight", *more, workers=workers)
+    with monkeypatch.context() as patch:
+        each = tiny_kitti.NUM_TRAIN // 2 if more else ITERATIONS
+        stop_after(patch, each + 1)  # within the second epoch
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped", "--ckpt_save_time_interval", -1, *more, workers=workers)
+    within = saved("stopped", "latest_model")
+    assert (within["epoch"], within["it"]) == (1, each + 1)
+    assert not list(workplace.rglob("*.part"))
+    torch.manual_seed(1)  # whatever this process drew in between
+    train("stopped", *more, workers=workers)
+    assert_same_run(saved("straight"), saved("stopped"))
+    values = read_metrics("output/tiny_models/tiny/stopped/metrics.jsonl")["train/loss"]
+    assert [iteration for iteration, _ in values] == sorted({iteration for iteration, _ in values})
+
+
+def test_a_run_stopped_at_an_epochs_end_goes_on_and_seeds_make_runs(workplace):
+    train("straight")
+    train("again")
+    assert_same_run(saved("straight"), saved("again"))
+    checkpoint_1 = workplace / "output/tiny_models/tiny/again/ckpt/checkpoint_epoch_1.pth"
+    train("from_1", "--ckpt", checkpoint_1, seed=False)  # the checkpoint knows the seed of the data
+    assert_same_run(saved("straight"), saved("from_1"))
+    train("other", seed=False)
+    assert any(not torch.equal(value, saved("straight")["model_state"][key]) for key, value in saved("other")["model_state"].items())
+
+
+def test_another_batch_size_goes_on_at_the_start_of_the_epoch(workplace, capsys):
+    train("run", "--epochs", 1)
+    train("run", "--epochs", 2, "--batch_size", 1)
+    assert "going on at the start of epoch 2" in capsys.readouterr().out
+    assert (saved("run")["epoch"], saved("run")["it"]) == (2, 2 * tiny_kitti.NUM_TRAIN)
+
+
+def test_diverging_ends_the_run_and_keeps_the_checkpoints_from_before(workplace):
+    train("run", "--epochs", 1)
+    before = saved("run", "checkpoint_epoch_1")
+    with pytest.raises(InputError, match=r"training has diverged: the loss is .* at iteration \d \(epoch 2; .*rpn_loss_cls .*frames 0000\d\d, .*Lower OPTIMIZATION.LR"):
+        train("run", "--epochs", 2, "--ckpt_save_time_interval", -1, "--set", "OPTIMIZATION.LR", "1e18")
+    assert_same_run(before, saved("run", "checkpoint_epoch_1"))
+    for path in (workplace / "output/tiny_models/tiny/run/ckpt").iterdir():
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["model_state"].values()), path
+
+
+@pytest.mark.parametrize("config", ["tiny", "second"])
+def test_mixed_precision_on_a_cpu(workplace, config):
+    train("single", "--epochs", 1, config=config)
+    train("mixed", "--epochs", 1, "--use_amp", config=config)
+    for key, value in saved("mixed", "checkpoint_epoch_1", config)["model_state"].items():
+        assert value.dtype == saved("single", "checkpoint_epoch_1", config)["model_state"][key].dtype and value.isfinite().all(), key
+    one, other = (dict(read_metrics(f"output/tiny_models/{config}/{tag}/metrics.jsonl")["train/loss"])[1] for tag in ("single", "mixed"))
+    assert one != other and other == pytest.approx(one, rel=0.05)
+
+
+# ---- the loop by itself ------------------------------------------------------------------------------------------------------------
+
+
+class Numbers(Dataset):
+    """Frame i is the vector (i, 1); it remembers which were asked for."""
+
+    def __init__(self, length: int):
+        self.length, self.asked, self.seed = length, [], 0
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return torch.tensor([float(index), 1.0])
+
+
+OPTIMIZATION = EasyDict(OPTIMIZER="sgd", LR=1.0, MOMENTUM=0.0, WEIGHT_DECAY=0.0, GRAD_NORM_CLIP=1e-3, DECAY_STEP_LIST=[], LR_DECAY=0.1, LR_CLIP=0.0)
+
+
+def linear_trainer(folder, frames: int = 6, batch_size: int = 2, epochs: int = 2, iters_each_epoch=None, **more) -> Trainer:
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    dataset = Numbers(frames)
+    sampler = EpochSampler(dataset, seed=5)
+    loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler)
+    optimizer = build_optimizer(model, OPTIMIZATION)
+    scheduler, _ = build_scheduler(optimizer, iters_each_epoch or len(loader), epochs, -1, OPTIMIZATION)
+
+    def model_func(model, batch):
+        loss = 1e6 * model(batch).square().mean()
+        return loss, {"a_part": loss.detach() / 2}, {}
+
+    folder.mkdir(exist_ok=True)
+    return Trainer(
+        model, optimizer, scheduler, loader, sampler, model_func, OPTIMIZATION, epochs, folder, logging.getLogger("test"), iters_each_epoch=iters_each_epoch, **more
+    )
+
+
+def test_the_gradient_is_clipped_over_all_parameters_together(tmp_path):
+    trainer = linear_trainer(tmp_path, frames=2, epochs=1)
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)  # plain gradient descent with learning rate 1
+
+
+def test_every_epoch_has_every_frame_and_merged_epochs_share_one_pass(tmp_path):
+    plain = linear_trainer(tmp_path / "plain", frames=5, epochs=3)
+    assert plain.train() == 9
+    for epoch in range(3):
+        assert sorted(plain.loader.dataset.asked[5 * epoch:5 * epoch + 5]) == [0, 1, 2, 3, 4]
+    assert plain.loader.dataset.asked[:5] != plain.loader.dataset.asked[5:10]
+
+    merged = linear_trainer(tmp_path / "merged", frames=15, epochs=3, iters_each_epoch=2)  # 8 batches, 3 epochs of 2
+    assert merged.train() == 6
+    assert len(set(merged.loader.dataset.asked)) == len(merged.loader.dataset.asked) == 12
+    assert [epoch for epoch, _ in checkpoint.epoch_checkpoints(tmp_path / "merged")] == [1, 2, 3]
+
+
+def test_a_changed_data_set_starts_a_new_stream_where_the_old_one_was(tmp_path):
+    whole = linear_trainer(tmp_path / "whole", frames=12, epochs=3, iters_each_epoch=2)
+    whole.train()
+    hooked = linear_trainer(tmp_path / "hooked", frames=12, epochs=3, iters_each_epoch=2, augmentation_hook=lambda epoch, epochs: epoch == epochs - 1)
+    streams = []
+    batches = hooked._batches
+    hooked._batches = lambda: streams.append(hooked.iteration) or batches()
+    hooked.train()
+    assert streams == [0, 4]
+    assert hooked.loader.dataset.asked == whole.loader.dataset.asked
+
+
+def test_the_augmentation_hook_switches_off_once_for_the_last_epochs():
+    class Augmentor:
+        seen = []
+
+        def disable_augmentation(self, config):
+            self.seen.append(list(config.DISABLE_AUG_LIST))
+
+    cfg = EasyDict(HOOK={"DisableAugmentationHook": {"DISABLE_AUG_LIST": ["gt_sampling"], "NUM_LAST_EPOCHS": 2}}, DATA_CONFIG={"DATA_AUGMENTOR": {}})
+    dataset = type("", (), {"data_augmentor": Augmentor()})()
+    hook = DisableAugmentationHook(cfg, dataset, logging.getLogger("test"))
+    assert [hook(epoch, 5) for epoch in range(5)] == [False, False, False, True, False]
+    assert Augmentor.seen == [["gt_sampling"]]
+
+
+def test_checkpoints_are_counted_spaced_and_limited(tmp_path):
+    linear_trainer(tmp_path / "a", epochs=7, ckpt_save_interval=2, max_ckpt_save_num=3).train()
+    assert [epoch for epoch, _ in checkpoint.epoch_checkpoints(tmp_path / "a")] == [4, 6, 7]
+    content = torch.load(tmp_path / "a/checkpoint_epoch_7.pth", weights_only=True)
+    assert {"epoch", "it", "model_state", "optimizer_state", "version"} <= content.keys()
+    assert (content["epoch"], content["it"]) == (7, 21)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch):
+    checkpoint.save_checkpoint({"model_state": {}, "it": 1}, tmp_path / "latest_model")
+
+    def interrupted(state, path):
+        path.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_checkpoint({"model_state": {}, "it": 2}, tmp_path / "latest_model")
+    assert [path.name for path in tmp_path.iterdir()] == ["latest_model.pth"]
+    assert torch.load(tmp_path / "latest_model.pth", weights_only=True)["it"] == 1
+
+
+def test_the_log_and_the_bar_say_loss_rate_and_time_left(tmp_path, caplog):
+    logger = logging.getLogger("test")
+    with caplog.at_level(logging.INFO, logger="test"):
+        trainer = linear_trainer(tmp_path, log_interval=2)
+        trainer.train()
+    assert logger is trainer.logger
+    lines = [record.getMessage() for record in caplog.records if "iteration" in record.getMessage()]
+    assert [line.split("  loss")[0] for line in lines] == [  # the first, every second, the last of an epoch
+        f"epoch {epoch}/2  iteration {iteration}/3" for epoch, iteration in ((1, 1), (1, 2), (1, 3), (2, 1), (2, 3))
+    ]
+    assert all(word in lines[0] for word in ("loss ", "lr 1.000e+00", "left "))
+
+
+def test_resuming_needs_a_checkpoint_that_fits(workplace):
+    train("tiny", "--epochs", 1)
+    with pytest.raises(InputError, match="checkpoint of another architecture"):
+        train("second", "--ckpt", "output/tiny_models/tiny/tiny/ckpt/checkpoint_epoch_1.pth", config="second")
+    with pytest.raises(InputError, match="there is no checkpoint nowhere.pth"):
+        train("none", "--ckpt", "nowhere.pth")
+    assert callable(resume) and json and cli
