@@ -58,7 +58,8 @@ def config(data_path, **optimization) -> dict:
             "VFE": {"NAME": "PillarVFE", "WITH_DISTANCE": False, "USE_ABSLOTE_XYZ": True, "USE_NORM": True, "NUM_FILTERS": [8]},
             "MAP_TO_BEV": {"NAME": "PointPillarScatter", "NUM_BEV_FEATURES": 8},
             "BACKBONE_2D": {
-                "NAME": "BaseBEVBackbone", "LAYER_NUMS": [1], "LAYER_STRIDES": [2], "NUM_FILTERS": [8], "UPSAMPLE_STRIDES": [1], "NUM_UPSAMPLE_FILTERS": [8],
+                "NAME": "BaseBEVBackbone", "LAYER_NUMS": [1], "LAYER_STRIDES": [2], "NUM_FILTERS": [8],
+                "UPSAMPLE_STRIDES": [1], "NUM_UPSAMPLE_FILTERS": [8],
             },
             "DENSE_HEAD": {
                 "NAME": "AnchorHeadSingle", "CLASS_AGNOSTIC": False, "USE_DIRECTION_CLASSIFIER": True, "DIR_OFFSET": 0.78539, "DIR_LIMIT_OFFSET": 0.0,
@@ -69,20 +70,22 @@ def config(data_path, **optimization) -> dict:
                     anchors("Cyclist", [1.76, 0.6, 1.73], -1.6, 0.3, 0.2, 2),
                 ],
                 "TARGET_ASSIGNER_CONFIG": {
-                    "NAME": "AxisAlignedTargetAssigner", "POS_FRACTION": -1.0, "SAMPLE_SIZE": 512, "NORM_BY_NUM_EXAMPLES": False, "MATCH_HEIGHT": False,
-                    "BOX_CODER": "ResidualCoder",
+                    "NAME": "AxisAlignedTargetAssigner", "POS_FRACTION": -1.0, "SAMPLE_SIZE": 512, "NORM_BY_NUM_EXAMPLES": False,
+                    "MATCH_HEIGHT": False, "BOX_CODER": "ResidualCoder",
                 },
                 "LOSS_CONFIG": {"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 2.0, "dir_weight": 0.2, "code_weights": [1.0] * 7}},
             },
             "POST_PROCESSING": {
                 "RECALL_THRESH_LIST": [0.3, 0.5, 0.7], "SCORE_THRESH": 0.1, "OUTPUT_RAW_SCORE": False, "EVAL_METRIC": "kitti",
-                "NMS_CONFIG": {"MULTI_CLASSES_NMS": False, "NMS_TYPE": "nms_gpu", "NMS_THRESH": 0.01, "NMS_PRE_MAXSIZE": 4096, "NMS_POST_MAXSIZE": 100},
+                "NMS_CONFIG": {
+                    "MULTI_CLASSES_NMS": False, "NMS_TYPE": "nms_gpu", "NMS_THRESH": 0.01, "NMS_PRE_MAXSIZE": 4096, "NMS_POST_MAXSIZE": 100,
+                },
             },
         },
         "OPTIMIZATION": {
             "BATCH_SIZE_PER_GPU": 2, "NUM_EPOCHS": 2, "OPTIMIZER": "adam_onecycle", "LR": 0.003, "WEIGHT_DECAY": 0.01, "MOMENTUM": 0.9,
-            "MOMS": [0.95, 0.85], "PCT_START": 0.4, "DIV_FACTOR": 10, "DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 1e-7, "LR_WARMUP": False,
-            "WARMUP_EPOCH": 1, "GRAD_NORM_CLIP": 10, **optimization,
+            "MOMS": [0.95, 0.85], "PCT_START": 0.4, "DIV_FACTOR": 10, "DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 1e-7,
+            "LR_WARMUP": False, "WARMUP_EPOCH": 1, "GRAD_NORM_CLIP": 10, **optimization,
         },
     }
 

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     ckpt_dir = Path(args.ckpt_dir) if args.ckpt_dir else run_dir / "ckpt"
     checkpoint = args.ckpt or newest_checkpoint(ckpt_dir)
     if checkpoint is None and not (args.eval_all and args.max_waiting_mins):
-        raise InputError(f"there is no checkpoint in {ckpt_dir}; name one with --ckpt, or train first: python tools/train.py --cfg_file {args.cfg_file}")
+        raise InputError(f"there is no checkpoint in {ckpt_dir}; name one with --ckpt, or train: python tools/train.py --cfg_file {args.cfg_file}")
     if args.ckpt and not Path(args.ckpt).is_file():
         raise InputError(f"there is no checkpoint {args.ckpt} (--ckpt)")
 
@@ -50,8 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     epoch = number[-1] if number else "no_number"
     eval_dir = run_dir / "eval" / ("eval_all_default" if args.eval_all else f"epoch_{epoch}/{split}") / args.eval_tag
     logger = cli.run_logger(eval_dir, "eval")
-    cli.log_start(logger, args, [f"{cfg.MODEL.NAME} on {device}, checkpoints of {ckpt_dir}" if args.eval_all else f"{cfg.MODEL.NAME} on {device}, {checkpoint}"])
-    dataset, loader, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=False)
+    cli.log_start(logger, args, [f"{cfg.MODEL.NAME} on {device}, {f'checkpoints of {ckpt_dir}' if args.eval_all else checkpoint}"])
+    dataset, loader, _ = build_dataloader(
+        cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=False
+    )
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset).to(device)
     if args.eval_all:
         repeat_eval_ckpt(cfg, model, loader, ckpt_dir, eval_dir, logger, args.start_epoch, args.max_waiting_mins, args.save_to_file)

@@ -4,8 +4,8 @@
     python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml --batch_size 4 --epochs 80 --workers 4 --extra_tag first
     torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file cfgs/kitti_models/second.yaml
 
-Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard, metrics.jsonl, eval/. Started again
-with the same --extra_tag it goes on from the newest checkpoint.
+Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard, metrics.jsonl, eval/.
+Started again with the same --extra_tag it goes on from the newest checkpoint.
 """
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ckpt_save_interval", type=cli.whole_number, default=1, help="epochs between checkpoints")
     parser.add_argument("--max_ckpt_save_num", type=cli.whole_number, default=30, help="checkpoints kept")
     parser.add_argument("--ckpt_save_time_interval", type=float, default=300, help="seconds between writes of latest_model.pth within an epoch")
-    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data: the loader processes start only once")
-    parser.add_argument("--num_epochs_to_eval", type=cli.whole_number, default=0, help="evaluate the checkpoints of so many last epochs after training")
+    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data: loader processes start once")
+    parser.add_argument("--num_epochs_to_eval", type=cli.whole_number, default=0, help="evaluate so many last epochs after training")
     parser.add_argument("--logger_iter_interval", type=cli.whole_number, default=50, help="iterations between two log lines")
     parser.add_argument("--use_amp", action="store_true", help="mixed precision")
     parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: here the bar and the log both record
@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
         model.load_params_from_file(args.pretrained_model, logger)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     scheduler, warmup_scheduler = build_scheduler(optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION)
-    logger.info("%d training frames, %d iterations an epoch, %d parameters", len(train_set), iters_each_epoch, sum(p.numel() for p in model.parameters()))
+    size = sum(p.numel() for p in model.parameters())
+    logger.info("%d training frames, %d iterations an epoch, %d parameters", len(train_set), iters_each_epoch, size)
 
     wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None) if several else model
     scalars = ScalarLog(run_dir) if cfg.LOCAL_RANK == 0 else None

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--set", dest="set_cfgs", default=None, nargs=argparse.REMAINDER, help="KEY VALUE ...: change configuration keys")
     args = parser.parse_args()
     cfg = cli.load_config(args)
-    run_dir = cli.output_dir() / args.extra_tag
+    run_dir = cli.output_dir(cfg) / args.extra_tag
     result = args.result or max(run_dir.glob("eval/**/result.pkl"), key=lambda path: path.stat().st_mtime, default=None)
     if result is None:
         raise InputError(f"there is no result.pkl below {run_dir}/eval; evaluate first: python tools/test.py --cfg_file {args.cfg_file}")

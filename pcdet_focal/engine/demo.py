@@ -25,7 +25,8 @@ class DemoDataset(DatasetTemplate):
     """
 
     def __init__(
-        self, dataset_cfg: Any, class_names: Sequence[str], training: bool = False, root_path: str | Path | None = None, logger: Any = None, ext: str = ".bin"
+        self, dataset_cfg: Any, class_names: Sequence[str], training: bool = False, root_path: str | Path | None = None, logger: Any = None,
+        ext: str = ".bin",
     ) -> None:
         root = Path(root_path)
         if not root.exists():
@@ -65,8 +66,8 @@ class DemoDataset(DatasetTemplate):
         if not finite.all():
             if not self.dataset_cfg.get("DROP_NONFINITE_POINTS", False):
                 raise InputError(
-                    f"{path}: {int((~finite).sum())} of {len(points)} points have NaN or infinite values, the first is point {int(np.argmin(finite))}; "
-                    "repair the scan, or leave such points out with --set DATA_CONFIG.DROP_NONFINITE_POINTS True"
+                    f"{path}: {int((~finite).sum())} of {len(points)} points have NaN or infinite values, the first is point "
+                    f"{int(np.argmin(finite))}; repair the scan, or leave such points out with --set DATA_CONFIG.DROP_NONFINITE_POINTS True"
                 )
             points = points[finite]
         if not len(points):
@@ -106,5 +107,6 @@ def table(anno: dict[str, np.ndarray]) -> list[str]:
     columns = ("x", "y", "z", "dx", "dy", "dz", "heading")
     lines = [f"  {'class':<12}{'score':>6}  " + "".join(f"{name:>9}" for name in columns)]
     for place in np.argsort(-anno["score"], kind="stable"):
-        lines.append(f"  {anno['name'][place]:<12}{anno['score'][place]:>6.2f}  " + "".join(f"{value:>9.2f}" for value in anno["boxes_lidar"][place, :7]))
+        box = "".join(f"{value:>9.2f}" for value in anno["boxes_lidar"][place, :7])
+        lines.append(f"  {anno['name'][place]:<12}{anno['score'][place]:>6.2f}  {box}")
     return lines if len(lines) > 1 else []

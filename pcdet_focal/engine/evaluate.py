@@ -57,12 +57,14 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
     return annos, recall
 
 
-def eval_one_epoch(cfg, model: nn.Module, dataloader, epoch_id, logger, result_dir: Path, save_to_file: bool = False, measure_time: bool = False) -> dict:
-    """Evaluate a model on a whole data set, log the table, write ``result.pkl`` (detections) and ``result.json`` (figures) and return the figures (empty on ranks above 0).
+def eval_one_epoch(
+    cfg, model: nn.Module, dataloader, epoch_id, logger, result_dir: Path, save_to_file: bool = False, measure_time: bool = False
+) -> dict[str, float]:
+    """Evaluate a model on a whole data set, log the table and return the figures (empty on ranks above 0).
 
     Args:
         epoch_id: only named in the log.
-        result_dir: gets result.pkl and, with ``save_to_file``, final_result/data with one file a frame.
+        result_dir: gets result.pkl (detections), result.json (figures) and, with ``save_to_file``, final_result/data with one file a frame.
         measure_time: also log the milliseconds a batch.
     """
     rank, world_size = get_dist_info()

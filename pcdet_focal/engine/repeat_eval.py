@@ -15,7 +15,8 @@ SECONDS_BETWEEN_LOOKS = 5
 
 
 def repeat_eval_ckpt(
-    cfg, model: nn.Module, dataloader, ckpt_dir: Path, eval_dir: Path, logger, start_epoch: int = 0, max_waiting_mins: float = 0, save_to_file: bool = False
+    cfg, model: nn.Module, dataloader, ckpt_dir: Path, eval_dir: Path, logger, start_epoch: int = 0, max_waiting_mins: float = 0,
+    save_to_file: bool = False,
 ) -> dict[int, dict]:
     """Evaluate each ``checkpoint_epoch_N.pth`` with N >= ``start_epoch`` that ``eval_dir``'s list does not name yet; returns {epoch: figures}.
 

@@ -106,8 +106,8 @@ class Trainer:
 
     def _batches(self) -> Iterator[dict]:
         """Batches from the present iteration on, one pass over the loader after the other."""
-        if self.loader.num_workers > 0 and hasattr(self.loader.dataset, "__getitems__"):  # compiled functions that this process has loaded need not be loaded in every worker in every epoch
-            self.loader.dataset.__getitems__([0])
+        if self.loader.num_workers > 0 and hasattr(self.loader.dataset, "__getitems__"):
+            self.loader.dataset.__getitems__([0])  # compiled functions loaded here need not be loaded by every worker in every epoch
         number, done = divmod(self.iteration, len(self.loader))
         while True:
             self.sampler.set_epoch(number, skip=done * self.loader.batch_size)
@@ -130,8 +130,8 @@ class Trainer:
         if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):  # loss scaling skips steps with infinite gradients
             parts = ", ".join(f"{key} {float(part):.4g}" for key, part in values.items())
             raise InputError(
-                f"training has diverged: the loss is {value} and the gradient's norm {norm} at iteration {self.iteration} (epoch {epoch + 1}; {parts}; "
-                f"frames {', '.join(map(str, batch.get('frame_id', ())))}). Lower OPTIMIZATION.LR or look at these frames, with "
+                f"training has diverged: the loss is {value} and the gradient's norm {norm} at iteration {self.iteration} "
+                f"(epoch {epoch + 1}; {parts}; frames {', '.join(map(str, batch.get('frame_id', ())))}). Lower OPTIMIZATION.LR or look at these frames, with "
                 f"--logger_iter_interval 1 to see where it begins. Checkpoints in {self.ckpt_dir} are from before this point"
             )
         lr = self.optimizer.param_groups[0]["lr"]

@@ -112,7 +112,8 @@ def test_step_decay_is_the_recorded_curve_and_optimiser(record):
 @needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("cosine_warmup", []), ids=lambda r: f"{r['T_max']} steps")
 def test_warm_up_is_the_recorded_curve(record):
-    optim_cfg = EasyDict({**SECOND, "OPTIMIZER": "sgd", "LR": record["LR"], "LR_WARMUP": True, "WARMUP_EPOCH": 1, "DIV_FACTOR": record["LR"] / record["eta_min"]})
+    factor = record["LR"] / record["eta_min"]
+    optim_cfg = EasyDict({**SECOND, "OPTIMIZER": "sgd", "LR": record["LR"], "LR_WARMUP": True, "WARMUP_EPOCH": 1, "DIV_FACTOR": factor})
     optimizer = build_optimizer(nn.Linear(2, 2), optim_cfg)
     _, warmup = build_scheduler(optimizer, record["T_max"], 5, -1, optim_cfg)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(record["before_first_step"], rel=1e-9)
@@ -124,7 +125,7 @@ def test_warm_up_is_the_recorded_curve(record):
 
 
 def test_an_unknown_optimiser_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=r"OPTIMIZATION\.OPTIMIZER: adamw is not supported \(supported: adam, adam_cosineanneal, adam_onecycle, sgd\)"):
+    with pytest.raises(InputError, match=r"OPTIMIZATION\.OPTIMIZER: adamw .*adam, adam_cosineanneal, adam_onecycle, sgd"):
         build_optimizer(nn.Linear(2, 2), EasyDict({**SECOND, "OPTIMIZER": "adamw"}))
 
 
@@ -202,7 +203,8 @@ def test_twenty_steps_are_the_recorded_trajectory(case):
         assert float(norm) == pytest.approx(record["grad_norm"][it], rel=10 * rtol)
         for key, expected in tensors(record, f"after{it + 1}" if it < 19 else "final", dtype).items():
             # A bias in front of a batch norm has gradient 0 but for rounding, of which Adam makes steps of full size.
-            atol = {torch.float64: 1e-7, torch.float32: 20 * optim_cfg.LR}[dtype] if key in ("sub.0.bias", "sub.1.running_mean") else 10 * rtol * optim_cfg.LR
+            of_it = key in ("sub.0.bias", "sub.1.running_mean")
+            atol = {torch.float64: 1e-7, torch.float32: 20 * optim_cfg.LR}[dtype] if of_it else 10 * rtol * optim_cfg.LR
             torch.testing.assert_close(model.state_dict()[key], expected, rtol=rtol, atol=atol, msg=lambda m: f"{key} after {it + 1}: {m}")
             compared += 1
     assert compared == 15 + 15 + 15 + 19

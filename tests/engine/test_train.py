@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pcdet_focal.datasets.samplers import EpochSampler
-from pcdet_focal.engine import checkpoint, cli
+from pcdet_focal.engine import checkpoint
 from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 from pcdet_focal.engine.run_log import read_metrics
-from pcdet_focal.engine.train import DisableAugmentationHook, Trainer, resume
+from pcdet_focal.engine.train import DisableAugmentationHook, Trainer
 from pcdet_focal.errors import InputError
 
 ITERATIONS = math.ceil(tiny_kitti.NUM_TRAIN / 2)  # of an epoch, batches of 2
@@ -36,8 +36,8 @@ def train(tag: str, *more, config: str = "tiny", seed: bool = True, workers: int
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        argv = ["--cfg_file", f"cfgs/tiny_models/{config}.yaml", "--extra_tag", tag, "--workers", str(workers), *(["--fix_random_seed"] if seed else [])]
-        tiny_kitti.tool("train").main([*argv, *map(str, more)])
+        argv = ["--cfg_file", f"cfgs/tiny_models/{config}.yaml", "--extra_tag", tag, "--workers", str(workers)]
+        tiny_kitti.tool("train").main([*argv, *(["--fix_random_seed"] if seed else []), *map(str, more)])
     finally:
         torch.set_num_threads(before)
 
@@ -105,12 +105,15 @@ def test_another_batch_size_goes_on_at_the_start_of_the_epoch(workplace, capsys)
     train("run", "--epochs", 2, "--batch_size", 1)
     assert "going on at the start of epoch 2" in capsys.readouterr().out
     assert (saved("run")["epoch"], saved("run")["it"]) == (2, 2 * tiny_kitti.NUM_TRAIN)
+    lines = (workplace / "output/tiny_models/tiny/run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, ITERATIONS, tiny_kitti.NUM_TRAIN + 1, 2 * tiny_kitti.NUM_TRAIN]
 
 
 def test_diverging_ends_the_run_and_keeps_the_checkpoints_from_before(workplace):
     train("run", "--epochs", 1)
     before = saved("run", "checkpoint_epoch_1")
-    with pytest.raises(InputError, match=r"training has diverged: the loss is .* at iteration \d \(epoch 2; .*rpn_loss_cls .*frames 0000\d\d, .*Lower OPTIMIZATION.LR"):
+    told = r"training has diverged: the loss is .* at iteration \d \(epoch 2; .*rpn_loss_cls .*frames 0000\d\d, .*Lower OPTIMIZATION.LR"
+    with pytest.raises(InputError, match=told):
         train("run", "--epochs", 2, "--ckpt_save_time_interval", -1, "--set", "OPTIMIZATION.LR", "1e18")
     assert_same_run(before, saved("run", "checkpoint_epoch_1"))
     for path in (workplace / "output/tiny_models/tiny/run/ckpt").iterdir():
@@ -162,14 +165,17 @@ def linear_trainer(folder, frames: int = 6, batch_size: int = 2, epochs: int = 2
 
     folder.mkdir(exist_ok=True)
     return Trainer(
-        model, optimizer, scheduler, loader, sampler, model_func, OPTIMIZATION, epochs, folder, logging.getLogger("test"), iters_each_epoch=iters_each_epoch, **more
+        model, optimizer, scheduler, loader, sampler, model_func, OPTIMIZATION, epochs, folder, logging.getLogger("test"),
+        iters_each_epoch=iters_each_epoch, **more
     )
 
 
 def test_the_gradient_is_clipped_over_all_parameters_together(tmp_path):
     trainer = linear_trainer(tmp_path, frames=2, epochs=1)
     before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.model.eval()
     trainer.train()
+    assert trainer.model.training
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)  # plain gradient descent with learning rate 1
 
@@ -254,4 +260,3 @@ def test_resuming_needs_a_checkpoint_that_fits(workplace):
         train("second", "--ckpt", "output/tiny_models/tiny/tiny/ckpt/checkpoint_epoch_1.pth", config="second")
     with pytest.raises(InputError, match="there is no checkpoint nowhere.pth"):
         train("none", "--ckpt", "nowhere.pth")
-    assert callable(resume) and json and cli
