@@ -7,9 +7,11 @@ from .center_iou import calculate_iou_loss_centerhead, calculate_iou_reg_loss_ce
 from .centernet import FocalLossCenterNet, RegLossCenterNet, neg_loss_cornernet
 from .corner import get_corner_loss_lidar
 from .cross_entropy import WeightedCrossEntropyLoss, binary_cross_entropy_with_logits, one_hot_cross_entropy
+from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .foreground_mask import compute_fg_mask
 from .gaussian_focal import GaussianFocalLoss, gaussian_focal_loss
 from .normalizers import PerSampleNormalizer, anchor_weights_from_labels, one_hot_from_labels
+from .positives import gather_rows_once, positive_rows
 from .sigmoid_focal import SigmoidFocalClassificationLoss, sigmoid_focal_loss
 from .smooth_l1 import L1Loss, WeightedL1Loss, WeightedSmoothL1Loss, code_difference, smooth_l1
 from .sparse import FocalLossSparse, IouLossSparse, IouRegLossSparse, RegLossSparse, neg_loss_sparse
@@ -19,6 +21,6 @@ __all__ = [
     "FocalLossCenterNet", "FocalLossSparse", "GaussianFocalLoss", "IouLossSparse", "IouRegLossSparse", "L1Loss", "PerSampleNormalizer",
     "RegLossCenterNet", "RegLossSparse", "SigmoidFocalClassificationLoss", "WeightedCrossEntropyLoss", "WeightedL1Loss", "WeightedSmoothL1Loss",
     "anchor_weights_from_labels", "binary_cross_entropy_with_logits", "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead",
-    "code_difference", "compute_fg_mask", "expand_anchor_weights", "gaussian_focal_loss", "get_corner_loss_lidar", "neg_loss_cornernet",
-    "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "sigmoid_focal_loss", "smooth_l1",
+    "code_difference", "compute_fg_mask", "expand_anchor_weights", "gather_rows_once", "gaussian_focal_loss", "get_corner_loss_lidar", "neg_loss_cornernet",
+    "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "positive_rows", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels", "smooth_l1",
 ]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..ops import focal_loss as fused
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32, bounded, power, reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
@@ -69,6 +70,9 @@ def focal_factor(inputs: torch.Tensor, targets: torch.Tensor, alpha: float | Non
 class SigmoidFocalClassificationLoss(nn.Module):
     """OpenPCDet's focal loss module: the formula of ``sigmoid_focal_loss`` times anchor weights, not reduced.
 
+    On the CPU, with gamma 2 and without float64, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
+    differentiated once. A head needs neither targets nor weights of its own: ``sigmoid_focal_loss_from_labels``.
+
     >>> cls_preds = torch.zeros(2, 6, 3)                               # (B, A, C) logits
     >>> one_hot_targets = torch.zeros(2, 6, 3)
     >>> cls_weights = torch.ones(2, 6)                                 # (B, A)
@@ -113,5 +117,19 @@ class SigmoidFocalClassificationLoss(nn.Module):
         Raises:
             InputError: shapes that do not fit, with both shapes and what is allowed.
         """
+        if self._is_fused(input, target, weights):
+            alphas = (1.0, 1.0) if self.alpha is None or self.alpha == -1 else (self.alpha, 1 - self.alpha)
+            if weights is not None:
+                weights = expand_anchor_weights(weights, input.shape, type(self).__name__)
+                weights = weights.expand(*input.shape[:-1], weights.shape[-1])
+            return fused.weighted_focal_loss(input, target, weights, *alphas)
         loss = focal_factor(input, target, self.alpha, self.gamma) * self.sigmoid_cross_entropy_with_logits(input, target)
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
+
+    def _is_fused(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> bool:
+        """Whether the kernels serve: gamma 2, a usual alpha, gradients only for the input, shapes that fit (the formula explains those that do not)."""
+        others = [target] if weights is None else [target, weights]
+        own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
+        return (own and self.gamma == 2 and (self.alpha is None or self.alpha == -1 or 0 <= self.alpha <= 1)
+                and input.dim() > 0 and input.shape == target.shape and input.is_floating_point()
+                and not any(t.requires_grad for t in others) and fused.serves(input, *others))

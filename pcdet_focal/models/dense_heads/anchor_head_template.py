@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ... import losses
 from ...geometry import box_coders
 from ...geometry.angles import limit_period
+from ...ops.focal_loss import load_kernels
 from ..registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
 from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
@@ -79,6 +80,8 @@ class AnchorHeadTemplate(nn.Module):
         self.cls_loss_func = losses.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)
         self.reg_loss_func = regression(code_weights=losses_cfg.LOSS_WEIGHTS["code_weights"])
         self.dir_loss_func = losses.WeightedCrossEntropyLoss()
+        if not torch.cuda.is_available():
+            load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
         """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights`` (B, N)."""
@@ -92,39 +95,68 @@ class AnchorHeadTemplate(nn.Module):
         return loss, {**tb_dict, **tb_dict_box, "rpn_loss": loss.detach()}
 
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Focal loss over all anchors that are not ignored, each sample's sum divided by its positive anchors, averaged over the batch."""
+        """Focal loss over all anchors that are not ignored, each sample's sum divided by its positive anchors, averaged over the batch.
+
+        Straight from the labels; with another ``cls_loss_func`` than SigmoidFocalClassificationLoss through its one-hot targets and weights.
+        """
         labels = self.forward_ret_dict["box_cls_labels"]
         logits = self.forward_ret_dict["cls_preds"]
         logits = logits.view(logits.shape[0], -1, self.num_class)  # (B, N, C)
+        cls_weight = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
+        if type(self.cls_loss_func) is losses.SigmoidFocalClassificationLoss:
+            focal = self.cls_loss_func
+            loss = losses.sigmoid_focal_loss_from_labels(logits, labels, alpha=focal.alpha, gamma=focal.gamma, loss_weight=cls_weight)
+            return loss, {"rpn_loss_cls": loss.detach()}
         if self.num_class == 1:
             labels = labels.clamp(max=1)  # class-agnostic: every positive is the one class
         cls_weights, _, _ = losses.anchor_weights_from_labels(labels)
         one_hot = losses.one_hot_from_labels(labels, self.num_class, logits.dtype)
         loss = self.cls_loss_func(logits, one_hot, weights=cls_weights).sum() / logits.shape[0]
-        loss = loss * self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
+        loss = loss * cls_weight
         return loss, {"rpn_loss_cls": loss.detach()}
 
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch."""
-        ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
-        targets, labels, box_preds = ret["box_reg_targets"], ret["box_cls_labels"], ret["box_preds"]
-        batch_size = box_preds.shape[0]
-        _, reg_weights, _ = losses.anchor_weights_from_labels(labels)
+        """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
 
-        box_preds = box_preds.view(batch_size, -1, self.box_coder.code_size)  # (B, N, code)
-        preds_sin, targets_sin = self.add_sin_difference(box_preds, targets)
+        On the CPU only the positive anchors are touched. A CUDA device would have to wait for their number, and a loss function of another class
+        may look at the others: then the dense tensors go in, with a weight of 0 for all but the positives.
+        """
+        ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
+        targets, labels = ret["box_reg_targets"], ret["box_cls_labels"]
+        batch_size, code_size = targets.shape[0], self.box_coder.code_size
+        has_direction = ret.get("dir_cls_preds") is not None
+        if self._takes_positives_only(has_direction):
+            rows, reg_weights = losses.positive_rows(labels)  # (n,), (n,)
+
+            def pick(dense: Tensor, columns: int) -> Tensor:
+                return losses.gather_rows_once(dense.reshape(-1, columns), rows)
+        else:
+            rows, (_, reg_weights, _) = None, losses.anchor_weights_from_labels(labels)  # (B, N)
+
+            def pick(dense: Tensor, columns: int) -> Tensor:
+                return dense.view(batch_size, -1, columns)
+
+        targets = pick(targets, code_size)
+        preds_sin, targets_sin = self.add_sin_difference(pick(ret["box_preds"], code_size), targets)  # (n, code) or (B, N, code)
         box_loss = self.reg_loss_func(preds_sin, targets_sin, weights=reg_weights).sum() / batch_size * weights["loc_weight"]
         tb_dict = {"rpn_loss_loc": box_loss.detach()}
 
-        if ret.get("dir_cls_preds") is not None:
-            dir_targets = self.get_direction_target(
-                self._flat_anchors().expand(batch_size, -1, -1), targets, dir_offset=self.model_cfg.DIR_OFFSET, num_bins=self.model_cfg.NUM_DIR_BINS
-            )
-            dir_logits = ret["dir_cls_preds"].view(batch_size, -1, self.model_cfg.NUM_DIR_BINS)
+        if has_direction:
+            num_bins = self.model_cfg.NUM_DIR_BINS
+            anchors = self._flat_anchors(slice(6, 7))[0]  # headings
+            anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
+            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(reg_weights.shape)
+            dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
+            dir_logits = pick(ret["dir_cls_preds"], num_bins)
             dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=reg_weights).sum() / batch_size * weights["dir_weight"]
             box_loss = box_loss + dir_loss
             tb_dict["rpn_loss_dir"] = dir_loss.detach()
         return box_loss, tb_dict
+
+    def _takes_positives_only(self, has_direction: bool) -> bool:
+        ours = type(self.reg_loss_func) in _REGRESSION_LOSSES.values()
+        ours = ours and (not has_direction or type(self.dir_loss_func) is losses.WeightedCrossEntropyLoss)
+        return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
@@ -145,9 +177,13 @@ class AnchorHeadTemplate(nn.Module):
             (B, N) long, or (B, N, num_bins) of the anchors' dtype with ``one_hot``.
         """
         anchors = anchors.reshape(reg_targets.shape[0], -1, anchors.shape[-1])
-        heading = limit_period(reg_targets[..., 6] + anchors[..., 6] - dir_offset, 0, 2 * math.pi)
-        bins = torch.floor(heading / (2 * math.pi / num_bins)).long().clamp(0, num_bins - 1)
+        bins = AnchorHeadTemplate._direction_bins(reg_targets[..., 6] + anchors[..., 6], dir_offset, num_bins)
         return torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype) if one_hot else bins
+
+    @staticmethod
+    def _direction_bins(headings: Tensor, dir_offset: float, num_bins: int) -> Tensor:
+        sector = limit_period(headings - dir_offset, 0, 2 * math.pi) / (2 * math.pi / num_bins)
+        return torch.floor(sector).long().clamp(0, num_bins - 1)
 
     def generate_predicted_boxes(self, batch_size: int, cls_preds, box_preds, dir_cls_preds=None) -> tuple[Tensor, Tensor]:
         """Decode predictions: tensors (B, H, W, C), or lists of (B, n, C) with several heads.
@@ -174,10 +210,11 @@ class AnchorHeadTemplate(nn.Module):
     def _joined(preds, batch_size: int, count: int) -> Tensor:
         return (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
 
-    def _flat_anchors(self) -> Tensor:
-        """(1, N, 7+) in the order of the predictions."""
+    def _flat_anchors(self, columns: slice = slice(None)) -> Tensor:
+        """(1, N, 7+), or some of the columns, in the order of the predictions."""
+        anchors = [a[..., columns] for a in self.anchors]
         if self.use_multihead:
-            flat = torch.cat([a.permute(3, 4, 0, 1, 2, 5).reshape(-1, a.shape[-1]) for a in self.anchors])
+            flat = torch.cat([a.permute(3, 4, 0, 1, 2, 5).reshape(-1, a.shape[-1]) for a in anchors])
         else:
-            flat = torch.cat(self.anchors, dim=-3)
+            flat = torch.cat(anchors, dim=-3)
         return flat.reshape(1, -1, flat.shape[-1])
