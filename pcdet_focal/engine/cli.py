@@ -27,7 +27,7 @@ def run_main(main: Callable[..., None], *arguments) -> None:
 
     def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
         text = f"warning: {' '.join(str(message).split())}"
-        if text not in shown and distributed.get_dist_info()[0] == 0:
+        if text not in shown and distributed.is_main_process():
             shown.add(text)
             tqdm.write(text, file=sys.stderr)
             _to_log(logging.WARNING, text)
@@ -149,7 +149,7 @@ def output_dir(cfg: Config) -> Path:
 def run_logger(folder: Path, name: str) -> logging.Logger:
     """A logger to the console and to ``folder/<name>_<time>.log``; what ends the run goes there too."""
     folder.mkdir(parents=True, exist_ok=True)
-    logger = create_logger(folder / f"{name}_{datetime.datetime.now():%Y%m%d-%H%M%S}.log", rank=distributed.get_dist_info()[0])
+    logger = create_logger(folder / f"{name}_{datetime.datetime.now():%Y%m%d-%H%M%S}.log", rank=distributed.get_rank())
     _log.append(logger)
     return logger
 

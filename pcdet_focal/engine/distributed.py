@@ -48,6 +48,53 @@ def get_dist_info(return_gpu_per_machine: bool = False) -> tuple[int, ...]:
     return (*info, torch.cuda.device_count()) if return_gpu_per_machine else info
 
 
+def get_rank() -> int:
+    """This process's number, 0 outside a group."""
+    return get_dist_info()[0]
+
+
+def get_world_size() -> int:
+    """The number of processes, 1 outside a group."""
+    return get_dist_info()[1]
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0."""
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait here until every process is here."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def all_gather(data: Any) -> list:
+    """Every rank's ``data`` (anything that can be pickled), in the order of ranks, on every rank."""
+    if get_world_size() == 1:
+        return [data]
+    parts = [None] * get_world_size()
+    dist.all_gather_object(parts, data)
+    return parts
+
+
+def average_reduce_value(data: Any) -> Any:
+    """The mean of every rank's number or tensor, on every rank."""
+    parts = all_gather(data)
+    return sum(parts) / len(parts)
+
+
+def all_reduce(data: torch.Tensor, op: str = "sum", average: bool = False) -> torch.Tensor:
+    """Every rank's tensors joined by ``op`` (sum, max, min or product; with ``average`` the sum divided by their number), on every rank."""
+    if average and op.lower() != "sum":
+        raise ValueError(f"average=True is a sum divided by its count; op is {op}")
+    if get_world_size() == 1:
+        return data
+    joined = data.clone()
+    dist.all_reduce(joined, op=getattr(dist.ReduceOp, op.upper()))
+    return joined / get_world_size() if average else joined
+
+
 def from_first(value: Any) -> Any:
     """Rank 0's ``value``, on every rank."""
     if get_dist_info()[1] == 1:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..models import load_data_to_device
 from .checkpoint import whole_file
-from .distributed import get_dist_info, merge_results_dist
+from .distributed import get_dist_info, is_main_process, merge_results_dist
 from .run_log import AverageMeter
 
 
@@ -44,7 +44,7 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
     annos: list[dict] = []
     recall: Counter = Counter()
     dataset = dataloader.dataset
-    for batch in tqdm(dataloader, desc="evaluating", unit="batch", disable=get_dist_info()[0] != 0 or None, dynamic_ncols=True, leave=False):
+    for batch in tqdm(dataloader, desc="evaluating", unit="batch", disable=not is_main_process() or None, dynamic_ncols=True, leave=False):
         load_data_to_device(batch, device)
         started = time.perf_counter()
         pred_dicts, recall_dict = model(batch)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from .checkpoint import epoch_checkpoints
-from .distributed import from_first, get_dist_info
+from .distributed import from_first, is_main_process
 from .evaluate import eval_one_epoch
 from .run_log import ScalarLog
 
@@ -38,7 +38,7 @@ def repeat_eval_ckpt(
             model.load_params_from_file(filename=path, logger=logger)
             results[epoch] = eval_one_epoch(cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file)
             done.add(epoch)
-            if get_dist_info()[0] == 0:
+            if is_main_process():
                 scalars = ScalarLog(eval_dir)
                 scalars.add(results[epoch], epoch)
                 scalars.close()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..models.model_utils.checkpoint_loading import read_checkpoint
 from .checkpoint import checkpoint_state, remove_old_checkpoints, save_checkpoint
-from .distributed import get_dist_info
+from .distributed import get_rank
 from .run_log import AverageMeter, ScalarLog, file_only
 
 
@@ -47,7 +47,7 @@ class Trainer:
         self.warmup_epochs = optim_cfg.WARMUP_EPOCH if lr_warmup_scheduler is not None else 0
         self.grad_norm_clip = optim_cfg.GRAD_NORM_CLIP
         self.total_epochs, self.iters_each_epoch = total_epochs, iters_each_epoch or len(train_loader)
-        self.ckpt_dir, self.logger, self.scalars, self.rank = Path(ckpt_dir), logger, scalar_log, get_dist_info()[0]
+        self.ckpt_dir, self.logger, self.scalars, self.rank = Path(ckpt_dir), logger, scalar_log, get_rank()
         self.log_interval, self.ckpt_save_interval = max(log_interval, 1), max(ckpt_save_interval, 1)
         self.max_ckpt_save_num, self.save_seconds = max_ckpt_save_num, save_seconds
         self.augmentation_hook = augmentation_hook

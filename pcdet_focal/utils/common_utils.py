@@ -1,4 +1,16 @@
-"""OpenPCDet's ``pcdet.utils.common_utils``: its functions on angles, points and voxels; they live in ``geometry``."""
+"""OpenPCDet's ``pcdet.utils.common_utils``: its functions on angles, points and voxels live in ``geometry``, on runs and processes in ``engine``."""
+from typing import Any
+
+from ..engine.distributed import get_dist_info, init_dist_pytorch, init_dist_slurm, merge_results_dist  # noqa: F401
+from ..engine.run_log import AverageMeter, create_logger, set_random_seed  # noqa: F401
 from ..geometry.angles import angle2matrix, limit_period, rotate_points_along_z  # noqa: F401
 from ..geometry.arrays import check_numpy_to_torch  # noqa: F401
 from ..geometry.points import generate_voxel2pinds, get_pad_params, get_voxel_centers, mask_points_by_range, scatter_point_inds  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("drop_info_with_name", "keep_arrays_by_name"):  # asked for only now: their package imports numba
+        from ..datasets import info_rows
+
+        return getattr(info_rows, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
