@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pcdet_focal.errors import InputError
+from pcdet_focal.ops.anchor_targets import reference
 from pcdet_focal.ops.anchor_targets.reference import AssignmentRules
 from pcdet_focal.ops.backend import choose_backend
 
@@ -49,7 +50,6 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
         if anchors.device != gt_boxes.device:
             raise InputError(f"Anchors and boxes must be on one device: all_anchors[{i}] is on {anchors.device}, gt_boxes on {gt_boxes.device}.")
 
-    from pcdet_focal.ops.anchor_targets import reference
     if choose_backend(gt_boxes.device, "anchor_targets") == "cpu":
         from pcdet_focal.ops.anchor_targets import cpu
         result = cpu.assign(all_anchors, gt_boxes, rules)
