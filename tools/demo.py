@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from pcdet_focal.engine import cli
+from pcdet_focal.engine.checkpoint import load_for_use
 from pcdet_focal.engine.demo import DemoDataset, show_detections
 from pcdet_focal.engine.run_log import create_logger
 from pcdet_focal.models import build_network
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     logger = create_logger()
     dataset = DemoDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False, root_path=Path(args.data_path), logger=logger, ext=args.ext)
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset).to(device)
-    model.load_params_from_file(args.ckpt, logger)
+    load_for_use(model, args.ckpt, logger)
     show_detections(model, dataset, args.score_thresh, Path(args.out))
 
 

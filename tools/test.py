@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.engine import cli, evaluate
-from pcdet_focal.engine.checkpoint import newest_checkpoint
+from pcdet_focal.engine.checkpoint import load_for_use, newest_checkpoint
 from pcdet_focal.engine.repeat_eval import repeat_eval_ckpt
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.eval_all:
         repeat_eval_ckpt(cfg, model, loader, ckpt_dir, eval_dir, logger, args.start_epoch, args.max_waiting_mins, args.save_to_file)
     else:
-        model.load_params_from_file(checkpoint, logger, pre_trained_path=args.pretrained_model)
+        load_for_use(model, checkpoint, logger, args.pretrained_model)
         evaluate.eval_one_epoch(cfg, model, loader, epoch, logger, eval_dir, args.save_to_file, args.infer_time)
 
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints, and finding the ones that are there. The format is OpenPCDet's; reading is in models/model_utils."""
+"""Writing checkpoints, finding the ones that are there, loading one to use it. The format is OpenPCDet's."""
 from __future__ import annotations
 
 import os
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..errors import InputError
+from ..models.model_utils.checkpoint_loading import match_state, read_checkpoint
 
 
 @contextmanager
@@ -44,6 +46,23 @@ def save_checkpoint(state: dict, filename: str | Path) -> Path:
     with whole_file(path) as part:
         torch.save(state, part)
     return path
+
+
+def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
+    """``model.load_params_from_file``, for a model that is used as it then is: every weight must be in the file (or in ``pre_trained_path``).
+
+    Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only mislead.
+    """
+    state = dict(read_checkpoint(filename)["model_state"])
+    if pre_trained_path is not None:
+        state.update(read_checkpoint(pre_trained_path)["model_state"])
+    fitting, problems = match_state(model, state)
+    counters = ("global_step", "num_batches_tracked")  # of training
+    missing = [key for key in model.state_dict() if key not in fitting and not key.endswith(counters)]
+    if missing:
+        told = next(problem for problem in problems if problem.startswith(f"{missing[0]}:"))
+        raise InputError(f"{filename} is a checkpoint of another architecture: it lacks {len(missing)} weights of this model, for example {told}")
+    model.load_params_from_file(filename, logger, pre_trained_path=pre_trained_path)
 
 
 def epoch_checkpoints(ckpt_dir: str | Path) -> list[tuple[int, Path]]:

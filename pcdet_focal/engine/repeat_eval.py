@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .checkpoint import epoch_checkpoints
+from .checkpoint import epoch_checkpoints, load_for_use
 from .distributed import from_first, is_main_process
 from .evaluate import eval_one_epoch
 from .run_log import ScalarLog
@@ -35,7 +35,7 @@ def repeat_eval_ckpt(
         if over:
             return results
         for epoch, path in todo:
-            model.load_params_from_file(filename=path, logger=logger)
+            load_for_use(model, path, logger)
             results[epoch] = eval_one_epoch(cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file)
             done.add(epoch)
             if is_main_process():
