@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from ..errors import InputError
@@ -62,20 +61,20 @@ def sigmoid_focal_loss_from_labels(
         raise InputError(f"{_NAME}: normalizer={normalizer!r} is unknown: {' or '.join(map(repr, _NORMALIZERS))} is allowed.")
     num_class = logits.shape[2]
     if alpha is None or isinstance(alpha, (int, float)) and alpha == -1:
-        alpha_pos = alpha_neg = np.ones(num_class)
+        alpha_pos = alpha_neg = [1.0] * num_class
     else:
         alpha_pos = _one_per_class("alpha", alpha, num_class)
-        alpha_neg = 1 - alpha_pos
-        if not ((0 <= alpha_pos) & (alpha_pos <= 1)).all():
+        alpha_neg = [1 - a for a in alpha_pos]
+        if not all(0 <= a <= 1 for a in alpha_pos):
             raise InputError(f"{_NAME}: alpha={alpha} is not allowed: from 0 to 1, or None or -1 for no class weighting.")
     exponents = _one_per_class("gamma", gamma, num_class)
-    if not (exponents >= 0).all():
+    if not all(g >= 0 for g in exponents):
         raise InputError(f"{_NAME}: gamma={gamma} is not allowed: at least 0.")
     return focal_loss_from_labels(logits, labels, alpha_pos, alpha_neg, exponents, normalizer == "per_sample", loss_weight)
 
 
-def _one_per_class(name: str, value: float | Sequence[float], num_class: int) -> np.ndarray:
-    values = np.asarray(value, dtype=np.float64)
-    if values.shape not in ((), (1,), (num_class,)):
-        raise InputError(f"{_NAME}: {name} of shape {values.shape} does not fit {num_class} classes: one number, or one per class.")
-    return np.broadcast_to(values, num_class).copy()
+def _one_per_class(name: str, value: float | Sequence[float], num_class: int) -> list[float]:
+    values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)]
+    if len(values) not in (1, num_class):
+        raise InputError(f"{_NAME}: {len(values)} values of {name} do not fit {num_class} classes: one number, or one per class.")
+    return values * num_class if len(values) == 1 else values

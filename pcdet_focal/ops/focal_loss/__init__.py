@@ -6,6 +6,8 @@ with a message, not answered with zeros.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -32,13 +34,13 @@ def load_kernels() -> None:
         from . import cpu  # noqa: F401 - their signatures are fixed, so importing compiles them
 
 
-def focal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: np.ndarray, alpha_neg: np.ndarray, gamma: np.ndarray,
-                           per_sample: bool, loss_weight: float) -> torch.Tensor:
+def focal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: Sequence[float], alpha_neg: Sequence[float],
+                           gamma: Sequence[float], per_sample: bool, loss_weight: float) -> torch.Tensor:
     """Focal loss of a whole head from its labels, reduced to one number.
 
     Args:
         logits: (B, A, C) floating. labels: (B, A) integers, below 0 ignored, 0 background, 1..C; with C = 1 every positive label is class 1.
-        alpha_pos, alpha_neg, gamma: (C,) float64.
+        alpha_pos, alpha_neg, gamma: C numbers each.
         per_sample: divide each sample's sum by max(its positives, 1) * B.
         loss_weight: factor of the result.
     Returns:
@@ -58,7 +60,7 @@ def focal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos
     scale = torch.full((logits.shape[0],), float(loss_weight), dtype=torch.float64, device=logits.device)
     if per_sample:
         scale = scale / ((labels > 0).sum(dim=1).clamp(min=1) * batch_size)
-    constants = (torch.as_tensor(v, dtype=logits.dtype, device=logits.device) for v in (alpha_pos, alpha_neg, gamma))
+    constants = [torch.tensor(v, dtype=logits.dtype, device=logits.device) for v in (alpha_pos, alpha_neg, gamma)]
     return reference.from_labels(logits, labels, *constants, scale)
 
 
@@ -68,8 +70,8 @@ def _check_highest(highest: int, num_class: int) -> None:
                          f"0 (background), or 1 to {num_class}.")
 
 
-def _fused_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: np.ndarray, alpha_neg: np.ndarray, gamma: np.ndarray, per_sample: bool,
-                       loss_weight: float) -> torch.Tensor:
+def _fused_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: Sequence[float], alpha_neg: Sequence[float], gamma: Sequence[float],
+                       per_sample: bool, loss_weight: float) -> torch.Tensor:
     from . import cpu
 
     logits, labels = logits.cpu().contiguous(), labels.cpu().contiguous()
@@ -119,7 +121,7 @@ def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: to
         Loss (..., C), float32.
     """
     device = logits.device
-    logits, targets = logits.float().cpu().contiguous(), targets.detach().float().cpu().contiguous()
+    logits, targets = logits.float().cpu().contiguous(), targets.detach().float().cpu()
     weights = None if weights is None else weights.detach().float().cpu().contiguous()
     return _Elementwise.apply(logits, targets, weights, alpha_pos, alpha_neg).to(device)
 

@@ -22,6 +22,8 @@ numba's own parallel loops would stop a process that enters them from two thread
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ _SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole num
 _ONE_BITS = np.int32(0x3F800000)
 _EXP_LIMIT = np.float32(87.0)  # exp(-87) = 1.6e-38 is a normal number; what is smaller never matters beside a factor of that size
 _BOUND = np.float32(np.sqrt(np.finfo(np.float32).max))
+_SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: it is computed again with a look at that
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _E2, _E3, _E4, _E5, _E6 = (np.float32(c) for c in (  # exp(r) = 1 + r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 2e-9
     0.49999991059303284, 0.16666410863399506, 0.04166828840970993, 0.00837564468383789, 0.0013835798017680645))
@@ -101,15 +104,13 @@ def _terms(x):
 
 @_compute
 def _background_gamma_2(logits, alpha, scale, loss, grad):
-    """All entries as background with gamma = 2. loss is not scaled, grad is."""
+    """All entries as background with gamma = 2, of bounded logits. loss is not scaled, grad is."""
     factor = alpha * scale
     for i in range(logits.size):
-        x = _bounded(logits[i])
-        p, q, softplus, _ = _terms(x)
+        p, q, softplus, _ = _terms(logits[i])
         square = p * p
-        slope = square * (_TWO * q * softplus + p) * factor
         loss[i] = square * softplus * alpha
-        grad[i] = _ZERO if abs(logits[i]) > _BOUND else slope
+        grad[i] = square * (_TWO * q * softplus + p) * factor
 
 
 @_compute
@@ -143,9 +144,9 @@ def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
             elif label > 0:
                 c = 0 if num_class == 1 else label - 1
                 k = i * num_class + c
-                _, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
+                q, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
                 weight = _exp_of_minus(gamma[c] * softplus) * alpha_pos[c]
-                slope = -weight * (gamma[c] * p * softplus_minus + (_ONE - p)) * scale
+                slope = -weight * (gamma[c] * p * softplus_minus + q) * scale
                 loss[k] = weight * softplus_minus
                 grad[k] = _ZERO if abs(logits[k]) > _BOUND else slope
 
@@ -195,12 +196,16 @@ def _from_labels(logits, labels, num_class, num_anchors, tasks_per_sample, ancho
             x = logits[first * num_class: last * num_class]
             block_loss = loss[:n]
             block_grad = grad[first * num_class: last * num_class] if with_grad else spare[:n]
+            block_sum = np.inf
             if is_plain:
                 _background_gamma_2(x, alpha_neg[0], scale[sample], block_loss, block_grad)
-            else:
+                _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale[sample], block_loss, block_grad)
+                block_sum = _sum(block_loss)
+            if not block_sum < _SUSPICIOUS:  # also where it is NaN
                 _background(x, alpha_neg, gamma, scale[sample], block_loss, block_grad)
-            _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale[sample], block_loss, block_grad)
-            total += _sum(block_loss)
+                _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale[sample], block_loss, block_grad)
+                block_sum = _sum(block_loss)
+            total += block_sum
         sums[i] = total
 
 
@@ -228,39 +233,78 @@ def _soft_gradient(logits, targets, weights, alpha_pos, alpha_neg, out):
         out[i] = _ZERO if abs(logits[i]) > _BOUND else slope
 
 
-@numba.njit([(_F, _F, _F, int64, int64, int64, float32, float32, boolean, _F, int64, int64, _F)], cache=True, nogil=True, error_model="numpy")
-def _elementwise(logits, targets, weights, weights_per_row, num_class, rows_per_block, alpha_pos, alpha_neg, with_grad, grad_output, first, last, out):
-    """Blocks first .. last - 1 of the loss, or of the gradient. weights_per_row: 0 (no weights), 1 or num_class; grad_output: one number or all."""
+@_compute
+def _repeat(values, num_class, out):
+    """Each value num_class times in a row."""
+    if num_class == 3:
+        for row in range(values.size):
+            value = values[row]
+            out[3 * row] = value
+            out[3 * row + 1] = value
+            out[3 * row + 2] = value
+        return
+    for row in range(values.size):
+        for c in range(num_class):
+            out[row * num_class + c] = values[row]
+
+
+@_compute
+def _pack(values, stride, num_class, rows, out):
+    """The first num_class of every stride values."""
+    if num_class == 3 and stride == 4:  # one_hot[..., 1:]
+        for row in range(rows):
+            out[3 * row] = values[4 * row]
+            out[3 * row + 1] = values[4 * row + 1]
+            out[3 * row + 2] = values[4 * row + 2]
+        return
+    for row in range(rows):
+        for c in range(num_class):
+            out[row * num_class + c] = values[row * stride + c]
+
+
+@numba.njit([(_F, _F, int64, _F, int64, int64, int64, float32, float32, boolean, _F, int64, int64, _F)],
+            cache=True, nogil=True, error_model="numpy")
+def _elementwise(logits, targets, target_stride, weights, weights_per_row, num_class, rows_per_block, alpha_pos, alpha_neg, with_grad, grad_output,
+                 first_block, last_block, out):
+    """Some blocks of the loss, or of the gradient. weights_per_row: 0 (no weights), 1 or num_class; grad_output: one number or all."""
     size = rows_per_block * num_class
-    spread = np.ones(size, np.float32)
-    for block in range(first, last):
-        begin = block * size
-        end = min(begin + size, logits.size)
-        n = end - begin
-        factor = spread[:n]
-        if weights_per_row == 1:
-            k = 0
-            for row in range(begin // num_class, end // num_class):
-                for _ in range(num_class):
-                    factor[k] = weights[row]
-                    k += 1
-        elif weights_per_row > 1:
+    factors, packed = np.empty(size, np.float32), np.empty(size, np.float32)
+    num_rows = logits.size // num_class
+    for block in range(first_block, last_block):
+        first = block * rows_per_block
+        last = min(first + rows_per_block, num_rows)
+        begin, end = first * num_class, last * num_class
+        target, factor = targets[begin:end], factors[:end - begin]
+        if target_stride != num_class:
+            target = packed[:end - begin]
+            _pack(targets[first * target_stride:], target_stride, num_class, last - first, target)
+        if weights_per_row == 0:
+            factor[:] = _ONE
+        elif weights_per_row == 1:
+            _repeat(weights[first:last], num_class, factor)
+        else:
             factor[:] = weights[begin:end]
         if with_grad:
             if grad_output.size == 1:
-                if weights_per_row == 0:
-                    factor[:] = _ONE
-                for k in range(n):
-                    factor[k] *= grad_output[0]
-            elif weights_per_row == 0:
-                factor[:] = grad_output[begin:end]
+                factor *= grad_output[0]
             else:
-                incoming = grad_output[begin:end]
-                for k in range(n):
-                    factor[k] *= incoming[k]
-            _soft_gradient(logits[begin:end], targets[begin:end], factor, alpha_pos, alpha_neg, out[begin:end])
+                factor *= grad_output[begin:end]
+            _soft_gradient(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
         else:
-            _soft_loss(logits[begin:end], targets[begin:end], factor, alpha_pos, alpha_neg, out[begin:end])
+            _soft_loss(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
+
+
+def _rows(tensor: torch.Tensor) -> tuple[np.ndarray, int]:
+    """The numbers of a (..., C) tensor as one flat array, and the step from row to row: a slice such as one_hot[..., 1:] is not copied."""
+    num_class = tensor.shape[-1]
+    stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
+    regular = tensor.stride(-1) == 1 and stride > num_class
+    for i in range(tensor.dim() - 2):
+        regular = regular and tensor.stride(i) == tensor.stride(i + 1) * tensor.shape[i + 1]
+    if not regular:
+        return tensor.contiguous().view(-1).numpy(), num_class
+    num_rows = tensor.numel() // num_class
+    return tensor.as_strided(((num_rows - 1) * stride + num_class,), (1,)).numpy(), stride
 
 
 def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
@@ -268,7 +312,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     """Weighted elementwise loss with gamma = 2, or with ``grad_output`` its gradient with respect to the logits.
 
     Args:
-        logits, targets: (..., C) float32, contiguous. weights: (..., 1) or (..., C) or None, so too.
+        logits: (..., C) float32, contiguous. targets: the same shape, of any strides. weights: (..., 1) or (..., C), contiguous, or None.
         grad_output: like logits, of any strides; one number spread over all is not written out.
     """
     num_class = logits.shape[-1]
@@ -280,7 +324,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     if grad_output is not None:
         one_number = not any(stride for stride, size in zip(grad_output.stride(), grad_output.shape) if size > 1)
         incoming = (grad_output[(0,) * grad_output.dim()].reshape(1) if one_number else grad_output.contiguous().view(-1)).numpy()
-    arrays = logits.view(-1).numpy(), targets.view(-1).numpy(), flat_weights
+    arrays = logits.view(-1).numpy(), *_rows(targets), flat_weights
     flat_out, pos, neg = out.view(-1).numpy(), np.float32(alpha_pos), np.float32(alpha_neg)
 
     def work(i: int, j: int) -> None:
@@ -301,8 +345,8 @@ def count_positives(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return counts.reshape(batch_size, tasks).sum(axis=1), int(highest.max())
 
 
-def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: np.ndarray, alpha_neg: np.ndarray, gamma: np.ndarray, scale: np.ndarray,
-                with_grad: bool) -> tuple[float, torch.Tensor | None]:
+def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[float], alpha_neg: Sequence[float], gamma: Sequence[float],
+                scale: np.ndarray, with_grad: bool) -> tuple[float, torch.Tensor | None]:
     """Sum over samples of scale times the sample's loss, and its gradient.
 
     Args:
@@ -313,11 +357,11 @@ def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: np.ndarray,
     per_block = max(BLOCK // num_class, 1)
     per_task = per_block * BLOCKS_PER_TASK
     tasks = -(-num_anchors // per_task)
-    plain = bool((gamma == 2).all() and (alpha_neg == alpha_neg[0]).all())
+    plain = set(gamma) == {2} and len(set(alpha_neg)) == 1
     grad = torch.empty_like(logits) if with_grad else None
     flat_grad = grad.view(-1).numpy() if with_grad else np.empty(0, np.float32)
     flat, flat_labels, sums = logits.view(-1).numpy(), labels.reshape(-1), np.empty(batch_size * tasks)
-    pos, neg, exponent, scale32 = (v.astype(np.float32) for v in (alpha_pos, alpha_neg, gamma, scale))
+    pos, neg, exponent, scale32 = (np.array(v, np.float32) for v in (alpha_pos, alpha_neg, gamma, scale))
     neg, exponent = np.tile(neg, per_block), np.tile(exponent, per_block)
 
     def work(i: int, j: int) -> None:

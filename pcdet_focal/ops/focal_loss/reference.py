@@ -17,7 +17,8 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: torch.Ten
     """
     num_class = logits.shape[-1]
     bound = torch.finfo(logits.dtype).max ** 0.5
-    x = torch.where(labels.unsqueeze(-1) < 0, 0.0, logits).clamp(-bound, bound)
+    x = torch.where(labels.unsqueeze(-1) < 0, 0.0, logits)
+    x = torch.where(x.abs() > bound, x.detach().clamp(-bound, bound), x)  # unlike clamp's, the gradient of NaN is NaN
     classes = torch.arange(1, num_class + 1, device=labels.device, dtype=labels.dtype)
     positive = (labels.clamp(max=1) if num_class == 1 else labels).unsqueeze(-1) == classes  # (B, A, C)
     wrong = torch.where(positive, -x, x)  # sigmoid of it is 1 - p_t
