@@ -1,0 +1,120 @@
+"""From an elementwise loss to one number, as mmdetection does it: elementwise loss -> weight -> reduction -> loss_weight, always in this order."""
+from __future__ import annotations
+
+import torch
+
+from ..errors import InputError
+
+REDUCTIONS = ("none", "mean", "sum")
+EPS = torch.finfo(torch.float32).eps  # what mmdetection adds to avg_factor, also for float64 losses
+
+
+def check_reduction(reduction: str, loss_name: str, argument: str = "reduction") -> str:
+    """Return ``reduction`` if it is 'none', 'mean' or 'sum', else raise InputError naming the loss and the argument."""
+    if reduction not in REDUCTIONS:
+        raise InputError(f"{loss_name}: {argument}={reduction!r} is not allowed: 'none', 'mean' or 'sum'.")
+    return reduction
+
+
+def effective_reduction(reduction: str, reduction_override: str | None, loss_name: str) -> str:
+    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything but none, mean, sum."""
+    if reduction_override is None:
+        return check_reduction(reduction, loss_name)
+    return check_reduction(reduction_override, loss_name, "reduction_override")
+
+
+def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
+    """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on one device."""
+    devices = {name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0}
+    if len(set(devices.values())) > 1:
+        raise InputError(f"{loss_name}: all tensors must be on one device, but there are " + ", ".join(f"{n} on {d}" for n, d in devices.items()) + ".")
+
+
+def check_broadcast(weight: torch.Tensor, loss_shape: tuple[int, ...], loss_name: str) -> None:
+    """Raise InputError unless ``weight`` broadcasts to ``loss_shape`` (aligned at the last axis, as torch does) without enlarging it."""
+    loss_shape, shape = tuple(loss_shape), tuple(weight.shape)
+    if len(shape) > len(loss_shape) or any(w not in (1, n) for w, n in zip(shape[::-1], loss_shape[::-1])):
+        hint = f"; one weight per row is {shape + (1,) * (len(loss_shape) - 1)}" if len(loss_shape) > 1 and shape == loss_shape[:1] else ""
+        raise InputError(f"{loss_name}: weight of shape {shape} does not fit a loss of shape {loss_shape}: {loss_shape}, any axis possibly 1, "
+                         f"or fewer axes aligned at the last one, is allowed{hint}.")
+
+
+def weight_reduce_loss(
+    loss: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+    avg_factor: float | torch.Tensor | None = None,
+    loss_name: str = "weight_reduce_loss",
+) -> torch.Tensor:
+    """mmdetection's weighting and reduction of an elementwise loss l with weights w::
+
+        none                         w * l                                        (avg_factor is ignored)
+        sum                          sum(w * l)                                   (avg_factor is an error)
+        mean, without avg_factor     sum(w * l) / number of elements of l         (rows of weight 0 count; of no elements: 0)
+        mean, with avg_factor        sum(w * l) / (avg_factor + 1.1920929e-07)    (float32's eps whatever the dtype; no maximum with 1)
+
+    Args:
+        loss: elementwise loss, any shape.
+        weight: broadcasts to the shape of ``loss`` without enlarging it: (N, C), (N, 1), or (C,) for one per class. One weight per row of an
+            (N, C) loss must be (N, 1): a flat (N,) is an error, except with N = C, where it is one weight per class as everywhere in torch.
+        reduction: 'none', 'mean' or 'sum'.
+        avg_factor: what the sum is divided by under 'mean'; a number or a tensor of one element (not read, so that nothing waits for the device).
+        loss_name: for messages.
+    Returns:
+        The weighted map for 'none', else a scalar.
+    Raises:
+        InputError: 'sum' with an avg_factor, an unknown reduction, a weight that does not fit or lives on another device.
+
+    >>> loss = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> weight_reduce_loss(loss, weight=torch.tensor([[1.0], [0.0]]))
+    tensor(0.7500)
+    >>> weight_reduce_loss(loss, weight=torch.tensor([[1.0], [0.0]]), avg_factor=1)
+    tensor(3.0000)
+    """
+    check_reduction(reduction, loss_name)
+    if weight is not None:
+        require_same_device(loss_name, loss=loss, weight=weight)
+        check_broadcast(weight, loss.shape, loss_name)
+        loss = loss * weight
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        if avg_factor is not None:
+            raise InputError(f"{loss_name}: avg_factor cannot be used with reduction 'sum', which divides by nothing: use 'mean', or leave it out.")
+        return loss.sum()
+    if avg_factor is None:
+        return loss.sum() / max(loss.numel(), 1)
+    if isinstance(avg_factor, torch.Tensor) and avg_factor.dim() > 0:
+        if avg_factor.numel() != 1:
+            raise InputError(f"{loss_name}: avg_factor of shape {tuple(avg_factor.shape)} is not one number.")
+        avg_factor = avg_factor.reshape(())
+    return loss.sum() / (avg_factor + EPS)
+
+
+def without_positive_weight(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor | None, reduction: str) -> torch.Tensor:
+    """mmdetection's shortcut of L1Loss, SmoothL1Loss, GIoULoss, DIoULoss and CIoULoss: where no weight is above 0 the result is ``(pred * weight).sum()``.
+
+    With weights of 0 that is a scalar 0 with gradient 0, for every reduction, 'none' too. (With only negative weights it is no loss at all, but that is
+    how those classes are defined.) Scalars are chosen on the device; only for 'none', where the shape of the result depends on the weights, is their
+    value read, and not while torch compiles: there the weighted map is returned.
+
+    Args:
+        loss: the finished result, loss weight included. pred: (N, D) predictions. weight: (N, D), (N, 1) or (N,), or None for no shortcut.
+        reduction: the one that was used.
+
+    >>> without_positive_weight(torch.ones(2, 7), torch.ones(2, 7), torch.zeros(2, 7), "none")
+    tensor(0.)
+    """
+    if weight is None or weight.numel() == 0:
+        return loss
+    has_positive = (weight > 0).any()
+    if reduction == "none":
+        if torch.compiler.is_compiling() or bool(has_positive):
+            return loss
+        return _weighted_sum(loss, pred, weight)
+    return torch.where(has_positive, loss, _weighted_sum(loss, pred, weight))
+
+
+def _weighted_sum(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    weight = weight.unsqueeze(-1) if weight.dim() == pred.dim() - 1 else weight
+    return (pred.to(loss.dtype) * weight).sum()
