@@ -188,7 +188,7 @@ def _parse(text: str, old: Any, path: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+        value = _words(text, path)
     if isinstance(old, list) and value is not None:
         items = list(value) if isinstance(value, (list, tuple)) else [_scalar(part) for part in text.split(",")]
         floats = bool(old) and all(isinstance(v, float) for v in old)
@@ -206,6 +206,16 @@ def _parse(text: str, old: Any, path: str) -> Any:
             merged[key] = _parse(part, _step(old, key, f"{path}.{key}"), f"{path}.{key}")
         return merged
     raise InputError(f"--set {path} {text}: the value is a {type(value).__name__}, the configuration has a {type(old).__name__} there ({old!r})")
+
+
+def _words(text: str, path: str) -> Any:
+    """Text that is no Python literal: true, false and none in any case, a YAML list or mapping with bare words, else itself."""
+    if text[:1] in "[{":
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {path} {text}: the brackets do not hold a list or mapping ({getattr(error, 'problem', error)})") from error
+    return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
 
 
 def _scalar(text: str) -> Any:

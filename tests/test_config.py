@@ -79,6 +79,8 @@ def test_overrides_keep_the_type_of_what_they_replace():
     )
     assert cfg.A == EasyDict(N=7, F=2.0, S="3", L=[3, 4, 5], B=False, LF=[1.0, 2.0], D=EasyDict(P=4, Q=1.0)) and cfg.ITEMS[0].T == 0.7
     assert isinstance(cfg.A.F, float) and isinstance(cfg.A.LF[0], float)
+    cfg_from_list(["A.L", "[one.pkl, two.pkl]"], cfg)
+    assert cfg.A.L == ["one.pkl", "two.pkl"]
     cfg_from_list(["OPTIMIZATION.USE_AMP", "True"], cfg)  # not in the file, but a key of this package
     assert cfg.OPTIMIZATION.USE_AMP is True
 
@@ -91,6 +93,7 @@ def test_overrides_keep_the_type_of_what_they_replace():
         (["B.N", "1"], r"there is no key B"),
         (["A.N", "x"], r"--set A\.N x: the value is a str, the configuration has a int"),
         (["ITEMS.3.T", "1"], r"there is no key 3"),
+        (["A.N", "[1, x"], r"--set A\.N \[1, x: the brackets do not hold"),
     ],
 )
 def test_overrides_that_cannot_be_are_refused(pairs, message):
