@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .gaussian_focal import gaussian_focal_loss
 from .numerics import at_least_float32, bounded, power
-from .reduction import check_reduction, effective_reduction, require_same_device, weight_reduce_loss, without_positive_weight
+from .reduction import choose_reduction, require_same_device, weight_reduce_loss, without_positive_weight
 from .registry import register_loss
 from .sigmoid_focal import sigmoid_focal_loss
 from .smooth_l1 import smooth_l1
@@ -35,7 +35,7 @@ class ReducedLoss(nn.Module):
             loss_weight: multiplies the result, also under 'none'.
         """
         super().__init__()
-        self.reduction = check_reduction(reduction, type(self).__name__)
+        self.reduction = choose_reduction(reduction, None, type(self).__name__)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
@@ -87,7 +87,7 @@ class FocalLoss(ReducedLoss):
         Raises:
             InputError: shapes that do not fit; labels outside 0..C (on the CPU; elsewhere they count as background), and probabilities outside [0, 1].
         """
-        reduction = effective_reduction(self.reduction, reduction_override, "FocalLoss")
+        reduction = choose_reduction(self.reduction, reduction_override, "FocalLoss")
         require_same_device("FocalLoss", pred=pred, target=target, weight=weight)
         target = _one_hot_or_soft(pred, target, "FocalLoss")
         if self.activated:
@@ -147,7 +147,7 @@ class CrossEntropyLoss(ReducedLoss):
         Raises:
             InputError: shapes that do not fit; softmax labels outside 0..C-1 that are not ignore_index (checked on the CPU).
         """
-        reduction = effective_reduction(self.reduction, reduction_override, "CrossEntropyLoss")
+        reduction = choose_reduction(self.reduction, reduction_override, "CrossEntropyLoss")
         require_same_device("CrossEntropyLoss", cls_score=cls_score, label=label, weight=weight)
         ignore_index = self.ignore_index if ignore_index is None else ignore_index
         ignore_index = -100 if ignore_index is None else ignore_index
@@ -214,7 +214,7 @@ class L1Loss(ReducedLoss):
         Raises:
             InputError: shapes that do not fit.
         """
-        reduction = effective_reduction(self.reduction, reduction_override, type(self).__name__)
+        reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
         require_same_device(type(self).__name__, pred=pred, target=target, weight=weight)
         require_same_shape(type(self).__name__, pred=pred, target=target)
         if target.numel() == 0:
@@ -292,7 +292,7 @@ class GaussianFocalLoss(ReducedLoss):
         Raises:
             InputError: shapes that do not fit; pos_inds with 'none' (the two parts have different shapes), with weights, or without pos_labels.
         """
-        reduction = effective_reduction(self.reduction, reduction_override, "GaussianFocalLoss")
+        reduction = choose_reduction(self.reduction, reduction_override, "GaussianFocalLoss")
         require_same_device("GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels)
         if pos_inds is not None or pos_labels is not None:
             return self._with_positives(pred, target, weight, avg_factor, reduction, pos_inds, pos_labels)

@@ -9,18 +9,12 @@ REDUCTIONS = ("none", "mean", "sum")
 EPS = torch.finfo(torch.float32).eps  # what mmdetection adds to avg_factor, also for float64 losses
 
 
-def check_reduction(reduction: str, loss_name: str, argument: str = "reduction") -> str:
-    """Return ``reduction`` if it is 'none', 'mean' or 'sum', else raise InputError naming the loss and the argument."""
-    if reduction not in REDUCTIONS:
-        raise InputError(f"{loss_name}: {argument}={reduction!r} is not allowed: 'none', 'mean' or 'sum'.")
-    return reduction
-
-
-def effective_reduction(reduction: str, reduction_override: str | None, loss_name: str) -> str:
-    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything but none, mean, sum."""
-    if reduction_override is None:
-        return check_reduction(reduction, loss_name)
-    return check_reduction(reduction_override, loss_name, "reduction_override")
+def choose_reduction(reduction: str, reduction_override: str | None = None, loss_name: str = "loss") -> str:
+    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything but 'none', 'mean', 'sum'."""
+    argument, chosen = ("reduction", reduction) if reduction_override is None else ("reduction_override", reduction_override)
+    if chosen not in REDUCTIONS:
+        raise InputError(f"{loss_name}: {argument}={chosen!r} is not allowed: 'none', 'mean' or 'sum'.")
+    return chosen
 
 
 def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
@@ -71,7 +65,7 @@ def weight_reduce_loss(
     >>> weight_reduce_loss(loss, weight=torch.tensor([[1.0], [0.0]]), avg_factor=1)
     tensor(3.0000)
     """
-    check_reduction(reduction, loss_name)
+    choose_reduction(reduction, None, loss_name)
     if weight is not None:
         require_same_device(loss_name, loss=loss, weight=weight)
         check_broadcast(weight, loss.shape, loss_name)
