@@ -28,8 +28,9 @@ def sigmoid_focal_loss_from_labels(
         loss  = loss_weight / B  sum_b  L_b / max(positives of b, 1)   'per_sample' (OpenPCDet)
                 loss_weight  sum_b  L_b                                'none'
 
-    On the CPU one pass over the logits gives loss and gradient; the gradient is the only memory of the size of the logits. Sums are float64, positives
-    are counted exactly, and the same input gives the same bits. Float64 logits, CUDA tensors and compiled graphs take plain torch, with the same result.
+    On the CPU one pass over the logits gives loss and gradient; the gradient is the only memory of the size of the logits. Sums are float64,
+    positives are counted exactly, and the same input gives the same bits. Float64 logits, CUDA tensors and compiled graphs take plain torch, with
+    the same result.
 
     Args:
         logits: (B, A, C), any floating dtype. Half precision is computed, and the loss returned, in float32.

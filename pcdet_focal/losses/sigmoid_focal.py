@@ -127,7 +127,7 @@ class SigmoidFocalClassificationLoss(nn.Module):
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
 
     def _is_fused(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> bool:
-        """Whether the kernels serve: gamma 2, a usual alpha, gradients only for the input, shapes that fit (the formula explains those that do not)."""
+        """Whether the kernels serve: gamma 2, a usual alpha, gradients only for the input, shapes that fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
         own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
         return (own and self.gamma == 2 and (self.alpha is None or self.alpha == -1 or 0 <= self.alpha <= 1)

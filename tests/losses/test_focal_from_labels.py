@@ -41,8 +41,8 @@ def test_by_hand(problem):
     normalizer = "per_sample" if per_sample else "none"
     for dtype, rel in ((torch.float32, 3e-6), (torch.float64, 1e-9)):
         for label_dtype in (torch.int32, torch.int64, torch.int16):
-            loss = sigmoid_focal_loss_from_labels(torch.tensor(logits, dtype=dtype), torch.tensor(labels, dtype=label_dtype), alpha=alpha, gamma=gamma,
-                                                  normalizer=normalizer)
+            loss = sigmoid_focal_loss_from_labels(torch.tensor(logits, dtype=dtype), torch.tensor(labels, dtype=label_dtype),
+                                                  alpha=alpha, gamma=gamma, normalizer=normalizer)
             assert loss.dtype == dtype and loss.item() == pytest.approx(expected, rel=rel, abs=1e-12)
 
 

@@ -7,8 +7,8 @@ from golden_data import cases, needs_golden
 from model_data import load_cfg
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, WeightedCrossEntropyLoss, WeightedL1Loss, WeightedSmoothL1Loss, anchor_weights_from_labels,
-                                gather_rows_once, positive_rows)
+from pcdet_focal.losses import (SigmoidFocalClassificationLoss, WeightedCrossEntropyLoss, WeightedL1Loss, WeightedSmoothL1Loss,
+                                anchor_weights_from_labels, gather_rows_once, positive_rows, sigmoid_focal_loss_from_labels)
 from pcdet_focal.models.dense_heads import AnchorHeadSingle
 
 
@@ -63,7 +63,8 @@ def make_head(**changes):
     cfg.LOSS_CONFIG.update({k: v for k, v in changes.items() if k == "REG_LOSS_TYPE"})
     cfg.update({k: v for k, v in changes.items() if k != "REG_LOSS_TYPE"})
     names = ["Car", "Pedestrian", "Cyclist"]
-    return AnchorHeadSingle(cfg, 8, 3, names, np.array([64, 48, 40]), np.array([0, -40, -3, 70.4, 40, 1], np.float32), predict_boxes_when_training=False)
+    point_cloud_range = np.array([0, -40, -3, 70.4, 40, 1], np.float32)
+    return AnchorHeadSingle(cfg, 8, 3, names, np.array([64, 48, 40]), point_cloud_range, predict_boxes_when_training=False)
 
 
 def head_inputs(positives, dtype, bins=2):
@@ -123,8 +124,6 @@ def test_the_heads_focal_parameters_reach_the_fused_loss():
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_recorded_classification_loss_and_gradient(backend, monkeypatch):
     """OpenPCDet's recorded numbers at float32's own precision, not at the tolerance of the whole head."""
-    from pcdet_focal.losses import sigmoid_focal_loss_from_labels
-
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", backend)
     checked = 0
     for name, case in cases("02_anchor_head_loss/anchor_head_single_loss.npz").items():

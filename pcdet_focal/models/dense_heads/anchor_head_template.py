@@ -148,7 +148,8 @@ class AnchorHeadTemplate(nn.Module):
             bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(reg_weights.shape)
             dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
             dir_logits = pick(ret["dir_cls_preds"], num_bins)
-            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=reg_weights).sum() / batch_size * weights["dir_weight"]
+            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=reg_weights).sum() / batch_size
+            dir_loss = dir_loss * weights["dir_weight"]
             box_loss = box_loss + dir_loss
             tb_dict["rpn_loss_dir"] = dir_loss.detach()
         return box_loss, tb_dict

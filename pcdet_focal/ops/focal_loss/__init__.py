@@ -110,7 +110,8 @@ class _FromLabels(torch.autograd.Function):
         return _once(gradient, logits, grad_output), None, None, None
 
 
-def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float) -> torch.Tensor:
+def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float,
+                        alpha_neg: float) -> torch.Tensor:
     """Elementwise focal loss with gamma = 2 for targets in [0, 1], times weights; only for tensors that ``serves`` accepts.
 
     The derivative of its cross entropy is OpenPCDet's at a logit of exactly 0. Targets and weights get no gradient.

@@ -251,11 +251,11 @@ def _repeat(values, num_class, out):
 @_compute
 def _pack(values, stride, num_class, rows, out):
     """The first num_class of every stride values."""
-    if num_class == 3 and stride == 4:  # one_hot[..., 1:]
+    if num_class == 3:
         for row in range(rows):
-            out[3 * row] = values[4 * row]
-            out[3 * row + 1] = values[4 * row + 1]
-            out[3 * row + 2] = values[4 * row + 2]
+            out[3 * row] = values[stride * row]
+            out[3 * row + 1] = values[stride * row + 1]
+            out[3 * row + 2] = values[stride * row + 2]
         return
     for row in range(rows):
         for c in range(num_class):
@@ -365,7 +365,8 @@ def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[fl
     neg, exponent = np.tile(neg, per_block), np.tile(exponent, per_block)
 
     def work(i: int, j: int) -> None:
-        _from_labels(flat, flat_labels, num_class, num_anchors, tasks, per_task, i, pos, neg, exponent, plain, scale32, with_grad, flat_grad, sums[i:j])
+        _from_labels(flat, flat_labels, num_class, num_anchors, tasks, per_task, i, pos, neg, exponent, plain, scale32, with_grad, flat_grad,
+                     sums[i:j])
 
     share_out(work, batch_size * tasks)
     return float((sums.reshape(batch_size, tasks).sum(axis=1) * scale).sum()), grad
