@@ -17,6 +17,9 @@ def choose_reduction(reduction: str, reduction_override: str | None = None, loss
     return chosen
 
 
+effective_reduction = choose_reduction
+
+
 def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
     """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0}
