@@ -5,6 +5,8 @@
 
 Without --result it takes the newest result.pkl of the run.
 """
+from __future__ import annotations
+
 import _init_path  # noqa: F401
 import argparse
 from pathlib import Path
@@ -15,16 +17,19 @@ from pcdet_focal.engine.pictures import draw_results, draw_run
 from pcdet_focal.errors import InputError
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cfg_file", required=True)
     parser.add_argument("--extra_tag", default="default", help="name of the run")
     parser.add_argument("--result", default=None, help="result.pkl of an evaluation")
     parser.add_argument("--out", default=None, help="folder for the pictures (default: the run's pictures folder)")
-    parser.add_argument("--num", type=int, default=8, help="frames to draw")
+    parser.add_argument("--num", type=cli.whole_number, default=8, help="frames to draw")
     parser.add_argument("--score_thresh", type=float, default=0.3, help="leave out weaker detections")
-    parser.add_argument("--set", dest="set_cfgs", default=None, nargs=argparse.REMAINDER, help="KEY VALUE ...: change configuration keys")
-    args = parser.parse_args()
+    cli.add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     cfg = cli.load_config(args)
     run_dir = cli.output_dir(cfg) / args.extra_tag
     result = args.result or max(run_dir.glob("eval/**/result.pkl"), key=lambda path: path.stat().st_mtime, default=None)

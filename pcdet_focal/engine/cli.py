@@ -5,6 +5,7 @@ import argparse
 import datetime
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -32,7 +33,12 @@ def run_main(main: Callable[..., None], *arguments) -> None:
             tqdm.write(text, file=sys.stderr)
             _to_log(logging.WARNING, text)
 
+    def interrupt(*_) -> None:
+        if os.getpid() == own:  # loader processes get the terminal's Ctrl-C too; this one ends them
+            raise KeyboardInterrupt
+
     _log.clear()
+    own, before = os.getpid(), signal.signal(signal.SIGINT, interrupt)
     process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
@@ -45,6 +51,8 @@ def run_main(main: Callable[..., None], *arguments) -> None:
         except Exception:
             _to_log(logging.ERROR, "stopped by this error:", exc_info=True)
             raise
+        finally:
+            signal.signal(signal.SIGINT, before)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -73,11 +81,16 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every command that builds a model; OpenPCDet's names."""
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that reads a configuration; OpenPCDet's names."""
     parser.add_argument("--cfg_file", required=True, help="configuration (YAML)")
-    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
     parser.add_argument("--set", dest="set_cfgs", default=None, nargs=argparse.REMAINDER, help="KEY VALUE ...: change configuration keys; goes last")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that builds a model."""
+    add_config_arguments(parser)
+    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

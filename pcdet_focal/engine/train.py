@@ -129,10 +129,11 @@ class Trainer:
         value, norm = float(loss), float(grad_norm)
         if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):  # loss scaling skips steps with infinite gradients
             parts = ", ".join(f"{key} {float(part):.4g}" for key, part in values.items())
+            frames = ", ".join(map(str, batch.get("frame_id", ())))
             raise InputError(
-                f"training has diverged: the loss is {value} and the gradient's norm {norm} at iteration {self.iteration} "
-                f"(epoch {epoch + 1}; {parts}; frames {', '.join(map(str, batch.get('frame_id', ())))}). Lower OPTIMIZATION.LR or look at these frames, with "
-                f"--logger_iter_interval 1 to see where it begins. Checkpoints in {self.ckpt_dir} are from before this point"
+                f"training has diverged: the loss is {value}, the gradient's norm {norm} at iteration {self.iteration} (epoch {epoch + 1}; {parts}; "
+                f"frames {frames}). Lower OPTIMIZATION.LR or look at these frames, with --logger_iter_interval 1 to see where it begins. "
+                f"Checkpoints in {self.ckpt_dir} are from before this point"
             )
         lr = self.optimizer.param_groups[0]["lr"]
         each = (time.monotonic() - self.started) / (self.iteration - self.first_iteration)
