@@ -151,7 +151,8 @@ def test_demo_prints_boxes_and_draws_them(workplace, capsys):
 def test_pictures_of_a_run(workplace, capsys):
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "first", "--num", 2, "--score_thresh", 0.9) == 0
     drawn = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
-    assert [path.name for path in drawn] == [f"{tiny_kitti.NUM_TRAIN:06d}.png", f"{tiny_kitti.NUM_TRAIN + tiny_kitti.NUM_VAL - 1:06d}.png", "training.png"]
+    first, last = tiny_kitti.NUM_TRAIN, tiny_kitti.NUM_TRAIN + tiny_kitti.NUM_VAL - 1
+    assert [path.name for path in drawn] == [f"{first:06d}.png", f"{last:06d}.png", "training.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "none") == 2
     assert "there is no result.pkl below output/tiny_models/tiny/none/eval" in capsys.readouterr().err
