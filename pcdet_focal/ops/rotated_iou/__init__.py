@@ -2,7 +2,7 @@
 
 Boxes are (x, y, z, dx, dy, dz, heading[, ...]): centre and sizes in metres, heading in radians anticlockwise from +x; further columns are
 ignored. numpy or torch in, the same out, in the dtype and on the device of the input; inside everything is float64 and relative to one
-box's centre, so that neither large coordinates nor tiny boxes lose digits. Results carry no gradient.
+box's centre, so that neither large coordinates nor tiny boxes lose digits. Results carry no gradient, except those of ``paired_iou``.
 
 A box with a size of zero (or below), or with a number that is not finite, overlaps nothing. Boxes that only touch have overlap 0.
 """
@@ -13,8 +13,9 @@ import torch
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
 from pcdet_focal.ops.backend import choose_backend
+from pcdet_focal.ops.rotated_iou.differentiable import paired_iou
 
-__all__ = ["boxes_overlap_bev", "boxes_iou_bev", "boxes_iou3d", "boxes_aligned_iou_bev", "boxes_aligned_iou3d"]
+__all__ = ["boxes_overlap_bev", "boxes_iou_bev", "boxes_iou3d", "boxes_aligned_iou_bev", "boxes_aligned_iou3d", "paired_iou"]
 
 OVERLAP_BEV, IOU_BEV, IOU_3D = 0, 1, 2
 
