@@ -122,7 +122,7 @@ class CrossEntropyLoss(ReducedLoss):
         if use_mask:
             raise InputError("CrossEntropyLoss: use_mask=True, the loss of instance masks, is not supported: leave it out.")
         try:
-            weights = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32).clone()
+            weights = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float64).clone()
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"CrossEntropyLoss: class_weight={class_weight!r} is not a list of numbers, one per class.") from error
         if weights is not None and weights.dim() != 1:

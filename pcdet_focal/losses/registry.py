@@ -94,7 +94,7 @@ def build_loss(cfg: str | Mapping[str, Any], key_path: str = "LOSS") -> nn.Modul
     """
     if isinstance(cfg, str):
         name, loss_class = _find(cfg, key_path)
-        arguments: dict[str, Any] = {}
+        arguments = _arguments({}, "", name, loss_class, key_path)
     elif isinstance(cfg, Mapping):
         name_key, given_name = _name_entry(cfg, key_path)
         name, loss_class = _find(given_name, f"{key_path}.{name_key}")
