@@ -1,0 +1,304 @@
+"""Long tails: equalization loss v2 and equalized focal loss, which weigh a class by the gradients that it has had so far."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import InputError
+from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
+from .cross_entropy import binary_cross_entropy_with_logits
+from .numerics import at_least_float32
+from .reduction import choose_reduction, weight_reduce_loss
+from .registry import register_loss
+from .running_counts import Float32Buffers, sum_over_ranks
+from .weights import expand_anchor_weights, require_same_shape
+
+
+def eql_v2_weights(target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8) -> torch.Tensor:
+    """Weights of equalization loss v2 (Tan et al. 2021, arXiv:2012.08548, equations 5 to 7). With r_c = positive / negative gradients so far::
+
+        f_c        = 1 / (1 + exp(-gamma (r_c - mu)))
+        negatives  : f_c                                      class c has seen too few positives: spare it
+        positives  : 1 + alpha (1 - f_c)
+
+    Args:
+        target: (..., C) one-hot.
+        gradient_ratio: (C,).
+    Returns:
+        Weights (..., C).
+
+    >>> eql_v2_weights(torch.tensor([[1.0, 0.0]]), torch.tensor([0.8, 0.8]))
+    tensor([[3.0000, 0.5000]])
+    """
+    negative = torch.sigmoid(gamma * (gradient_ratio - mu))
+    return target * (1 + alpha * (1 - negative)) + (1 - target) * negative
+
+
+def equalized_focal_loss(
+    pred: torch.Tensor, target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float | None = 0.25, gamma: float = 2.0, scale: float = 8.0
+) -> torch.Tensor:
+    """Equalized focal loss (Li et al., CVPR 2022, arXiv:2201.02593, equation 5), elementwise. With p = sigmoid(x), p_t as in focal loss and the ratio
+    g_c of positive to negative gradients of class c so far, held in [0, 1]::
+
+        gamma_c = gamma + scale (1 - g_c)                     rare classes are focused harder ...
+        loss    = alpha_t (gamma_c / gamma) (1 - p_t)^gamma_c (-log p_t)       ... and weigh more
+
+    With g_c = 1 for every class it is sigmoid focal loss.
+
+    Args:
+        pred: (..., C) logits. Half precision is computed, and returned, in float32.
+        target: same shape, one-hot or values in [0, 1].
+        gradient_ratio: (C,).
+        alpha: weight of positives in [0, 1], negatives get 1 - alpha; None or -1 for no weighting.
+        gamma: focusing exponent of a balanced class, > 0.
+        scale: how much a class without positives adds to gamma, >= 0.
+    Returns:
+        Loss of the same shape.
+    Raises:
+        InputError: shapes or devices that do not fit, gamma not above 0, negative scale, alpha outside [0, 1].
+
+    >>> equalized_focal_loss(torch.zeros(1, 2), torch.eye(2)[:1], torch.tensor([1.0, 0.0]), alpha=None)     # 0.5^2 log 2 and 5 * 0.5^10 log 2
+    tensor([[0.1733, 0.0034]])
+    """
+    name = "equalized_focal_loss"
+    require_tensors(name, pred=pred, target=target, gradient_ratio=gradient_ratio)
+    require_same_shape(name, pred=pred, target=target)
+    if pred.dim() == 0 or tuple(gradient_ratio.shape) != tuple(pred.shape[-1:]):
+        raise InputError(f"{name}: gradient_ratio needs one value per class, {tuple(pred.shape[-1:])}, but its shape is "
+                         f"{tuple(gradient_ratio.shape)}.")
+    _require_focal(name, alpha, gamma, scale)
+    pred, target = at_least_float32(pred, target)
+    factor, _ = _equalized_factor(pred, target, gradient_ratio, alpha, gamma, scale)
+    return factor * binary_cross_entropy_with_logits(pred, target)
+
+
+def _equalized_factor(pred, target, gradient_ratio, alpha, gamma, scale) -> tuple[torch.Tensor, torch.Tensor]:
+    """What cross entropy is multiplied by, and gamma_c (C,)."""
+    class_gamma = gamma + scale * (1 - gradient_ratio.detach().to(pred.dtype).clamp(0, 1))
+    one_minus_pt = target * torch.sigmoid(-pred) + (1 - target) * torch.sigmoid(pred)
+    lowest = torch.finfo(pred.dtype).tiny if gamma < 1 else 0                                  # numerics.power, for an exponent per class
+    factor = class_gamma / gamma * one_minus_pt.clamp(min=lowest).pow(class_gamma)
+    if alpha is not None and alpha != -1:
+        factor = factor * (target * alpha + (1 - target) * (1 - alpha))
+    return factor, class_gamma
+
+
+def _require_focal(name: str, alpha: float | None, gamma: float, scale: float) -> None:
+    require_number(name, "gamma", gamma, low_allowed=False)
+    require_number(name, "scale", scale)
+    if alpha is not None and alpha != -1:
+        require_number(name, "alpha", alpha, 0, 1)
+
+
+def _require_classes(name: str, num_classes: int) -> None:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise InputError(f"{name}: num_classes={num_classes!r} is not allowed: an integer of at least 1.")
+
+
+class _GradientRatio(Float32Buffers):
+    """Accumulated positive and negative gradients of each class, and their ratio; what both losses of this file share."""
+
+    pos_grad: torch.Tensor
+    neg_grad: torch.Tensor
+    pos_neg: torch.Tensor
+
+    def __init__(self, num_classes: int, initial_ratio: float) -> None:
+        super().__init__()
+        _require_classes(type(self).__name__, num_classes)
+        self.num_classes = num_classes
+        self.register_buffer("pos_grad", torch.zeros(num_classes))
+        self.register_buffer("neg_grad", torch.zeros(num_classes))
+        self.register_buffer("pos_neg", torch.full((num_classes,), float(initial_ratio)))
+
+    @torch.no_grad()
+    def _collect(self, gradient: torch.Tensor, target: torch.Tensor) -> None:
+        """Add the sums over rows of |gradient| (..., C) of positives and of negatives, of all ranks; the ratio follows."""
+        gradient, target = gradient.flatten(0, -2), target.flatten(0, -2)
+        sums = torch.stack([(gradient * target).sum(0), (gradient * (1 - target)).sum(0)]).to(self.pos_grad.dtype)
+        positive, negative = sum_over_ranks(sums)
+        self.pos_grad.add_(positive)
+        self.neg_grad.add_(negative)
+        self.pos_neg.copy_(self.pos_grad / (self.neg_grad + 1e-10))
+
+
+@register_loss("EQLV2Loss")
+class EQLV2Loss(_GradientRatio):
+    """Equalization loss v2 with mmdetection's arguments, call and buffers: binary cross entropy with ``eql_v2_weights``, summed, divided by N.
+
+    The logits are (N, C + 1), the last is background and always has the weights of a balanced class. ``pos_grad`` and ``neg_grad`` take the
+    gradients of every step in training mode, over all ranks, after the loss. As in mmdetection ``weight``, ``avg_factor`` and the reduction change
+    nothing; no rows give 0 (mmdetection: NaN).
+
+    >>> loss = EQLV2Loss(num_classes=2)
+    >>> cls_score, label = torch.zeros(2, 3), torch.tensor([0, 2])                             # 2 is background
+    >>> loss(cls_score, label)                                                                 # 3 log 2: nothing is known about the classes yet
+    tensor(2.0794)
+    >>> loss.pos_neg                                                                           # class 1 was a negative only
+    tensor([1., 0.])
+    """
+
+    def __init__(
+        self, use_sigmoid: bool = True, reduction: str = "mean", class_weight: Sequence[float] | None = None, loss_weight: float = 1.0,
+        num_classes: int = 1203, use_distributed: bool = False, mu: float = 0.8, alpha: float = 4.0, gamma: float = 12.0, vis_grad: bool = False,
+        test_with_obj: bool = True,
+    ) -> None:
+        """
+        Args:
+            use_sigmoid: True; there is no softmax form.
+            reduction: of no effect: the result is the sum divided by N.
+            class_weight: None; class weights have no place in this loss (mmdetection ignores them).
+            loss_weight: factor of the result.
+            num_classes: number of foreground classes, C.
+            use_distributed: of no effect: gradients are summed over the ranks wherever torch.distributed is initialised.
+            mu, gamma: centre and steepness of the map from the gradient ratio to the weight.
+            alpha: how much more positives of a suppressed class weigh.
+            vis_grad: False; there is nothing to draw (mmdetection ignores it).
+            test_with_obj: ``get_activation`` multiplies class scores by 1 - background score.
+        """
+        super().__init__(num_classes, 100.0)
+        require_sigmoid("EQLV2Loss", use_sigmoid)
+        for argument, value in (("class_weight", class_weight), ("vis_grad", vis_grad)):
+            if value:
+                raise InputError(f"EQLV2Loss: {argument}={value!r} has no meaning in this loss; leave it out.")
+        for argument, value in (("mu", mu), ("alpha", alpha), ("gamma", gamma)):
+            require_number("EQLV2Loss", argument, value)
+        self.use_sigmoid = use_sigmoid
+        self.reduction = choose_reduction(reduction, None, "EQLV2Loss")
+        self.loss_weight = loss_weight
+        self.mu = mu
+        self.alpha = alpha
+        self.gamma = gamma
+        self.test_with_obj = test_with_obj
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, mu={self.mu}, alpha={self.alpha}, gamma={self.gamma}, loss_weight={self.loss_weight}"
+
+    def get_channel_num(self, num_classes: int) -> int:
+        """Number of logits that a head needs: the classes and background."""
+        return num_classes + 1
+
+    def get_activation(self, pred: torch.Tensor) -> torch.Tensor:
+        """(..., C + 1) logits -> scores; those of the classes times 1 - background score (``test_with_obj``)."""
+        pred, = at_least_float32(pred)
+        scores = pred.sigmoid()
+        if not self.test_with_obj:
+            return scores
+        return torch.cat([scores[..., :-1] * torch.sigmoid(-pred[..., -1:]), scores[..., -1:]], dim=-1)
+
+    def forward(
+        self, cls_score: torch.Tensor, label: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            cls_score: (N, C + 1) logits, background last.
+            label: (N,) integers in [0, C]; C is background.
+            weight, avg_factor, reduction_override: taken for mmdetection's heads, of no effect.
+        Returns:
+            Scalar: sum / N.
+        Raises:
+            InputError: shapes, dtypes or devices that do not fit; on the CPU also for labels outside [0, C].
+        """
+        name = "EQLV2Loss"
+        choose_reduction(self.reduction, reduction_override, name)
+        require_tensors(name, cls_score=cls_score, label=label, pos_neg=self.pos_neg)
+        if cls_score.dim() != 2 or cls_score.shape[-1] != self.num_classes + 1:
+            raise InputError(f"{name}: cls_score needs the shape (N, {self.num_classes + 1}), num_classes and background, but it is "
+                             f"{tuple(cls_score.shape)}.")
+        require_labels(name, label, cls_score.shape[:1], "label")
+        require_values_between(name, "label", label, 0, self.num_classes, " (the last is background)")
+        cls_score, = at_least_float32(cls_score)
+        target = one_hot(label, self.num_classes + 1, cls_score.dtype)
+        foreground = eql_v2_weights(target[:, :-1], self.pos_neg.to(cls_score.dtype), self.alpha, self.gamma, self.mu)
+        weights = torch.cat([foreground, torch.ones_like(target[:, -1:])], dim=-1)
+        loss = (binary_cross_entropy_with_logits(cls_score, target) * weights).sum() / max(cls_score.shape[0], 1)
+        if self.training:
+            gradient = (target - cls_score.detach().sigmoid()).abs() * weights
+            self._collect(gradient[:, :-1], target[:, :-1])
+        return self.loss_weight * loss
+
+
+@register_loss("EqualizedFocalLoss")
+class EqualizedFocalLoss(_GradientRatio):
+    """``equalized_focal_loss`` with the gradient ratios of its own running sums, called like mmdetection's losses.
+
+    ``pos_grad`` and ``neg_grad`` take |dL/dx| of the weighted elementwise loss, before any division by avg_factor, of every step in training mode,
+    over all ranks, after the loss. A class counts as balanced until it has had a gradient, so that the first step is sigmoid focal loss.
+
+    >>> loss = EqualizedFocalLoss(num_classes=2, alpha=None, reduction="none")
+    >>> pred, target = torch.zeros(2, 2), torch.tensor([0, 2])                                 # (N, C); 2 is background
+    >>> loss(pred, target)                                                                     # all 0.5^2 log 2
+    tensor([[0.1733, 0.1733],
+            [0.1733, 0.1733]])
+    >>> loss.pos_neg
+    tensor([1., 0.])
+    >>> loss(pred, target)[:, 1]                                                               # a class without positives: 5 * 0.5^10 log 2
+    tensor([0.0034, 0.0034])
+    """
+
+    def __init__(
+        self, num_classes: int, alpha: float | None = 0.25, gamma: float = 2.0, scale: float = 8.0, reduction: str = "mean", loss_weight: float = 1.0
+    ) -> None:
+        """
+        Args:
+            num_classes: number of foreground classes, C; there is no background logit.
+            alpha: weight of positives in [0, 1]; None or -1 for no weighting.
+            gamma: focusing exponent of a balanced class, > 0.
+            scale: how much a class without positives adds to gamma, >= 0 (the paper: 8).
+            reduction: 'none', 'mean' or 'sum'.
+            loss_weight: factor of the result.
+        """
+        super().__init__(num_classes, 1.0)
+        _require_focal("EqualizedFocalLoss", alpha, gamma, scale)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.scale = scale
+        self.reduction = choose_reduction(reduction, None, "EqualizedFocalLoss")
+        self.loss_weight = loss_weight
+
+    def extra_repr(self) -> str:
+        return (f"num_classes={self.num_classes}, alpha={self.alpha}, gamma={self.gamma}, scale={self.scale}, reduction={self.reduction!r}, "
+                f"loss_weight={self.loss_weight}")
+
+    def forward(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            pred: (N, C) or (..., C) logits.
+            target: (N,) integer labels, background outside [0, C); or (N, C) one-hot.
+            weight: (N,) or (N, C); None for 1.
+            avg_factor: what 'mean' divides by; None for N * C.
+            reduction_override: replaces ``reduction`` for this call.
+        Returns:
+            (N, C) for 'none', else a scalar.
+        Raises:
+            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
+        """
+        name = "EqualizedFocalLoss"
+        reduction = choose_reduction(self.reduction, reduction_override, name)
+        require_tensors(name, pred=pred, target=target, weight=weight, pos_neg=self.pos_neg)
+        if pred.dim() < 2 or pred.shape[-1] != self.num_classes:
+            raise InputError(f"{name}: pred needs the shape (N, {self.num_classes}), one logit per class, but it is {tuple(pred.shape)}.")
+        pred, = at_least_float32(pred)
+        if target.dim() == pred.dim() - 1:
+            require_labels(name, target, pred.shape[:-1])
+            target = one_hot(target, self.num_classes, pred.dtype)
+        target = target.to(pred.dtype)
+        if weight is not None:
+            weight = expand_anchor_weights(weight, pred.shape, name)
+        loss = equalized_focal_loss(pred, target, self.pos_neg, self.alpha, self.gamma, self.scale)
+        result = self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, name)
+        if self.training:
+            gradient = self._gradient(pred.detach(), target)
+            self._collect(gradient if weight is None else gradient * weight.detach(), target)
+            self.pos_neg.copy_(torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)))
+        return result
+
+    def _gradient(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """|dL/dx| = alpha_t (gamma_c / gamma) (1 - p_t)^gamma_c (gamma_c p_t (-log p_t) + 1 - p_t), elementwise."""
+        factor, class_gamma = _equalized_factor(pred, target, self.pos_neg, self.alpha, self.gamma, self.scale)
+        one_minus_pt = target * torch.sigmoid(-pred) + (1 - target) * torch.sigmoid(pred)
+        return factor * (class_gamma * (1 - one_minus_pt) * binary_cross_entropy_with_logits(pred, target) + one_minus_pt)

@@ -1,0 +1,118 @@
+"""Quality focal loss: focal loss for soft targets, one score that is class and localisation quality at once."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors
+from .cross_entropy import binary_cross_entropy_with_logits
+from .numerics import at_least_float32, power
+from .reduction import choose_reduction, weight_reduce_loss
+from .registry import register_loss
+from .weights import check_elementwise_weights, require_same_shape
+
+
+def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2.0, activated: bool = False) -> torch.Tensor:
+    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388, equation 5), elementwise. With p = sigmoid(x)::
+
+        loss = |t - p|^beta * (-t log p - (1 - t) log(1 - p))
+
+    t is the quality (IoU of the decoded box with its object) in the column of the object's class, and 0 elsewhere; its minimum is at p = t.
+    The gradient flows through the factor |t - p|^beta too, as in mmdetection. With t in {0, 1} it is sigmoid focal loss without alpha.
+
+    Args:
+        pred: logits, any shape; probabilities where ``activated``. Half precision is computed, and returned, in float32.
+        target: same shape, values in [0, 1].
+        beta: focusing exponent >= 0; 0 is binary cross entropy.
+        activated: ``pred`` went through the sigmoid already (less precise: the logarithm of a probability of 0 counts as -100).
+    Returns:
+        Loss of the same shape.
+    Raises:
+        InputError: different shapes or devices, negative beta.
+
+    >>> quality_focal_loss(torch.zeros(3), torch.tensor([0.0, 0.5, 1.0]))                      # 0.5^2 log 2, 0, 0.5^2 log 2
+    tensor([0.1733, 0.0000, 0.1733])
+    """
+    require_tensors("quality_focal_loss", pred=pred, target=target)
+    require_same_shape("quality_focal_loss", pred=pred, target=target)
+    require_number("quality_focal_loss", "beta", beta)
+    pred, target = at_least_float32(pred, target)
+    if activated:
+        return power((target - pred).abs(), beta) * F.binary_cross_entropy(pred, target, reduction="none")
+    difference = target * torch.sigmoid(-pred) - (1 - target) * torch.sigmoid(pred)            # t - p, without the rounding of 1 - p
+    return power(difference.abs(), beta) * binary_cross_entropy_with_logits(pred, target)
+
+
+@register_loss("QualityFocalLoss")
+class QualityFocalLoss(nn.Module):
+    """``quality_focal_loss`` summed over classes, with mmdetection's arguments and call.
+
+    >>> pred = torch.zeros(3, 4)                                       # (N, C) logits
+    >>> label = torch.tensor([1, 4, 0])                                # C = 4 is background
+    >>> score = torch.tensor([0.9, 0.0, 0.5])                          # IoU of each positive's box
+    >>> round(QualityFocalLoss()(pred, (label, score), avg_factor=2).item(), 4)
+    0.9219
+    """
+
+    def __init__(
+        self, use_sigmoid: bool = True, beta: float = 2.0, reduction: str = "mean", loss_weight: float = 1.0, activated: bool = False
+    ) -> None:
+        """
+        Args:
+            use_sigmoid: True; there is no softmax form.
+            beta: focusing exponent >= 0.
+            reduction: 'none', 'mean' or 'sum'.
+            loss_weight: factor of the result.
+            activated: predictions are probabilities instead of logits.
+        """
+        super().__init__()
+        require_sigmoid("QualityFocalLoss", use_sigmoid)
+        require_number("QualityFocalLoss", "beta", beta)
+        self.use_sigmoid = use_sigmoid
+        self.beta = beta
+        self.reduction = choose_reduction(reduction, None, "QualityFocalLoss")
+        self.loss_weight = loss_weight
+        self.activated = activated
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, activated={self.activated}"
+
+    def forward(
+        self, pred: torch.Tensor, target: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None, reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            pred: (N, C) or (..., C) logits.
+            target: (label, score): integer labels (N,), where everything outside [0, C) is background (-1 is not ignored), and the quality (N,) in
+                [0, 1] of the positives (not read elsewhere); or the dense target (N, C).
+            weight: (N,), one per row; None for 1.
+            avg_factor: what 'mean' divides by; None for N.
+            reduction_override: replaces ``reduction`` for this call.
+        Returns:
+            (N,) for 'none', else a scalar.
+        Raises:
+            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
+        """
+        reduction = choose_reduction(self.reduction, reduction_override, "QualityFocalLoss")
+        require_tensors("QualityFocalLoss", pred=pred, weight=weight)
+        loss = quality_focal_loss(pred, self._dense(pred, target), self.beta, self.activated).sum(-1)
+        if weight is not None:
+            weight = check_elementwise_weights(weight, loss.shape, "QualityFocalLoss")
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "QualityFocalLoss")
+
+    def _dense(self, pred: torch.Tensor, target: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """(label, score) as the dense target: the score in the label's column."""
+        if isinstance(target, torch.Tensor):
+            return target
+        if not isinstance(target, (tuple, list)) or len(target) != 2:
+            raise InputError("QualityFocalLoss: target needs to be (label, score) or a tensor of the shape of pred.")
+        label, score = target
+        require_tensors("QualityFocalLoss", pred=pred, label=label, score=score)
+        require_labels("QualityFocalLoss", label, pred.shape[:-1], "label")
+        require_same_shape("QualityFocalLoss", label=label, score=score)
+        score, = at_least_float32(score)
+        positive = one_hot(label, pred.shape[-1], torch.bool)
+        return torch.where(positive, score.unsqueeze(-1), score.new_zeros(()))

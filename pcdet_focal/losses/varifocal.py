@@ -1,0 +1,105 @@
+"""Varifocal loss: focal on negatives only, positives weighted by their quality."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .arguments import require_number, require_sigmoid, require_tensors
+from .cross_entropy import binary_cross_entropy_with_logits
+from .numerics import at_least_float32, power
+from .reduction import choose_reduction, weight_reduce_loss
+from .registry import register_loss
+from .weights import expand_anchor_weights, require_same_shape
+
+
+def varifocal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True) -> torch.Tensor:
+    """Varifocal loss (Zhang et al. 2021, "VarifocalNet", arXiv:2008.13367, equation 2), elementwise. With p = sigmoid(x) and quality q::
+
+        q (-q log p - (1 - q) log(1 - p))         where q > 0     (with ``iou_weighted=False`` the leading q is 1)
+        -alpha p^gamma log(1 - p)                 where q = 0
+
+    Args:
+        pred: logits, any shape. Half precision is computed, and returned, in float32.
+        target: same shape, quality (IoU of the decoded box) in the column of the object's class, 0 elsewhere; any dtype.
+        alpha: weight of negatives >= 0; gamma: their focusing exponent >= 0.
+        iou_weighted: weight positives by their quality.
+    Returns:
+        Loss of the same shape.
+    Raises:
+        InputError: different shapes or devices, negative alpha or gamma.
+
+    >>> varifocal_loss(torch.zeros(2), torch.tensor([0.5, 0.0]))                               # 0.5 log 2 and 0.75 * 0.25 log 2
+    tensor([0.3466, 0.1300])
+    """
+    require_tensors("varifocal_loss", pred=pred, target=target)
+    require_same_shape("varifocal_loss", pred=pred, target=target)
+    require_number("varifocal_loss", "alpha", alpha)
+    require_number("varifocal_loss", "gamma", gamma)
+    pred, target = at_least_float32(pred, target)
+    factor_of_negatives = alpha * power(torch.sigmoid(pred), gamma)
+    factor_of_positives = target if iou_weighted else torch.ones_like(target)
+    factor = torch.where(target > 0, factor_of_positives, factor_of_negatives)
+    return factor * binary_cross_entropy_with_logits(pred, target)
+
+
+@register_loss("VarifocalLoss")
+class VarifocalLoss(nn.Module):
+    """``varifocal_loss`` with mmdetection's arguments and call.
+
+    mmdetection broadcasts (N,) weights over the class axis where N equals C and fails elsewhere; here they always are one weight per row.
+
+    >>> pred, target = torch.zeros(3, 4), torch.zeros(3, 4)            # (N, C)
+    >>> target[0, 1] = 0.8
+    >>> round(VarifocalLoss()(pred, target, avg_factor=1).item(), 4)   # 0.8 log 2 + 11 * 0.75 * 0.25 log 2
+    1.9841
+    """
+
+    def __init__(
+        self, use_sigmoid: bool = True, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True, reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            use_sigmoid: True; there is no softmax form.
+            alpha: weight of negatives; gamma: focusing exponent of negatives.
+            iou_weighted: weight positives by their quality.
+            reduction: 'none', 'mean' or 'sum'.
+            loss_weight: factor of the result.
+        """
+        super().__init__()
+        require_sigmoid("VarifocalLoss", use_sigmoid)
+        require_number("VarifocalLoss", "alpha", alpha)
+        require_number("VarifocalLoss", "gamma", gamma)
+        self.use_sigmoid = use_sigmoid
+        self.alpha = alpha
+        self.gamma = gamma
+        self.iou_weighted = iou_weighted
+        self.reduction = choose_reduction(reduction, None, "VarifocalLoss")
+        self.loss_weight = loss_weight
+
+    def extra_repr(self) -> str:
+        return (f"alpha={self.alpha}, gamma={self.gamma}, iou_weighted={self.iou_weighted}, reduction={self.reduction!r}, "
+                f"loss_weight={self.loss_weight}")
+
+    def forward(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            pred: (N, C) or (..., C) logits.
+            target: same shape, quality in the object's column, 0 elsewhere.
+            weight: (N,) or (N, 1), one per row, or (N, C); None for 1.
+            avg_factor: what 'mean' divides by (mmdetection's heads: the sum of the qualities); None for N * C.
+            reduction_override: replaces ``reduction`` for this call.
+        Returns:
+            (N, C) for 'none', else a scalar.
+        Raises:
+            InputError: shapes or devices that do not fit, 'sum' with avg_factor.
+        """
+        reduction = choose_reduction(self.reduction, reduction_override, "VarifocalLoss")
+        require_tensors("VarifocalLoss", pred=pred, target=target, weight=weight)
+        loss = varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
+        if weight is not None:
+            weight = expand_anchor_weights(weight, loss.shape, "VarifocalLoss")
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "VarifocalLoss")
