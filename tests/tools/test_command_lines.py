@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -290,22 +291,33 @@ def test_a_mistake_met_in_a_loader_process_shows_none_either(workplace):
 
 
 def test_ctrl_c_is_one_word(workplace, monkeypatch, capsys):
-    def press(*_, **__):
-        (loader,) = multiprocessing.active_children()
-        os.kill(loader.pid, signal.SIGINT)  # a terminal tells every process
-        time.sleep(0.3)
-        assert loader.is_alive()
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-        alive.append("not interrupted")
+    def press(*_, **__):  # a terminal tells every process; here the loader hears it long before the rest, and must go on loading
+        steps.append(1)
+        if len(steps) == 1:
+            (loader,) = multiprocessing.active_children()
+            os.kill(loader.pid, signal.SIGINT)
+        if len(steps) == tiny_kitti.NUM_TRAIN:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+            steps.append("not interrupted")
 
-    alive = []
+    steps = []
     monkeypatch.setattr(torch.optim.AdamW, "step", press)
     before = signal.getsignal(signal.SIGINT)
-    assert run("train", "--cfg_file", CFG, "--workers", 1, "--extra_tag", "stopped") == 130
-    assert capsys.readouterr().err == "interrupted\n" and not alive
+    assert run("train", "--cfg_file", CFG, "--workers", 1, "--batch_size", 1, "--extra_tag", "stopped") == 130
+    assert capsys.readouterr().err == "interrupted\n" and len(steps) == tiny_kitti.NUM_TRAIN
     assert signal.getsignal(signal.SIGINT) is before
     assert not list((RUN / "stopped/ckpt").iterdir())
+
+
+def test_a_warning_is_one_line_told_once(capsys):
+    def main() -> None:
+        warnings.simplefilter("always")
+        for number in (1, 1, 2):
+            warnings.warn(f"this is\n  no. {number}", stacklevel=1)
+
+    cli.run_main(main)
+    assert capsys.readouterr().err == "warning: this is no. 1\nwarning: this is no. 2\n"
 
 
 def test_an_error_of_ours_keeps_its_traceback(workplace, monkeypatch):
