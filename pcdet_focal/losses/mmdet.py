@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from .arguments import one_hot, require_number, require_tensors
 from .gaussian_focal import gaussian_focal_loss
 from .numerics import at_least_float32, bounded, power
-from .reduction import choose_reduction, require_same_device, weight_reduce_loss, without_positive_weight
+from .reduction import choose_reduction, weight_reduce_loss, without_positive_weight
 from .registry import register_loss
 from .sigmoid_focal import sigmoid_focal_loss
 from .smooth_l1 import smooth_l1
@@ -32,10 +33,11 @@ class ReducedLoss(nn.Module):
         """
         Args:
             reduction: 'none', 'mean' or 'sum'; a call may override it.
-            loss_weight: multiplies the result, also under 'none'.
+            loss_weight: multiplies the result, also under 'none'; at least 0.
         """
         super().__init__()
         self.reduction = choose_reduction(reduction, None, type(self).__name__)
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
@@ -68,7 +70,9 @@ class FocalLoss(ReducedLoss):
         super().__init__(reduction, loss_weight)
         if use_sigmoid is not True:
             raise InputError("FocalLoss: use_sigmoid=False is not allowed: this is the sigmoid focal loss, the one of a softmax has a name of its own.")
-        sigmoid_focal_loss(torch.zeros(0), torch.zeros(0), alpha, gamma)  # checks alpha and gamma
+        require_number("FocalLoss", "gamma", gamma)
+        if alpha is not None and alpha != -1:
+            require_number("FocalLoss", "alpha", alpha, high=1.0)
         self.use_sigmoid, self.gamma, self.alpha, self.activated = use_sigmoid, gamma, alpha, activated
 
     def extra_repr(self) -> str:
@@ -88,7 +92,7 @@ class FocalLoss(ReducedLoss):
             InputError: shapes that do not fit; labels outside 0..C (on the CPU; elsewhere they count as background), and probabilities outside [0, 1].
         """
         reduction = choose_reduction(self.reduction, reduction_override, "FocalLoss")
-        require_same_device("FocalLoss", pred=pred, target=target, weight=weight)
+        require_tensors("FocalLoss", pred=pred, target=target, weight=weight)
         target = _one_hot_or_soft(pred, target, "FocalLoss")
         if self.activated:
             loss = focal_loss_from_probabilities(pred, target, self.alpha, self.gamma)
@@ -148,7 +152,7 @@ class CrossEntropyLoss(ReducedLoss):
             InputError: shapes that do not fit; softmax labels outside 0..C-1 that are not ignore_index (checked on the CPU).
         """
         reduction = choose_reduction(self.reduction, reduction_override, "CrossEntropyLoss")
-        require_same_device("CrossEntropyLoss", cls_score=cls_score, label=label, weight=weight)
+        require_tensors("CrossEntropyLoss", cls_score=cls_score, label=label, weight=weight)
         ignore_index = self.ignore_index if ignore_index is None else ignore_index
         ignore_index = -100 if ignore_index is None else ignore_index
         logits, = at_least_float32(cls_score)
@@ -184,7 +188,7 @@ class CrossEntropyLoss(ReducedLoss):
             if label.shape != logits.shape[:-1] or label.is_floating_point():
                 raise InputError(f"CrossEntropyLoss: label of shape {tuple(label.shape)} and dtype {label.dtype} does not fit cls_score of shape "
                                  f"{tuple(logits.shape)}: integers {tuple(logits.shape[:-1])} or targets {tuple(logits.shape)} are needed.")
-            target = (label.unsqueeze(-1) == torch.arange(logits.shape[-1], device=label.device)).to(logits.dtype)
+            target = one_hot(label, logits.shape[-1], logits.dtype)
             valid = valid.unsqueeze(-1).expand(logits.shape)
             weight = None if weight is None else _row_or_element_weight(weight, logits.shape, "CrossEntropyLoss")
         logits = bounded(logits)
@@ -215,7 +219,7 @@ class L1Loss(ReducedLoss):
             InputError: shapes that do not fit.
         """
         reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
-        require_same_device(type(self).__name__, pred=pred, target=target, weight=weight)
+        require_tensors(type(self).__name__, pred=pred, target=target, weight=weight)
         require_same_shape(type(self).__name__, pred=pred, target=target)
         if target.numel() == 0:
             return at_least_float32(pred)[0].sum()
@@ -243,8 +247,7 @@ class SmoothL1Loss(L1Loss):
             reduction, loss_weight: see ReducedLoss.
         """
         super().__init__(reduction, loss_weight)
-        if not beta > 0:
-            raise InputError(f"SmoothL1Loss: beta={beta} is not allowed: a number above 0 (L1Loss is the one without a quadratic part).")
+        require_number("SmoothL1Loss", "beta", beta, low_allowed=False)
         self.beta = beta
 
     def extra_repr(self) -> str:
@@ -271,8 +274,8 @@ class GaussianFocalLoss(ReducedLoss):
             pos_weight, neg_weight: weights of the elements whose target is exactly 1, and of all others.
         """
         super().__init__(reduction, loss_weight)
-        if not (alpha >= 0 and gamma >= 0):
-            raise InputError(f"GaussianFocalLoss: alpha={alpha}, gamma={gamma} are not allowed: two numbers of at least 0.")
+        for argument, value in (("alpha", alpha), ("gamma", gamma), ("pos_weight", pos_weight), ("neg_weight", neg_weight)):
+            require_number("GaussianFocalLoss", argument, value)
         self.alpha, self.gamma, self.pos_weight, self.neg_weight = alpha, gamma, pos_weight, neg_weight
 
     def extra_repr(self) -> str:
@@ -293,7 +296,7 @@ class GaussianFocalLoss(ReducedLoss):
             InputError: shapes that do not fit; pos_inds with 'none' (the two parts have different shapes), with weights, or without pos_labels.
         """
         reduction = choose_reduction(self.reduction, reduction_override, "GaussianFocalLoss")
-        require_same_device("GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels)
+        require_tensors("GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels)
         if pos_inds is not None or pos_labels is not None:
             return self._with_positives(pred, target, weight, avg_factor, reduction, pos_inds, pos_labels)
         loss = gaussian_focal_loss(pred, target, self.alpha, self.gamma)
@@ -369,7 +372,7 @@ def _one_hot_or_soft(pred: torch.Tensor, target: torch.Tensor, loss_name: str) -
         if lowest < 0 or highest > num_classes:
             raise InputError(f"{loss_name}: label {lowest if lowest < 0 else highest} is not allowed: 0 to {num_classes - 1} are the classes, "
                              f"{num_classes} is background; to ignore a row give it weight 0.")
-    return (target.unsqueeze(-1) == torch.arange(num_classes, device=target.device)).to(pred.dtype)
+    return one_hot(target, num_classes, pred.dtype)
 
 
 def _row_or_element_weight(weight: torch.Tensor, loss_shape: torch.Size, loss_name: str) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError
+from .numerics import at_least_float32
 
 REDUCTIONS = ("none", "mean", "sum")
 EPS = torch.finfo(torch.float32).eps  # what mmdetection adds to avg_factor, also for float64 losses
@@ -51,7 +52,7 @@ def weight_reduce_loss(
         mean, with avg_factor        sum(w * l) / (avg_factor + 1.1920929e-07)    (float32's eps whatever the dtype; no maximum with 1)
 
     Args:
-        loss: elementwise loss, any shape.
+        loss: elementwise loss, any shape. Half precision is summed, and returned, in float32.
         weight: broadcasts to the shape of ``loss`` without enlarging it: (N, C), (N, 1), or (C,) for one per class. One weight per row of an
             (N, C) loss must be (N, 1): a flat (N,) is an error, except with N = C, where it is one weight per class as everywhere in torch.
         reduction: 'none', 'mean' or 'sum'.
@@ -69,6 +70,7 @@ def weight_reduce_loss(
     tensor(3.0000)
     """
     choose_reduction(reduction, None, loss_name)
+    loss, = at_least_float32(loss)
     if weight is not None:
         require_same_device(loss_name, loss=loss, weight=weight)
         check_broadcast(weight, loss.shape, loss_name)

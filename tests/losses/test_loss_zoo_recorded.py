@@ -15,8 +15,11 @@ from golden_data import GOLDEN, needs_golden
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import binary_cross_entropy_with_logits, build_loss, sigmoid_focal_loss, weight_reduce_loss
+from pcdet_focal.losses.asymmetric import AsymmetricLossMultiLabel, AsymmetricLossSingleLabel
+from pcdet_focal.losses.bce import label_smoothing_cross_entropy
 from pcdet_focal.losses.mmdet import focal_loss_from_probabilities
 from pcdet_focal.losses.sigmoid_focal import focal_factor
+from pcdet_focal.losses.softmax_focal import softmax_focal_loss
 
 ZOO = GOLDEN / "11_loss_zoo"
 FILES = sorted(path.stem for path in ZOO.glob("*.npz") if path.stem not in ("ema_normalizer", "mmdet_dense_head_targets"))  # those two record no loss calls
@@ -110,8 +113,6 @@ def kornia_binary_focal(call):
 def smp_one_vs_rest(call):
     """Sigmoid focal loss of one-hot targets: the mean over classes of each class's sum or mean over the pixels that are not ignored."""
     c = call.ctor
-    if c.get("reduced_threshold") is not None:
-        raise NotCovered("reduced focal loss (reduced_threshold)")
     x, y = call.args["y_pred"], call.args["y_true"]
     binary = c["mode"] == "binary"
     valid = y != c["ignore_index"] if "ignore_index" in c else torch.ones_like(y, dtype=torch.bool)
@@ -126,20 +127,24 @@ def smp_one_vs_rest(call):
     losses = []
     for x_k, t_k, v_k in per_class:
         x_k, t_k = x_k[v_k], t_k[v_k].float()
-        gamma = c.get("gamma", 2.0)
+        gamma, threshold = c.get("gamma", 2.0), c.get("reduced_threshold")
         if c.get("from_logits") is False and binary:
             loss = focal_loss_from_probabilities(x_k, t_k, c.get("alpha"), gamma)
         else:
             loss = sigmoid_focal_loss(x_k, t_k, c.get("alpha"), gamma)
+        factor = focal_factor(x_k, t_k, None, gamma)
+        if threshold is not None:                                              # cross entropy below the threshold of p_t, scaled focal loss above
+            hard = focal_factor(x_k, t_k, None, 1.0) > 1 - threshold
+            loss = torch.where(hard, sigmoid_focal_loss(x_k, t_k, c.get("alpha"), 0.0), loss / threshold**gamma)
+            factor = torch.where(hard, 1.0, factor / threshold**gamma)
         if c.get("normalized"):
-            loss = loss / focal_factor(x_k, t_k, None, gamma).sum().clamp(min=1e-6)
+            loss = loss / factor.sum().clamp(min=1e-6)
         losses.append(loss if c["reduction"] == "none" else weight_reduce_loss(loss, None, c["reduction"]))
     if binary:
         return losses[0]
     weights = torch.tensor(c.get("class_weights") or [1.0] * len(losses))
-    if c["reduction"] == "none" and "class_weights" in c:
-        raise InputError("one weight per class does not fit the maps")
-    return weight_reduce_loss(torch.stack([loss.mean() if c["reduction"] == "none" else loss for loss in losses]), weights, "sum") / weights.sum()
+    values = torch.stack(losses if "class_weights" in c else [loss.mean() if c["reduction"] == "none" else loss for loss in losses])
+    return weight_reduce_loss(values, weights, "sum") / weights.sum()
 
 
 def monai_focal(call):
@@ -173,8 +178,34 @@ def monai_focal(call):
 
 
 def softmax_focal_map(x, t, gamma, alpha):
-    """(N, C, ...) one-hot softmax focal loss; a scalar alpha weights class 0 by 1 - alpha and the others by alpha."""
-    raise NotCovered("softmax")
+    """(N, C, ...) softmax focal loss of one-hot targets in the column of their class; a scalar alpha weights class 0 by 1 - alpha, the others by alpha."""
+    if isinstance(alpha, float):
+        alpha = [1 - alpha] + [alpha] * (x.shape[1] - 1)
+    return t * softmax_focal_loss(x, t, alpha, gamma, "none").unsqueeze(1)
+
+
+def kornia_focal(call):
+    """Softmax focal loss in the column of the label; the mean is over N * C elements, ignored rows among them."""
+    a = call.args
+    x, labels = call.args["pred"], call.args["target"]
+    ignored = -100 if a.get("ignore_index") is None else a["ignore_index"]
+    alpha = None if a.get("alpha") is None else [1 - a["alpha"]] + [a["alpha"]] * (x.shape[1] - 1)
+    rows = softmax_focal_loss(x, labels, alpha, a.get("gamma", 2.0), "none", ignored)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    loss = rows.unsqueeze(1) * (labels.unsqueeze(1) == torch.arange(x.shape[1]).view(shape))
+    weight = a.get("weight")
+    return weight_reduce_loss(loss, None if weight is None else weight.view(shape), a["reduction"])
+
+
+def timm_multi_label(call):
+    """The same arguments and call."""
+    return AsymmetricLossMultiLabel(**call.ctor)(**call.args)
+
+
+def timm_single_label(call):
+    """The same arguments and call, but 'sum' is timm's 'none'."""
+    reduction = call.ctor.get("reduction", "mean")
+    return AsymmetricLossSingleLabel(**{**call.ctor, "reduction": "none" if reduction == "sum" else reduction})(**call.args)
 
 
 def torch_binary_cross_entropy(call):
@@ -187,21 +218,21 @@ def torch_binary_cross_entropy(call):
 
 
 def torch_cross_entropy(call):
-    """CrossEntropyLoss; torch's mean divides by the sum of the class weights of the rows that are not ignored."""
+    """Softmax focal loss with gamma 0, the class weights as alpha; label smoothing or probabilities: label_smoothing_cross_entropy. torch's mean of labels
+    divides by the class weights of the rows that are not ignored."""
     a = call.args
-    if a.get("label_smoothing"):
-        raise NotCovered("label smoothing of a softmax")
-    if a["target"].is_floating_point():
-        raise NotCovered("probabilities as targets of a softmax")
-    weight, reduction = a.get("weight"), a["reduction"]
+    x, target, weight, reduction = a["input"], a["target"], a.get("weight"), a["reduction"]
     ignored = a.get("ignore_index", -100)
-    loss = build_loss({"type": "CrossEntropyLoss", "class_weight": None if weight is None else weight.tolist(), "ignore_index": ignored,
-                       "avg_non_ignore": weight is None, "reduction": "sum" if weight is not None and reduction == "mean" else reduction}).double()
-    result = loss(a["input"], a["target"])
-    if weight is None or reduction != "mean":
-        return result
-    valid = a["target"] != ignored
-    return result / weight[a["target"][valid]].sum()
+    if not a.get("label_smoothing") and not target.is_floating_point():
+        if weight is None:
+            return softmax_focal_loss(x, target, None, 0.0, reduction, ignored)
+        rows = softmax_focal_loss(x, target, weight, 0.0, "none", ignored)
+    else:
+        rows = label_smoothing_cross_entropy(x, target, a["label_smoothing"], weight, ignored)
+    if reduction != "mean" or target.is_floating_point():
+        return weight_reduce_loss(rows, None, reduction)
+    valid = target != ignored
+    return rows.sum() / (torch.ones(x.shape[1]).to(x) if weight is None else weight)[target[valid]].sum()
 
 
 TWINS = {
@@ -213,19 +244,16 @@ TWINS = {
     "fvcore.nn.sigmoid_focal_loss_star": fvcore_sigmoid_focal_loss_star,
     "kornia.losses.binary_focal_loss_with_logits": kornia_binary_focal,
     "segmentation_models_pytorch.losses.FocalLoss": smp_one_vs_rest,
+    "kornia.losses.focal_loss": kornia_focal,
     "monai.losses.FocalLoss": monai_focal,
+    "timm.loss.AsymmetricLossMultiLabel": timm_multi_label,
+    "timm.loss.asymmetric_loss.AsymmetricLossSingleLabel": timm_single_label,
     "torch.nn.functional.binary_cross_entropy_with_logits": torch_binary_cross_entropy,
     "torch.nn.functional.cross_entropy": torch_cross_entropy,
 }
 NOT_COVERED = {
     "fvcore_sigmoid_focal": {"fvcore.nn.sigmoid_focal_loss: alpha above 1; refused here": 1,
                              "fvcore.nn.sigmoid_focal_loss: an unknown reduction returns the map; refused here": 1},
-    "kornia_focal": {"kornia.losses.focal_loss: all calls": 94},
-    "monai_focal": {"monai.losses.FocalLoss: softmax": 51},
-    "smp_focal": {"segmentation_models_pytorch.losses.FocalLoss: reduced focal loss (reduced_threshold)": 27},
-    "timm_asymmetric": {"timm.loss.AsymmetricLossMultiLabel: all calls": 53, "timm.loss.asymmetric_loss.AsymmetricLossSingleLabel: all calls": 12},
-    "torch_cross_entropy": {"torch.nn.functional.cross_entropy: probabilities as targets of a softmax": 3,
-                            "torch.nn.functional.cross_entropy: label smoothing of a softmax": 54},
 }
 DEFINED_HERE = {
     ("mmdet_gfl", "c068"): "a distance of exactly n: bin n + 1, which does not exist, would have the weight 0",

@@ -173,7 +173,7 @@ LOGITS, LABELS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 3])
     ("L1Loss", (LOGITS, torch.zeros(3, 3)), ["pred (4, 3), target (3, 3)"]),
     ("SmoothL1Loss", (LOGITS, LOGITS, torch.ones(4)), ["weight of shape (4,)", "one weight per row is (4, 1)"]),
     ("GaussianFocalLoss", (LOGITS + 0.5, LOGITS, torch.ones(2, 4, 3)), ["weight of shape (2, 4, 3)"]),
-    ("L1Loss", (LOGITS, LOGITS, torch.ones(4, 3, device="meta")), ["one device", "weight on meta"]),
+    ("L1Loss", (LOGITS, LOGITS, torch.ones(4, 3, device="meta")), ["same device", "weight on meta"]),
 ])
 def test_mistakes(entry, arguments, words):
     with pytest.raises(InputError) as error:
@@ -197,6 +197,7 @@ def test_weight_reduce_loss_by_hand():
     assert weight_reduce_loss(loss, None, "mean", 2).item() == 10 / (2 + 2.0**-23)
     assert weight_reduce_loss(loss, None, "none", 2).equal(loss)
     assert weight_reduce_loss(loss[:0]).item() == 0
+    assert weight_reduce_loss(torch.full((4000,), 60.0, dtype=torch.float16), None, "sum").item() == 240000       # half precision ends at 65504
     with pytest.raises(InputError, match=r"weight of shape \(3, 2, 2\) does not fit a loss of shape \(2, 2\)"):
         weight_reduce_loss(loss, torch.ones(3, 2, 2))
     with pytest.raises(InputError, match="avg_factor of shape"):

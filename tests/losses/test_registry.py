@@ -63,6 +63,7 @@ def test_the_two_kinds_of_call():
     ({"type": "FocalLoss", "use_sigmoid": False}, ["use_sigmoid=False"]),
     ({"type": "FocalLoss", "alpha": 2.0}, ["alpha=2.0"]),
     ({"type": "FocalLoss", "gamma": "two"}, ["gamma", "two"]),
+    ({"type": "L1Loss", "loss_weight": "1.0"}, ["loss_weight='1.0'", "a number"]),
     ({"type": "L1Loss", "reduction": "batchmean"}, ["'batchmean'", "'none', 'mean' or 'sum'"]),
     ({"NAME": "SmoothL1Loss", "BETA": 0.0}, ["beta=0.0"]),
     ({"type": "CrossEntropyLoss", "class_weight": "many"}, ["class_weight='many'"]),
