@@ -4,6 +4,7 @@ Every head puts a loss together in the same four steps: elementwise loss -> weig
 (``normalizers``) -> loss weight. Names and results of the modules are OpenPCDet's.
 """
 from . import mmdet  # noqa: F401  registers mmdetection's names
+from . import yolo  # noqa: F401  YOLOv5's names stay in losses.yolo: its FocalLoss wraps a criterion
 from .asymmetric import AsymmetricLoss, AsymmetricLossMultiLabel, AsymmetricLossSingleLabel, asymmetric_loss, asymmetric_loss_single_label
 from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
 from .bce import BinaryCrossEntropyLoss, LabelSmoothingLoss, binary_cross_entropy, label_smoothing_cross_entropy, smooth_binary_targets

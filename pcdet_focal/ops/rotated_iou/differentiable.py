@@ -91,8 +91,8 @@ def paired_iou(boxes_a: torch.Tensor, boxes_b: torch.Tensor, kind: str = "iou", 
         value = value - (enclosing - union) / enclosing
     elif kind == "diou":
         used = shift if space == "3d" else shift[:, :2]
-        diagonal = _smaller_enclosing(shift, size_a, size_b, a[:, 6], b[:, 6], space, "squared diagonal").clamp(min=_SMALLEST["bev"])  # a squared length
-        value = value - (used**2).sum(1) / diagonal
+        diagonal = _smaller_enclosing(shift, size_a, size_b, a[:, 6], b[:, 6], space, "squared diagonal")
+        value = value - (used**2).sum(1) / diagonal.clamp(min=_SMALLEST["bev"])  # a squared length in both spaces
     return torch.where(usable, value, 0.0 if kind == "iou" else -1.0).to(dtype)
 
 
