@@ -22,9 +22,9 @@ def read_checkpoint(filename: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused, the file holds more than tensors and plain values, or is damaged ({str(error).splitlines()[0]})") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise InputError(f"{path}: refused: it holds more than tensors and plain values, or it is damaged") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError) as error:  # whatever torch meets in such files
+        raise InputError(f"{path} is not a readable checkpoint: cut short, damaged, or another kind of file") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         raise InputError(f"{path} is not a checkpoint: it has no entry model_state")
     return content

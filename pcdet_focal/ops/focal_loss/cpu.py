@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numba import boolean, float32, float64, int32, int64
 
-from ..sparse_conv.threads import share_out
+from ..threads import share_out
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
 BLOCKS_PER_TASK = 8  # one partial sum for each task

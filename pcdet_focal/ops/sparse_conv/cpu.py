@@ -22,7 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map
-from .threads import share_out
+from ..threads import share_out
 
 __all__ = ["build_conv_map", "build_subm_map", "convolve", "sparse_conv", "weight_gradient"]
 

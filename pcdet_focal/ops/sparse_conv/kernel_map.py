@@ -18,7 +18,7 @@ import torch
 from pcdet_focal.errors import InputError
 
 from .geometry import MapGeometry, conv_output_shape
-from .threads import share_out
+from ..threads import share_out
 
 BLOCK_ROWS = 256  # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2 cache
 

@@ -304,7 +304,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from pcdet_focal.losses import sigmoid_focal_loss_from_labels
-from pcdet_focal.ops.sparse_conv import threads
+from pcdet_focal.ops import threads
 
 def loss(count):  # torch's own loops stay serial in the workers, as DataLoader wants it: its OpenMP threads do not survive a fork
     torch.set_num_threads(count)
