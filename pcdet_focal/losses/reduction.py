@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ..errors import InputError
+from .arguments import require_number
 from .numerics import at_least_float32
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -25,7 +27,8 @@ def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
     """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0}
     if len(set(devices.values())) > 1:
-        raise InputError(f"{loss_name}: all tensors must be on one device, but there are " + ", ".join(f"{n} on {d}" for n, d in devices.items()) + ".")
+        given = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise InputError(f"{loss_name}: all tensors need the same device, but they are {given}.")
 
 
 def check_broadcast(weight: torch.Tensor, loss_shape: tuple[int, ...], loss_name: str) -> None:
@@ -91,11 +94,11 @@ def weight_reduce_loss(
 
 
 def without_positive_weight(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor | None, reduction: str) -> torch.Tensor:
-    """mmdetection's shortcut of L1Loss, SmoothL1Loss, GIoULoss, DIoULoss and CIoULoss: where no weight is above 0 the result is ``(pred * weight).sum()``.
+    """mmdetection's shortcut of L1Loss, SmoothL1Loss, GIoULoss, DIoULoss, CIoULoss: with no weight above 0 the result is ``(pred * weight).sum()``.
 
-    With weights of 0 that is a scalar 0 with gradient 0, for every reduction, 'none' too. (With only negative weights it is no loss at all, but that is
-    how those classes are defined.) Scalars are chosen on the device; only for 'none', where the shape of the result depends on the weights, is their
-    value read, and not while torch compiles: there the weighted map is returned.
+    With weights of 0 that is a scalar 0 with gradient 0, for every reduction, 'none' too. (With only negative weights it is no loss at all, but that
+    is how those classes are defined.) Scalars are chosen on the device; only for 'none', where the shape of the result depends on the weights, is
+    their value read, and not while torch compiles: there the weighted map is returned.
 
     Args:
         loss: the finished result, loss weight included. pred: (N, D) predictions. weight: (N, D), (N, 1) or (N,), or None for no shortcut.
@@ -117,3 +120,41 @@ def without_positive_weight(loss: torch.Tensor, pred: torch.Tensor, weight: torc
 def _weighted_sum(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     weight = weight.unsqueeze(-1) if weight.dim() == pred.dim() - 1 else weight
     return (pred.to(loss.dtype) * weight).sum()
+
+
+def row_or_element_weight(weight: torch.Tensor, loss_shape: torch.Size, loss_name: str) -> torch.Tensor:
+    """A weight as (N, 1) or (N, C) from one per row, (N,) or (N, 1), or one per element, (N, C) or flat; anything else is an InputError."""
+    if weight.shape == loss_shape or weight.shape == (*loss_shape[:-1], 1):
+        return weight
+    if weight.shape == loss_shape[:-1]:
+        return weight.unsqueeze(-1)
+    if weight.dim() == 1 and weight.numel() == loss_shape.numel():
+        return weight.view(loss_shape)
+    raise InputError(f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit: {tuple(loss_shape[:-1])}, one per row, or "
+                     f"{tuple(loss_shape)}, one per element, is allowed.")
+
+
+class ReducedLoss(nn.Module):
+    """What the classes below share: how the result is reduced, and its weight; the arguments are checked here.
+
+    >>> ReducedLoss(reduction="sum", loss_weight=2.0)
+    ReducedLoss(reduction='sum', loss_weight=2.0)
+    """
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        """
+        Args:
+            reduction: 'none', 'mean' or 'sum'; a call may override it.
+            loss_weight: multiplies the result, also under 'none'; at least 0.
+        """
+        super().__init__()
+        self.reduction = choose_reduction(reduction, None, type(self).__name__)
+        require_number(type(self).__name__, "loss_weight", loss_weight)
+        self.loss_weight = loss_weight
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+
+    def reduced(self, loss: torch.Tensor, weight: torch.Tensor | None, avg_factor: float | torch.Tensor | None, reduction: str) -> torch.Tensor:
+        """Elementwise loss -> weight -> reduction -> loss_weight."""
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, type(self).__name__)

@@ -2,8 +2,8 @@
 
 Two kinds of module live here side by side; ``loss_style(name)`` says which one a name is.
 
-- ``"openpcdet"``: ``loss(input, target, weights=None)`` returns the weighted elementwise loss; the head normalises and sums. These are the names that
-  OpenPCDet's YAML files use (SigmoidFocalClassificationLoss, WeightedSmoothL1Loss, WeightedL1Loss, WeightedCrossEntropyLoss) and those made like them.
+- ``"openpcdet"``: ``loss(input, target, weights=None)`` returns the weighted elementwise loss; the head normalises and sums. These are the names
+  that OpenPCDet's YAML files use: SigmoidFocalClassificationLoss, WeightedSmoothL1Loss, WeightedL1Loss, WeightedCrossEntropyLoss.
 - ``"mmdetection"``: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` returns the reduced loss times ``loss_weight``
   (FocalLoss, CrossEntropyLoss, SmoothL1Loss, L1Loss, GaussianFocalLoss, ...). GaussianFocalLoss and L1Loss exist in both projects; by name they are
   mmdetection's, which with ``reduction: none`` give OpenPCDet's values. OpenPCDet's classes are imported from ``pcdet_focal.utils.loss_utils``.
@@ -41,7 +41,8 @@ def register_loss(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     def add(loss_class: type[nn.Module]) -> type[nn.Module]:
         known = _LOSSES.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (loss_class.__module__, loss_class.__qualname__):
-            raise InputError(f"The loss name {name!r} of {loss_class.__module__}.{loss_class.__qualname__} is taken by {known.__module__}.{known.__qualname__}.")
+            raise InputError(f"The loss name {name!r} of {loss_class.__module__}.{loss_class.__qualname__} is taken by "
+                             f"{known.__module__}.{known.__qualname__}.")
         _LOSSES[name] = loss_class
         return loss_class
     return add

@@ -1,9 +1,9 @@
-"""Every recorded call of mmdetection's, torchvision's, fvcore's, kornia's, timm's, segmentation-models-pytorch's, MONAI's and torch's losses, replayed.
+"""Every recorded call of the losses of mmdetection, torchvision, fvcore, kornia, timm, segmentation-models-pytorch, MONAI and torch, replayed.
 
-``TWINS`` says which call of ours is which recorded call. Calls without a twin are counted by kind and held against ``NOT_COVERED``, so that what is covered
-can neither shrink nor grow unnoticed; ``pytest -rP tests/losses/test_loss_zoo_recorded.py`` prints both. Results and gradients have the recorded tolerance.
-Where the recorded call raised, ours raises InputError, but for ``DEFINED_HERE``; where it gave NaN, ours is finite, but for ``NAN_HERE``. ``DIFFERENT_HERE``
-are the calls that are meant to differ.
+``TWINS`` says which call of ours is which recorded call. Calls without a twin are counted by kind and held against ``NOT_COVERED``, so that what is
+covered can neither shrink nor grow unnoticed; ``pytest -rP tests/losses/test_loss_zoo_recorded.py`` prints both. Results and gradients have the
+recorded tolerance. Where the recorded call raised, ours raises InputError, but for ``DEFINED_HERE``; where it gave NaN, ours is finite, but for
+``NAN_HERE``. ``DIFFERENT_HERE`` are the calls that are meant to differ.
 """
 import collections
 import json
@@ -22,7 +22,8 @@ from pcdet_focal.losses.sigmoid_focal import focal_factor
 from pcdet_focal.losses.softmax_focal import softmax_focal_loss
 
 ZOO = GOLDEN / "11_loss_zoo"
-FILES = sorted(path.stem for path in ZOO.glob("*.npz") if path.stem not in ("ema_normalizer", "mmdet_dense_head_targets"))  # those two record no loss calls
+NO_LOSS_CALLS = ("ema_normalizer", "mmdet_dense_head_targets")
+FILES = sorted(path.stem for path in ZOO.glob("*.npz") if path.stem not in NO_LOSS_CALLS)
 
 
 class NotCovered(Exception):
@@ -148,8 +149,8 @@ def smp_one_vs_rest(call):
 
 
 def monai_focal(call):
-    """Sigmoid or softmax focal loss of one-hot targets, classes on axis 1. A list alpha weights positives only, a weight is one per class; 'sum' averages
-    over space first (without space over everything), ignored pixels left out."""
+    """Sigmoid or softmax focal loss of one-hot targets, classes on axis 1. A list alpha weights positives only, a weight is one per class; 'sum'
+    averages over space first (without space over everything), ignored pixels left out."""
     c = {"include_background": True, "gamma": 2.0, "alpha": None, **call.ctor}
     x, t = call.args["input"], call.args["target"]
     shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -178,7 +179,7 @@ def monai_focal(call):
 
 
 def softmax_focal_map(x, t, gamma, alpha):
-    """(N, C, ...) softmax focal loss of one-hot targets in the column of their class; a scalar alpha weights class 0 by 1 - alpha, the others by alpha."""
+    """(N, C, ...) softmax focal loss of one-hot targets in the column of their class; a scalar alpha weights class 0 by 1 - alpha."""
     if isinstance(alpha, float):
         alpha = [1 - alpha] + [alpha] * (x.shape[1] - 1)
     return t * softmax_focal_loss(x, t, alpha, gamma, "none").unsqueeze(1)
@@ -218,8 +219,8 @@ def torch_binary_cross_entropy(call):
 
 
 def torch_cross_entropy(call):
-    """Softmax focal loss with gamma 0, the class weights as alpha; label smoothing or probabilities: label_smoothing_cross_entropy. torch's mean of labels
-    divides by the class weights of the rows that are not ignored."""
+    """Softmax focal loss with gamma 0, the class weights as alpha; label smoothing or probabilities: label_smoothing_cross_entropy. torch's mean of
+    labels divides by the class weights of the rows that are not ignored."""
     a = call.args
     x, target, weight, reduction = a["input"], a["target"], a.get("weight"), a["reduction"]
     ignored = a.get("ignore_index", -100)

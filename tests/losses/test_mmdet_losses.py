@@ -29,8 +29,8 @@ def inputs(name, dtype=torch.float64):
     if kind == "heat" or entry.get("activated"):
         pred = torch.sigmoid(pred)
     soft = torch.rand(shape, generator=generator, dtype=torch.float64)
-    target = {"labels": torch.tensor([0, 3, 1, 2, 3, 1]), "classes": torch.tensor([0, 2, 1, 2, 0, 1]), "map": torch.tensor([[0, 1, 2, 0], [2, 1, 1, 0]]),
-              "soft": soft, "heat": torch.where(soft > 0.8, 1.0, soft)}[kind]
+    target = {"labels": torch.tensor([0, 3, 1, 2, 3, 1]), "classes": torch.tensor([0, 2, 1, 2, 0, 1]),
+              "map": torch.tensor([[0, 1, 2, 0], [2, 1, 1, 0]]), "soft": soft, "heat": torch.where(soft > 0.8, 1.0, soft)}[kind]
     weight = torch.rand(weight_shape, generator=generator, dtype=torch.float64) + 0.1
     return build_loss(entry).to(dtype), pred.to(dtype), target.to(dtype) if target.is_floating_point() else target, weight.to(dtype)
 
@@ -119,11 +119,12 @@ def test_nothing_to_look_at_is_zero_with_a_gradient_path(name):
 def test_closed_forms():
     log2 = math.log(2)
     logits, labels = torch.zeros(2, 3), torch.tensor([1, 3])
+    one_ignored = dict(type="CrossEntropyLoss", ignore_index=2, avg_non_ignore=True)
     close = {
         "focal": (build_loss(dict(type="FocalLoss", reduction="sum"))(logits, labels), (0.25 + 5 * 0.75) * 0.25 * log2),
         "focal, no alpha": (build_loss(dict(type="FocalLoss", alpha=None, gamma=1.0))(logits, labels), 0.5 * log2),
         "softmax": (build_loss(dict(type="CrossEntropyLoss"))(logits, torch.tensor([0, 2])), math.log(3)),
-        "softmax, one ignored": (build_loss(dict(type="CrossEntropyLoss", ignore_index=2, avg_non_ignore=True))(logits, torch.tensor([0, 2])), math.log(3)),
+        "softmax, one ignored": (build_loss(one_ignored)(logits, torch.tensor([0, 2])), math.log(3)),
         "sigmoid, one ignored": (build_loss(dict(type="CrossEntropyLoss", use_sigmoid=True))(logits, torch.tensor([0, -1])), log2 / 2),
         "squared": (build_loss("MSELoss")(torch.tensor([3.0, -1.0]), torch.zeros(2)), 5.0),
         "smooth L1": (build_loss("SmoothL1Loss")(torch.tensor([0.5, -3.0]), torch.zeros(2)), (0.125 + 2.5) / 2),
@@ -160,12 +161,12 @@ LOGITS, LABELS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 3])
     ("FocalLoss", (LOGITS, LABELS[:3]), ["target of shape (3,)", "(4, 3)", "(4,)"]),
     ("FocalLoss", (LOGITS, LABELS.float()), ["float32", "integer labels (4,)"]),
     ("FocalLoss", (LOGITS, torch.zeros(4, 2)), ["pred (4, 3), target (4, 2)"]),
-    ("FocalLoss", (LOGITS, LABELS - 1), ["label -1", "3 is background", "weight 0"]),
-    ("FocalLoss", (LOGITS, LABELS + 1), ["label 4"]),
+    ("FocalLoss", (LOGITS, LABELS - 1), ["target needs values from 0 to 3", "3 is background", "weight 0", "it holds -1"]),
+    ("FocalLoss", (LOGITS, LABELS + 1), ["it holds 4"]),
     ("FocalLoss", (LOGITS, LABELS, torch.ones(3, 4)), ["weight of shape (3, 4)", "(4,), one per row"]),
     ("FocalLoss", (LOGITS, LABELS, torch.ones(5)), ["weight of shape (5,)"]),
-    (dict(type="FocalLoss", activated=True), (LOGITS + 2, LABELS), ["activated=True", "[0, 1]", "logits?"]),
-    ("CrossEntropyLoss", (LOGITS, LABELS), ["label 3 is not a class", "0 to 2", "ignore_index=-100"]),
+    (dict(type="FocalLoss", activated=True), (LOGITS + 2, LABELS), ["activated=True", "pred needs values from 0 to 1", "it holds 2"]),
+    ("CrossEntropyLoss", (LOGITS, LABELS), ["label needs values from 0 to 2 or ignore_index=-100", "it holds 3"]),
     ("CrossEntropyLoss", (LOGITS, torch.zeros(4, 3)), ["label of shape (4, 3)", "use_sigmoid=True"]),
     (dict(type="CrossEntropyLoss", use_sigmoid=True), (LOGITS, LABELS[:2]), ["label of shape (2,)", "(4,)"]),
     (dict(type="CrossEntropyLoss", use_sigmoid=True), (LOGITS, LABELS, torch.ones(4, 2)), ["weight of shape (4, 2)"]),
