@@ -20,9 +20,6 @@ def choose_reduction(reduction: str, reduction_override: str | None = None, loss
     return chosen
 
 
-effective_reduction = choose_reduction
-
-
 def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
     """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0}
@@ -129,13 +126,13 @@ def row_or_element_weight(weight: torch.Tensor, loss_shape: torch.Size, loss_nam
     if weight.shape == loss_shape[:-1]:
         return weight.unsqueeze(-1)
     if weight.dim() == 1 and weight.numel() == loss_shape.numel():
-        return weight.view(loss_shape)
+        return weight.reshape(loss_shape)
     raise InputError(f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit: {tuple(loss_shape[:-1])}, one per row, or "
                      f"{tuple(loss_shape)}, one per element, is allowed.")
 
 
 class ReducedLoss(nn.Module):
-    """What the classes below share: how the result is reduced, and its weight; the arguments are checked here.
+    """What mmdetection's classes share: how the result is reduced, and its weight; the arguments are checked here.
 
     >>> ReducedLoss(reduction="sum", loss_weight=2.0)
     ReducedLoss(reduction='sum', loss_weight=2.0)
