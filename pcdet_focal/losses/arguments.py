@@ -47,6 +47,12 @@ def require_number(loss_name: str, name: str, value: float, low: float = 0.0, hi
         raise InputError(f"{loss_name}: {name}={value!r} is not allowed: a number of {least} {low:g}{most}.")
 
 
+def require_count(loss_name: str, name: str, value: int) -> None:
+    """Raise InputError unless the argument is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{loss_name}: {name}={value!r} is not allowed: an integer of at least 1.")
+
+
 def require_sigmoid(loss_name: str, use_sigmoid: bool) -> None:
     """Raise InputError for ``use_sigmoid=False`` where the loss is defined on independent sigmoids only."""
     if not use_sigmoid:

@@ -156,6 +156,7 @@ class AsymmetricLoss(nn.Module):
         self.eps = eps
         self.detach_factor = detach_factor
         self.reduction = choose_reduction(reduction, None, "AsymmetricLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:

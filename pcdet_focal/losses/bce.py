@@ -147,6 +147,7 @@ class BinaryCrossEntropyLoss(Float32Buffers):
         self.register_buffer("pos_weight", _numbers("BinaryCrossEntropyLoss", "pos_weight", pos_weight), persistent=False)
         self.label_smoothing = label_smoothing
         self.reduction = choose_reduction(reduction, None, "BinaryCrossEntropyLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
@@ -204,6 +205,7 @@ class LabelSmoothingLoss(Float32Buffers):
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weight", _numbers("LabelSmoothingLoss", "class_weight", class_weight), persistent=False)
         self.reduction = choose_reduction(reduction, None, "LabelSmoothingLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 

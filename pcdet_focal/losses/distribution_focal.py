@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .arguments import require_tensors, require_values_between
+from .arguments import require_number, require_tensors, require_values_between
 from .numerics import at_least_float32, bounded
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
@@ -63,6 +63,7 @@ class DistributionFocalLoss(nn.Module):
         """
         super().__init__()
         self.reduction = choose_reduction(reduction, None, "DistributionFocalLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:

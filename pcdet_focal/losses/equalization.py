@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import InputError
-from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
+from .arguments import one_hot, require_count, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
@@ -91,11 +91,6 @@ def _require_focal(name: str, alpha: float | None, gamma: float, scale: float) -
         require_number(name, "alpha", alpha, 0, 1)
 
 
-def _require_classes(name: str, num_classes: int) -> None:
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise InputError(f"{name}: num_classes={num_classes!r} is not allowed: an integer of at least 1.")
-
-
 class _GradientRatio(Float32Buffers):
     """Accumulated positive and negative gradients of each class, and their ratio; what both losses of this file share."""
 
@@ -105,7 +100,7 @@ class _GradientRatio(Float32Buffers):
 
     def __init__(self, num_classes: int, initial_ratio: float) -> None:
         super().__init__()
-        _require_classes(type(self).__name__, num_classes)
+        require_count(type(self).__name__, "num_classes", num_classes)
         self.num_classes = num_classes
         self.register_buffer("pos_grad", torch.zeros(num_classes))
         self.register_buffer("neg_grad", torch.zeros(num_classes))
@@ -165,6 +160,7 @@ class EQLV2Loss(_GradientRatio):
             require_number("EQLV2Loss", argument, value)
         self.use_sigmoid = use_sigmoid
         self.reduction = choose_reduction(reduction, None, "EQLV2Loss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.mu = mu
         self.alpha = alpha
@@ -255,6 +251,7 @@ class EqualizedFocalLoss(_GradientRatio):
         self.gamma = gamma
         self.scale = scale
         self.reduction = choose_reduction(reduction, None, "EqualizedFocalLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:

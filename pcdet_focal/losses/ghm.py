@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors
+from .arguments import one_hot, require_count, require_labels, require_number, require_sigmoid, require_tensors
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
@@ -58,9 +58,10 @@ def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
     require_same_shape("ghmc_loss", pred=pred, target=target)
     valid = torch.ones_like(pred, dtype=torch.bool) if valid is None else valid
     require_same_shape("ghmc_loss", pred=pred, valid=valid)
-    _require_bins("ghmc_loss", bins)
-    index, counts = gradient_bins(_classification_norm(pred, target), valid, _edges(bins, 1 + 1e-6).to(pred.device))
-    return _density_weights(index, counts.float(), counts, valid) * binary_cross_entropy_with_logits(pred, target)
+    require_count("ghmc_loss", "bins", bins)
+    norm = _classification_norm(pred, target)
+    index, counts = gradient_bins(norm, valid, _edges(bins, 1 + 1e-6).to(norm))
+    return _density_weights(index, counts.to(norm.dtype), counts, valid) * binary_cross_entropy_with_logits(pred, target)
 
 
 def ghmr_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, mu: float = 0.02, bins: int = 10) -> torch.Tensor:
@@ -89,9 +90,10 @@ def ghmr_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
     valid = torch.ones_like(pred, dtype=torch.bool) if valid is None else valid
     require_same_shape("ghmr_loss", pred=pred, valid=valid)
     require_number("ghmr_loss", "mu", mu, low_allowed=False)
-    _require_bins("ghmr_loss", bins)
-    index, counts = gradient_bins(_regression_norm(pred, target, mu), valid, _edges(bins, 1e3).to(pred.device))
-    return _density_weights(index, counts.float(), counts, valid) * authentic_smooth_l1(pred, target, mu)
+    require_count("ghmr_loss", "bins", bins)
+    norm = _regression_norm(pred, target, mu)
+    index, counts = gradient_bins(norm, valid, _edges(bins, 1e3).to(norm))
+    return _density_weights(index, counts.to(norm.dtype), counts, valid) * authentic_smooth_l1(pred, target, mu)
 
 
 def authentic_smooth_l1(pred: torch.Tensor, target: torch.Tensor, mu: float = 0.02) -> torch.Tensor:
@@ -129,11 +131,6 @@ def _edges(bins: int, last: float) -> torch.Tensor:
     return edges
 
 
-def _require_bins(loss_name: str, bins: int) -> None:
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise InputError(f"{loss_name}: bins={bins!r} is not allowed: an integer of at least 1.")
-
-
 class _GradientHarmonised(Float32Buffers):
     """What both GHM modules share: edges, the running count of every bin, and the weights that follow from it."""
 
@@ -143,13 +140,14 @@ class _GradientHarmonised(Float32Buffers):
     def __init__(self, bins: int, momentum: float, last_edge: float, reduction: str, loss_weight: float) -> None:
         super().__init__()
         name = type(self).__name__
-        _require_bins(name, bins)
+        require_count(name, "bins", bins)
         require_number(name, "momentum", momentum, 0, 1)
         if momentum == 1:
             raise InputError(f"{name}: momentum=1 is not allowed: the counts would stay 0; a number from 0 to below 1 is.")
         self.bins = bins
         self.momentum = momentum
         self.reduction = choose_reduction(reduction, None, name)
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.register_buffer("edges", _edges(bins, last_edge))
         if momentum > 0:
@@ -158,10 +156,10 @@ class _GradientHarmonised(Float32Buffers):
     def _weights(self, gradient_norm: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """1 / (n * density), the density from the running counts where there is momentum; these are updated in training mode."""
         index, counts = gradient_bins(gradient_norm, valid, self.edges.to(gradient_norm.dtype))
-        density = mean_over_ranks(counts.to(self.edges.dtype))
-        counts = density
+        density = counts = mean_over_ranks(counts.to(gradient_norm.dtype))
         if self.momentum > 0:
-            density = torch.where(counts > 0, self.momentum * self.acc_sum + (1 - self.momentum) * counts, self.acc_sum)
+            before = self.acc_sum.to(gradient_norm.dtype)
+            density = torch.where(counts > 0, self.momentum * before + (1 - self.momentum) * counts, before)
             if self.training:
                 self.acc_sum.copy_(density)
         return _density_weights(index, density, counts, valid)
@@ -275,6 +273,6 @@ class GHMR(_GradientHarmonised):
         if label_weight is None:
             label_weight = torch.ones_like(pred)
         label_weight = expand_anchor_weights(label_weight, pred.shape, "GHMR").expand(pred.shape)
-        total = label_weight.detach().to(self.edges.dtype).sum().clamp(min=1)
+        total = at_least_float32(label_weight.detach(), pred)[0].sum().clamp(min=1)
         weights = self._weights(_regression_norm(pred, target, self.mu), label_weight > 0) * total
         return self.loss_weight * weight_reduce_loss(authentic_smooth_l1(pred, target, self.mu), weights, reduction, total, "GHMR")

@@ -73,6 +73,7 @@ class QualityFocalLoss(nn.Module):
         self.use_sigmoid = use_sigmoid
         self.beta = beta
         self.reduction = choose_reduction(reduction, None, "QualityFocalLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.activated = activated
 

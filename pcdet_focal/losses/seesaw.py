@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .arguments import require_labels, require_number, require_tensors, require_values_between
+from .arguments import require_count, require_labels, require_number, require_tensors, require_values_between
 from .numerics import at_least_float32, bounded, finite_log
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
@@ -96,8 +96,7 @@ class SeesawLoss(Float32Buffers):
         super().__init__()
         if use_sigmoid:
             raise InputError("SeesawLoss: use_sigmoid=True is not allowed: this loss is a softmax; use_sigmoid=False is.")
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise InputError(f"SeesawLoss: num_classes={num_classes!r} is not allowed: an integer of at least 1.")
+        require_count("SeesawLoss", "num_classes", num_classes)
         for argument, value in (("p", p), ("q", q)):
             require_number("SeesawLoss", argument, value)
         require_number("SeesawLoss", "eps", eps, low_allowed=False)
@@ -107,6 +106,7 @@ class SeesawLoss(Float32Buffers):
         self.num_classes = num_classes
         self.eps = eps
         self.reduction = choose_reduction(reduction, None, "SeesawLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.return_dict = return_dict
         self.register_buffer("cum_samples", torch.zeros(num_classes + 1))

@@ -134,6 +134,7 @@ class SoftmaxFocalLoss(Float32Buffers):
         self.gamma = gamma
         self.register_buffer("alpha", alpha, persistent=False)
         self.reduction = choose_reduction(reduction, None, "SoftmaxFocalLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 

@@ -75,6 +75,7 @@ class VarifocalLoss(nn.Module):
         self.gamma = gamma
         self.iou_weighted = iou_weighted
         self.reduction = choose_reduction(reduction, None, "VarifocalLoss")
+        require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
