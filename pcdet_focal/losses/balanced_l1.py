@@ -6,9 +6,9 @@ import math
 import torch
 
 from ..errors import InputError
-from .mmdet import ReducedLoss
+from .arguments import require_number
 from .numerics import at_least_float32
-from .reduction import choose_reduction, require_same_device
+from .reduction import ReducedLoss, choose_reduction, require_same_device
 from .registry import register_loss
 from .smooth_l1 import code_difference
 
@@ -86,8 +86,7 @@ class BalancedL1Loss(ReducedLoss):
 
 def _check_parameters(name: str, **parameters: float) -> None:
     for argument, value in parameters.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"{name}: {argument}={value} is not allowed: a number above 0.")
+        require_number(name, argument, value, low_allowed=False)
     ratio = parameters["gamma"] / parameters["alpha"]
     if not ratio <= 80:
         raise InputError(f"{name}: gamma / alpha = {ratio:.4g} is not allowed: its exponential must fit a float32, so 80 at most.")

@@ -6,9 +6,9 @@ import math
 import torch
 
 from ..errors import InputError
-from .mmdet import ReducedLoss
+from .arguments import require_number
 from .numerics import at_least_float32
-from .reduction import choose_reduction, require_same_device, without_positive_weight
+from .reduction import ReducedLoss, choose_reduction, require_same_device, without_positive_weight
 from .registry import register_loss
 from .weights import require_same_shape
 
@@ -105,8 +105,7 @@ class _PairedBoxLoss(ReducedLoss):
 
     def __init__(self, eps: float, reduction: str, loss_weight: float) -> None:
         super().__init__(reduction, loss_weight)
-        if not eps > 0:
-            raise InputError(f"{type(self).__name__}: eps={eps} is not allowed: a number above 0.")
+        require_number(type(self).__name__, "eps", eps, low_allowed=False)
         self.eps = eps
 
     def extra_repr(self) -> str:
@@ -237,8 +236,7 @@ def _checked(name: str, pred: torch.Tensor, target: torch.Tensor, eps: float) ->
     require_same_device(name, pred=pred, target=target)
     if pred.dim() != 2 or pred.shape[1] != 4:
         raise InputError(f"{name}: pred and target have shape {tuple(pred.shape)}, but (N, 4) is needed: x1, y1, x2, y2.")
-    if not eps > 0:
-        raise InputError(f"{name}: eps={eps} is not allowed: a number above 0.")
+    require_number(name, "eps", eps, low_allowed=False)
     return at_least_float32(pred, target)
 
 

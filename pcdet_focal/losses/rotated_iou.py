@@ -5,8 +5,7 @@ import torch
 
 from ..errors import InputError
 from .iou import box_weights
-from .mmdet import ReducedLoss
-from .reduction import choose_reduction, require_same_device
+from .reduction import ReducedLoss, choose_reduction, require_same_device
 from .registry import register_loss
 from .weights import require_same_shape
 

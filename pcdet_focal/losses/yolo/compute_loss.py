@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ..arguments import require_number, require_values_between
 from ..numerics import at_least_float32
 from .boxes import bbox_iou
 from .criteria import FocalLoss, smooth_BCE
@@ -97,9 +98,12 @@ class ComputeLoss(nn.Module):
                 raise InputError(f"ComputeLoss: {name}={given} does not fit anchors of shape {tuple(anchors.shape)}: {actual}, or leave it out.")
         if int(nc) < 1:
             raise InputError(f"ComputeLoss: nc={nc} is not allowed: at least one class.")
-        self.hyp = {key: float((hyp or {}).get(key, default)) for key, default in HYPERPARAMETERS.items()}
+        require_number("ComputeLoss", "gr", gr, high=1.0)
+        self.hyp = {key: (hyp or {}).get(key, default) for key, default in HYPERPARAMETERS.items()}
+        for key, value in self.hyp.items():
+            require_number("ComputeLoss", f"hyp['{key}']", value)
         self.nl, self.na, self.nc = anchors.shape[0], anchors.shape[1], int(nc)
-        self.gr, self.sort_obj_iou, self.autobalance = _in_unit_interval("gr", gr), sort_obj_iou, autobalance
+        self.gr, self.sort_obj_iou, self.autobalance = gr, sort_obj_iou, autobalance
         self.cp, self.cn = smooth_BCE(self.hyp["label_smoothing"])
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("balance", torch.tensor(_balance(balance, self.nl), device=device), persistent=autobalance)
@@ -195,13 +199,8 @@ class ComputeLoss(nn.Module):
         if any(tensor.device != self.anchors.device for tensor in (*p, targets)):
             raise InputError(f"ComputeLoss: p is on {p[0].device} and targets on {targets.device}, but the loss is on {self.anchors.device}: "
                              f"move it with .to(device).")
-        if targets.device.type == "cpu" and not torch.compiler.is_compiling() and len(targets):
-            for column, name, number in ((0, "image", p[0].shape[0]), (1, "class", self.nc)):
-                values = targets[:, column]
-                wrong = ~((values >= 0) & (values < number))
-                if bool(wrong.any()):
-                    raise InputError(f"ComputeLoss: targets[{int(wrong.nonzero()[0])}] is of {name} {values[wrong][0].item():g}, but there are "
-                                     f"{number}: 0 to {number - 1} is allowed.")
+        require_values_between("ComputeLoss", "column 0 (image) of targets", targets[:, 0], 0, p[0].shape[0] - 1)
+        require_values_between("ComputeLoss", "column 1 (class) of targets", targets[:, 1], 0, self.nc - 1)
 
 
 def _read_model(model: Any) -> tuple[Mapping[str, float], Any, torch.device | None]:
@@ -219,7 +218,7 @@ def _read_model(model: Any) -> tuple[Mapping[str, float], Any, torch.device | No
 def _criterion(pos_weight: float, gamma: float, device: torch.device | None) -> nn.Module:
     """Elementwise cross entropy of logits, focal where gamma is above 0; nothing of it is part of a state dict."""
     criterion = nn.BCEWithLogitsLoss(reduction="none")
-    criterion.register_buffer("pos_weight", torch.tensor([pos_weight], device=device), persistent=False)
+    criterion.register_buffer("pos_weight", torch.tensor([float(pos_weight)], device=device), persistent=False)
     return FocalLoss(criterion, gamma) if gamma > 0 else criterion
 
 
@@ -236,9 +235,3 @@ def _reference_grid(stride: Sequence[float] | torch.Tensor | None, grids: int) -
     if strides and len(strides) != grids:
         raise InputError(f"ComputeLoss: stride has {len(strides)} numbers, but there are {grids} grids: one for each is needed.")
     return strides.index(16.0) if 16.0 in strides else grids // 2
-
-
-def _in_unit_interval(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise InputError(f"ComputeLoss: {name}={value} is not allowed: a number from 0 to 1.")
-    return float(value)

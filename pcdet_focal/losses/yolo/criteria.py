@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ..arguments import require_number
 from ..cross_entropy import binary_cross_entropy_with_logits
-from ..mmdet import ReducedLoss
 from ..numerics import at_least_float32, power, reduce_loss
-from ..reduction import choose_reduction, require_same_device
+from ..reduction import ReducedLoss, choose_reduction, require_same_device
 from ..registry import register_loss
 from ..sigmoid_focal import focal_factor
 from ..weights import expand_anchor_weights, require_same_shape
@@ -22,8 +22,7 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     >>> smooth_BCE(0.1)
     (0.95, 0.05)
     """
-    if not 0 <= eps <= 1:
-        raise InputError(f"smooth_BCE: eps={eps} is not allowed: a number from 0 to 1.")
+    require_number("smooth_BCE", "eps", eps, high=1.0)
     return 1.0 - 0.5 * eps, 0.5 * eps
 
 
@@ -46,8 +45,7 @@ def bce_blur_with_logits(pred: torch.Tensor, true: torch.Tensor, alpha: float = 
     >>> bce_blur_with_logits(torch.tensor([4.0, 4.0]), torch.tensor([1.0, 0.0]))                # plain: 0.0181, 4.0181
     tensor([0.0181, 1.2120])
     """
-    if not alpha >= 0:
-        raise InputError(f"bce_blur_with_logits: alpha={alpha} is not allowed: a number of at least 0.")
+    require_number("bce_blur_with_logits", "alpha", alpha)
     require_same_device("bce_blur_with_logits", pred=pred, true=true)
     require_same_shape("bce_blur_with_logits", pred=pred, true=true)
     pred, true = at_least_float32(pred, true)
@@ -71,7 +69,7 @@ class BCEBlurWithLogitsLoss(ReducedLoss):
             reduction: 'none', 'mean' or 'sum'. loss_weight: multiplies the result.
         """
         super().__init__(reduction, loss_weight)
-        bce_blur_with_logits(torch.zeros(0), torch.zeros(0), alpha)  # checks alpha
+        require_number(type(self).__name__, "alpha", alpha)
         self.alpha = alpha
 
     def extra_repr(self) -> str:
@@ -113,10 +111,8 @@ class _FocalWrapper(nn.Module):
         name = type(self).__name__
         if not isinstance(loss_fcn, nn.Module) or not isinstance(getattr(loss_fcn, "reduction", None), str):
             raise InputError(f"{name}: loss_fcn={loss_fcn!r} has no reduction: a criterion such as torch.nn.BCEWithLogitsLoss() is needed.")
-        if not gamma >= 0:
-            raise InputError(f"{name}: gamma={gamma} is not allowed: a number of at least 0.")
-        if not 0 <= alpha <= 1:
-            raise InputError(f"{name}: alpha={alpha} is not allowed: a number from 0 to 1.")
+        require_number(name, "gamma", gamma)
+        require_number(name, "alpha", alpha, high=1.0)
         self.reduction = choose_reduction(loss_fcn.reduction, None, name)
         self.loss_fcn = copy.copy(loss_fcn)  # shares its buffers; only the reduction differs
         self.loss_fcn.reduction = "none"

@@ -175,12 +175,14 @@ def _smaller_enclosing(
 ) -> torch.Tensor:
     """Content or squared diagonal (N,) of the smaller one of the two boxes around A and B that are parallel to A and to B."""
     turn = heading_a - heading_b
+    # next to a right angle 0: the kink of |sin| has slope 0 there, as of exactly parallel boxes, and not the sign of a rounding error
+    along, sideways = (torch.where(part.abs() < _PARALLEL, 0.0, part.abs())[:, None] for part in (turn.cos(), turn.sin()))  # (N, 1)
     results = []
     for size, other_size, heading in ((size_a, size_b, heading_a), (size_b, size_a, heading_b)):
         # in the frame of the box with ``size``: its own half sizes, and those that the other one needs
         cos, sin = heading.cos(), heading.sin()
         distance = torch.stack([shift[:, 0] * cos + shift[:, 1] * sin, shift[:, 1] * cos - shift[:, 0] * sin], dim=1).abs()  # (N, 2)
-        across = (turn.cos().abs()[:, None] * other_size[:, :2] + turn.sin().abs()[:, None] * other_size[:, :2].flip(1)) / 2
+        across = (along * other_size[:, :2] + sideways * other_size[:, :2].flip(1)) / 2
         extent = _extent(distance, size[:, :2] / 2, across)
         if space == "3d":
             extent = torch.cat([extent, _extent(shift[:, 2:].abs(), size[:, 2:] / 2, other_size[:, 2:] / 2)], dim=1)
