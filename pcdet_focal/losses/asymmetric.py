@@ -21,7 +21,7 @@ def asymmetric_loss(
     inputs: torch.Tensor, targets: torch.Tensor, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float | None = 0.05, eps: float = 1e-8,
     detach_factor: bool = False,
 ) -> torch.Tensor:
-    """Asymmetric loss for independent classes (Ridnik et al. 2021, arXiv:2009.14119, equations 4 to 7), elementwise. With p = sigmoid(x)::
+    """Asymmetric loss for independent classes (Ridnik et al. 2021, arXiv:2009.14119), elementwise. With p = sigmoid(x)::
 
         n          = min(1 - p + clip, 1)                     probability of "not this class", shifted
         p_t        = t p + (1 - t) n

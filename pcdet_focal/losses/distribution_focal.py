@@ -13,7 +13,7 @@ from .weights import check_elementwise_weights
 
 
 def distribution_focal_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Distribution focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388, equation 6), one value a row.
+    """Distribution focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388), one value a row.
 
     With S = softmax over the bins 0 .. n, and y between the bins i = floor(y) and i + 1::
 

@@ -16,7 +16,7 @@ from .weights import expand_anchor_weights, require_same_shape
 
 
 def eql_v2_weights(target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8) -> torch.Tensor:
-    """Weights of equalization loss v2 (Tan et al. 2021, arXiv:2012.08548, equations 5 to 7). With r_c = positive / negative gradients so far::
+    """Weights of equalization loss v2 (Tan et al. 2021, arXiv:2012.08548). With r_c = positive / negative gradients so far::
 
         f_c        = 1 / (1 + exp(-gamma (r_c - mu)))
         negatives  : f_c                                      class c has seen too few positives: spare it
@@ -38,7 +38,7 @@ def eql_v2_weights(target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: fl
 def equalized_focal_loss(
     pred: torch.Tensor, target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float | None = 0.25, gamma: float = 2.0, scale: float = 8.0
 ) -> torch.Tensor:
-    """Equalized focal loss (Li et al., CVPR 2022, arXiv:2201.02593, equation 5), elementwise. With p = sigmoid(x), p_t as in focal loss and the ratio
+    """Equalized focal loss (Li et al., CVPR 2022, arXiv:2201.02593), elementwise. With p = sigmoid(x), p_t as in focal loss and the ratio
     g_c of positive to negative gradients of class c so far, held in [0, 1]::
 
         gamma_c = gamma + scale (1 - g_c)                     rare classes are focused harder ...

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..errors import InputError
 from .arguments import one_hot, require_count, require_labels, require_number, require_sigmoid, require_tensors
@@ -34,7 +33,7 @@ def gradient_bins(gradient_norm: torch.Tensor, valid: torch.Tensor, edges: torch
 
 
 def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, bins: int = 10) -> torch.Tensor:
-    """GHM-C (Li, Liu, Wang 2019, "Gradient Harmonized Single-stage Detector", arXiv:1811.05181, equation 10), elementwise. With p = sigmoid(x)::
+    """GHM-C (Li, Liu, Wang 2019, "Gradient Harmonized Single-stage Detector", arXiv:1811.05181), elementwise. With p = sigmoid(x)::
 
         g    = |p - t|                                        norm of the gradient, detached
         loss = 1 / (n * number of valid elements in g's bin) * (-t log p - (1 - t) log(1 - p))
@@ -65,7 +64,7 @@ def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
 
 
 def ghmr_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, mu: float = 0.02, bins: int = 10) -> torch.Tensor:
-    """GHM-R (arXiv:1811.05181, equation 13), elementwise: the authentic smooth L1 loss ASL with harmonised weights. With d = pred - target::
+    """GHM-R (arXiv:1811.05181), elementwise: the authentic smooth L1 loss ASL with harmonised weights. With d = pred - target::
 
         g    = |d| / sqrt(d^2 + mu^2)                         norm of the gradient, detached
         ASL  = sqrt(d^2 + mu^2) - mu

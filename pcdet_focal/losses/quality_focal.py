@@ -3,19 +3,18 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..errors import InputError
-from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors
+from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
-from .numerics import at_least_float32, power
+from .numerics import at_least_float32, finite_log, power
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
 from .weights import check_elementwise_weights, require_same_shape
 
 
 def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2.0, activated: bool = False) -> torch.Tensor:
-    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388, equation 5), elementwise. With p = sigmoid(x)::
+    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388), elementwise. With p = sigmoid(x)::
 
         loss = |t - p|^beta * (-t log p - (1 - t) log(1 - p))
 
@@ -26,11 +25,11 @@ def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2
         pred: logits, any shape; probabilities where ``activated``. Half precision is computed, and returned, in float32.
         target: same shape, values in [0, 1].
         beta: focusing exponent >= 0; 0 is binary cross entropy.
-        activated: ``pred`` went through the sigmoid already (less precise: the logarithm of a probability of 0 counts as -100).
+        activated: ``pred`` went through the sigmoid already (less precise; at exactly 0 or 1 it has no gradient).
     Returns:
         Loss of the same shape.
     Raises:
-        InputError: different shapes or devices, negative beta.
+        InputError: different shapes or devices, negative beta; on the CPU also probabilities outside [0, 1].
 
     >>> quality_focal_loss(torch.zeros(3), torch.tensor([0.0, 0.5, 1.0]))                      # 0.5^2 log 2, 0, 0.5^2 log 2
     tensor([0.1733, 0.0000, 0.1733])
@@ -40,7 +39,8 @@ def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2
     require_number("quality_focal_loss", "beta", beta)
     pred, target = at_least_float32(pred, target)
     if activated:
-        return power((target - pred).abs(), beta) * F.binary_cross_entropy(pred, target, reduction="none")
+        require_values_between("quality_focal_loss", "pred", pred, 0, 1, " (probabilities, as activated=True says)")
+        return power((target - pred).abs(), beta) * -(target * finite_log(pred) + (1 - target) * finite_log(1 - pred))
     difference = target * torch.sigmoid(-pred) - (1 - target) * torch.sigmoid(pred)            # t - p, without the rounding of 1 - p
     return power(difference.abs(), beta) * binary_cross_entropy_with_logits(pred, target)
 

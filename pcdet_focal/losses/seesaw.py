@@ -16,7 +16,7 @@ from .weights import check_elementwise_weights
 def seesaw_loss(
     pred: torch.Tensor, labels: torch.Tensor, cum_samples: torch.Tensor, p: float = 0.8, q: float = 2.0, eps: float = 1e-2
 ) -> torch.Tensor:
-    """Seesaw loss (Wang et al. 2021, arXiv:2008.10032, equations 4 to 7), one value a row. For a row of class i, with s = softmax(x)::
+    """Seesaw loss (Wang et al. 2021, arXiv:2008.10032), one value a row. For a row of class i, with s = softmax(x)::
 
         M_ij = min(1, n_j / n_i)^p                  mitigation: class j is rarer than i by the counts so far
         C_ij = max(1, s_j / max(s_i, eps))^q        compensation: j is scored higher than i, so it is a real mistake; detached

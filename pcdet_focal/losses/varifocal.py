@@ -13,7 +13,7 @@ from .weights import expand_anchor_weights, require_same_shape
 
 
 def varifocal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True) -> torch.Tensor:
-    """Varifocal loss (Zhang et al. 2021, "VarifocalNet", arXiv:2008.13367, equation 2), elementwise. With p = sigmoid(x) and quality q::
+    """Varifocal loss (Zhang et al. 2021, "VarifocalNet", arXiv:2008.13367), elementwise. With p = sigmoid(x) and quality q::
 
         q (-q log p - (1 - q) log(1 - p))         where q > 0     (with ``iou_weighted=False`` the leading q is 1)
         -alpha p^gamma log(1 - p)                 where q = 0

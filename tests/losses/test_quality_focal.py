@@ -41,6 +41,17 @@ def test_hard_targets_are_focal_loss_and_beta_0_is_cross_entropy():
                                torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, DENSE, reduction="none"))
 
 
+def test_probabilities_give_what_logits_give_and_0_and_1_are_finite():
+    p = LOGITS.sigmoid().requires_grad_()
+    torch.testing.assert_close(quality_focal_loss(p, DENSE, activated=True), quality_focal_loss(LOGITS, DENSE))
+    ends = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = QualityFocalLoss(activated=True)(ends.unsqueeze(-1), torch.tensor([[1.0], [0.0]]))
+    loss.backward()
+    assert 80 < loss < 101 and torch.isfinite(ends.grad).all()
+    with pytest.raises(InputError, match="pred needs values from 0 to 1"):
+        quality_focal_loss(LOGITS, DENSE, activated=True)
+
+
 def test_the_minimum_is_where_the_prediction_is_the_quality():
     x = torch.logit(DENSE).requires_grad_()
     loss = quality_focal_loss(x, DENSE)
