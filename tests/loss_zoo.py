@@ -1,4 +1,4 @@
-"""Recorded calls of other loss libraries (``11_loss_zoo``), for tests that look at single ones; ``losses/test_loss_zoo_recorded.py`` replays them all."""
+"""Single recorded calls of other loss libraries (``11_loss_zoo``); ``losses/test_loss_zoo_recorded.py`` replays them all."""
 import json
 from functools import lru_cache
 
