@@ -256,7 +256,9 @@ def _iou_and_distance(pred: torch.Tensor, target: torch.Tensor, eps: float) -> t
     """IoU, and squared distance of the centres over the squared diagonal of the enclosing box: (N,) each."""
     overlap, union = _overlap_and_union(pred, target)
     shift = (pred[:, :2] + pred[:, 2:] - target[:, :2] - target[:, 2:]) / 2
-    return overlap / (union + eps), (shift**2).sum(-1) / ((_enclosing_size(pred, target)**2).sum(-1) + eps)
+    divisor = union + eps
+    divisor = torch.where(divisor == 0, eps, divisor)  # a box with one corner beyond the other has a negative area
+    return overlap / divisor, (shift**2).sum(-1) / ((_enclosing_size(pred, target)**2).sum(-1) + eps)
 
 
 def _aspect_angle(boxes: torch.Tensor, eps: float) -> torch.Tensor:
