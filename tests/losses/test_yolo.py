@@ -18,7 +18,8 @@ from pcdet_focal.losses.yolo import BCEBlurWithLogitsLoss, ComputeLoss, FocalLos
 WRAPPERS = {"FocalLoss": FocalLoss, "QFocalLoss": QFocalLoss}
 ELEMENTWISE = cases("07_other_systems/yolov5_elementwise.npz")
 STRIDE = torch.tensor([8.0, 16.0, 32.0])
-ANCHORS = torch.tensor([[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]).float().view(3, 3, 2) / STRIDE.view(3, 1, 1)
+PIXELS = torch.tensor([[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]).float()
+ANCHORS = PIXELS.view(3, 3, 2) / STRIDE.view(3, 1, 1)
 HYP = {"focal15": {"fl_gamma": 1.5}, "smooth_pw": {"label_smoothing": 0.1, "cls_pw": 0.7, "obj_pw": 1.3}}
 
 
@@ -75,8 +76,9 @@ CASES = {
        for name in WRAPPERS for gamma in (0.0, 0.5, 1.5)},
     "around_a_blur": (lambda: FocalLoss(BCEBlurWithLogitsLoss()), LOGITS, (SOFT,)),
 }
-PROPERTIES = [loss_properties.in_float64_the_gradient_is_that_of_finite_differences, loss_properties.inputs_stay_and_a_second_backward_gives_the_same,
-              loss_properties.strided_inputs_give_the_same, loss_properties.half_precision_is_computed_in_float32, loss_properties.extremes_are_finite]
+PROPERTIES = [loss_properties.in_float64_the_gradient_is_that_of_finite_differences,
+              loss_properties.inputs_stay_and_a_second_backward_gives_the_same, loss_properties.strided_inputs_give_the_same,
+              loss_properties.half_precision_is_computed_in_float32, loss_properties.extremes_are_finite]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -255,7 +257,7 @@ def test_two_objects_in_one_cell(sort, expected):
 
 
 def test_assignment_by_hand():
-    """5 x 4 cells: centre (2.2, 1.7) trains its cell, the left and the lower one; corners and far sides stay inside; only fitting anchors are used."""
+    """5 x 4 cells: centre (2.2, 1.7) trains its cell, the left and the lower one; corners and far sides stay inside; anchors must fit."""
     anchors = torch.tensor([[1.0, 1.0], [4.0, 4.0]])
     targets = torch.tensor([[0, 0, 2.2 / 5, 1.7 / 4, 1.5 / 5, 1.2 / 4], [1, 0, 1.0, 1.0, 1 / 5, 1 / 4], [0, 0, 0.0, 0.0, 1 / 5, 1 / 4],
                             [0, 0, 0.5, 0.5, 0.0, 0.25], [0, 0, 0.5, 0.5, -0.2, 0.25]])

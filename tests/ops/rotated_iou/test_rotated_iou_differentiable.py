@@ -40,7 +40,7 @@ def test_iou_is_that_of_the_plain_operation(seed, offset):
 
 
 def test_float32_boxes_lose_no_more_than_their_own_digits():
-    a, b = random_boxes(500).float() + torch.tensor([70.0, 40, 0, 0, 0, 0, 0]), random_boxes(500, seed=1).float() + torch.tensor([70.0, 40, 0, 0, 0, 0, 0])
+    a, b = (random_boxes(500, seed=seed).float() + torch.tensor([70.0, 40, 0, 0, 0, 0, 0]) for seed in (0, 1))
     result = paired_iou(a, b)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), boxes_aligned_iou3d(a.double(), b.double()), rtol=0, atol=1e-6)
