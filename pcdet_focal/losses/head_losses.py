@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import InputError
 from .arguments import require_number
 from .focal_from_labels import sigmoid_focal_loss_from_labels
-from .normalizers import Normalizer, PerSampleNormalizer, anchor_weights_from_labels, build_normalizer, one_hot_from_labels
+from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
 from .registry import build_loss, loss_style, nearest, registered_losses
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
@@ -102,8 +102,7 @@ class HeadClassificationLoss(nn.Module):
         elif self.kind == _HARMONISED:
             loss = self.loss_weight * self.loss(logits, self._one_hot(labels, logits), label_weight=(labels >= 0).to(logits.dtype))
         else:
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            weights, _, _ = anchor_weights_from_labels(labels, normalizer=self.normalizer, dtype=dtype)  # (B, A)
+            weights = (labels >= 0) / self._divisor(logits, labels, logged).unsqueeze(1)  # (B, A)
             elementwise = self._elementwise(logits, labels, quality)  # (B, A) or (B, A, C)
             weights = weights.unsqueeze(-1) if elementwise.dim() == 3 else weights
             loss = self.loss_weight * self.normalizer.average((elementwise * weights).sum(), logits.shape[0])
@@ -113,9 +112,15 @@ class HeadClassificationLoss(nn.Module):
         focal = {"alpha": self.loss.alpha, "gamma": self.loss.gamma, "loss_weight": self.loss_weight}
         if isinstance(self.normalizer, PerSampleNormalizer):
             return sigmoid_focal_loss_from_labels(logits, labels, **focal)
-        divisor = self.normalizer.divisor((labels > 0).sum(dim=1), torch.promote_types(logits.dtype, torch.float32))[:1].squeeze(0)  # one for all
-        logged["rpn_cls_normalizer"] = divisor
+        divisor = self._divisor(logits, labels, logged)[0]  # one for all
         return sigmoid_focal_loss_from_labels(logits, labels, **focal, normalizer="none") / divisor
+
+    def _divisor(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B,); asked once a step, since a running mean counts the times."""
+        divisor = self.normalizer.divisor((labels > 0).sum(dim=1), torch.promote_types(logits.dtype, torch.float32))
+        if not isinstance(self.normalizer, PerSampleNormalizer):
+            logged["rpn_cls_normalizer"] = divisor[0]
+        return divisor
 
     def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor, quality) -> torch.Tensor:
         if self.kind == _SOFTMAX:

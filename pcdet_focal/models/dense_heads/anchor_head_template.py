@@ -14,6 +14,7 @@ from ...ops.focal_loss import load_kernels
 from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 from ..registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
+from .target_assigner.atss_target_assigner import ATSSTargetAssigner
 from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
 
 _BOX_CODERS = {name: getattr(box_coders, name) for name in ("ResidualCoder", "PreviousResidualDecoder", "PreviousResidualRoIDecoder")}
@@ -74,9 +75,14 @@ class AnchorHeadTemplate(nn.Module):
         return anchors, per_location
 
     def get_target_assigner(self, anchor_target_cfg):
-        assigner = find_by_name(
-            {"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner}, anchor_target_cfg.NAME, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
-        )
+        path = "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
+        assigner = find_by_name({"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner, "ATSS": ATSSTargetAssigner}, anchor_target_cfg.NAME, path)
+        if assigner is ATSSTargetAssigner:
+            classes = [list(self.class_names).index(config["class_name"]) + 1 for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG]
+            return assigner(
+                topk=anchor_target_cfg.TOPK, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT, use_multihead=self.use_multihead,
+                anchor_classes=classes,
+            )
         return assigner(
             model_cfg=self.model_cfg, class_names=self.class_names, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT
         )
