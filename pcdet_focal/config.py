@@ -140,7 +140,8 @@ def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
 
     ``KEY`` is a dotted path; a number steps into a list (``MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG.0.matched_threshold``). A key must be in
     the file or be one of this package's optional keys; ``_BASE_CONFIG_`` at the end of a path merges another file into that mapping
-    (``MODEL.DENSE_HEAD.LOSS_CONFIG._BASE_CONFIG_ cfgs/loss_recipes/varifocal.yaml``). The value must have the type of what it replaces; an int may stand for a float, and a
+    (``MODEL.DENSE_HEAD.LOSS_CONFIG._BASE_CONFIG_ cfgs/loss_recipes/varifocal.yaml``). The value must have the type of what it replaces (any
+    type, where a key takes a name or a mapping); an int may stand for a float, and a
     list may be written with commas (``1,2,3``).
     """
     if len(cfg_list) % 2:

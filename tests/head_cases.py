@@ -21,7 +21,8 @@ def small_head(num_class=3, **loss_config):
     cfg.LOSS_CONFIG.update(EasyDict(loss_config))
     torch.manual_seed(0)
     limits = np.array([0, -4, -3, 0.8 * WIDTH, 4, 1], np.float32)
-    return AnchorHeadSingle(cfg, 8, num_class, NAMES[:num_class], np.array([WIDTH * 8, HEIGHT * 8, 40]), limits, predict_boxes_when_training=False).train()
+    grid_size = np.array([WIDTH * 8, HEIGHT * 8, 40])
+    return AnchorHeadSingle(cfg, 8, num_class, NAMES[:num_class], grid_size, limits, predict_boxes_when_training=False).train()
 
 
 def features(seed=0):

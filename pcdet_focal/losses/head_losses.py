@@ -65,9 +65,16 @@ class HeadClassificationLoss(nn.Module):
     """A classification loss over all anchors that are not ignored, normalised and weighted: one number.
 
     Built by :func:`build_head_classification_loss`.
+
+    >>> head_loss = build_head_classification_loss({"NAME": "BinaryCrossEntropyLoss", "NORMALIZER": "batch"}, "CLS_LOSS", 1.0, num_class=3)
+    >>> loss, logged = head_loss(torch.zeros(1, 4, 3), torch.tensor([[0, 2, 1, -1]]))          # 9 log 2 over 2 positives
+    >>> loss, logged
+    (tensor(3.1192), {'rpn_cls_normalizer': tensor(2.)})
     """
 
-    def __init__(self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float, gamma_schedule: GammaSchedule | None, quality_space: str):
+    def __init__(
+        self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float, gamma_schedule: GammaSchedule | None, quality_space: str
+    ):
         super().__init__()
         self.loss, self.kind, self.normalizer, self.loss_weight = loss, kind, normalizer, loss_weight
         self.gamma_schedule, self.quality_space = gamma_schedule, quality_space
@@ -148,6 +155,11 @@ class HeadBoxLoss(nn.Module):
     """A box loss over positive anchors. Built by :func:`build_head_box_loss`.
 
     ``on_boxes`` says what it compares: decoded boxes, or box codes, whose headings went through the sin-difference.
+
+    >>> head_loss = build_head_box_loss("MSELoss", "REG_LOSS", loss_weight=2.0, code_weights=[1.0, 3.0])
+    >>> loss = head_loss(torch.ones(1, 2, 2), torch.zeros(1, 2, 2), weights=torch.tensor([[1.0, 0.0]]))
+    >>> head_loss.average(loss, batch_size=1)                                                  # 2 (1 + 3^2)
+    tensor(20.)
     """
 
     def __init__(self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float, code_weights: Sequence[float] | None):
@@ -184,7 +196,12 @@ class HeadBoxLoss(nn.Module):
 
 
 class HeadDirectionLoss(nn.Module):
-    """A loss of the direction classifier over positive anchors. Built by :func:`build_head_direction_loss`."""
+    """A loss of the direction classifier over positive anchors. Built by :func:`build_head_direction_loss`.
+
+    >>> head_loss = build_head_direction_loss("LabelSmoothingLoss", "DIR_LOSS", loss_weight=0.2)
+    >>> head_loss(torch.zeros(1, 2, 2), torch.eye(2)[None], weights=torch.tensor([[1.0, 0.5]]))
+    tensor([[0.6931, 0.3466]])
+    """
 
     def __init__(self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float):
         super().__init__()
@@ -213,6 +230,9 @@ def build_head_classification_loss(
         normalizer: where the entry has no NORMALIZER.
     Raises:
         InputError: an unknown name, argument or value, with the full key path, what is allowed and the nearest match.
+
+    >>> build_head_classification_loss({"type": "FocalLoss", "gamma": 1.5, "loss_weight": 2.0}, "CLS_LOSS", 1.0, num_class=3).loss_weight
+    2.0
     """
     name, own, settings = _split(cfg, key_path, _CLASSIFICATION, ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE"))
     if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in own):
@@ -244,6 +264,9 @@ def build_head_box_loss(
     """REG_LOSS as the head uses it; arguments as :func:`build_head_classification_loss`.
 
     ``code_weights`` (LOSS_WEIGHTS.code_weights) multiply the differences of a loss of box codes that has no CODE_WEIGHTS of its own.
+
+    >>> build_head_box_loss({"NAME": "RotatedIoULoss", "KIND": "diou"}, "REG_LOSS", 2.0, None).on_boxes
+    True
     """
     name, own, settings = _split(cfg, key_path, _BOX, ("NORMALIZER", "LOSS_WEIGHT"))
     kind = _BOX.get(name, _CODES)
@@ -254,7 +277,11 @@ def build_head_box_loss(
 
 
 def build_head_direction_loss(cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, normalizer: Any = "per_sample") -> HeadDirectionLoss:
-    """DIR_LOSS as the head uses it; arguments as :func:`build_head_classification_loss`."""
+    """DIR_LOSS as the head uses it; arguments as :func:`build_head_classification_loss`.
+
+    >>> build_head_direction_loss("SoftmaxFocalLoss", "DIR_LOSS", 0.2).loss.gamma
+    2.0
+    """
     name, own, settings = _split(cfg, key_path, _DIRECTION, ("NORMALIZER", "LOSS_WEIGHT"))
     loss = build_loss(own, key_path)
     if getattr(loss, "use_sigmoid", False):
@@ -279,13 +306,15 @@ def _split(cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequenc
         if name not in theirs:
             allowed = [*known, *theirs]
             key = next(key for key in own if key.lower() in ("name", "type"))
-            raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{nearest(name, allowed)} Known are: {', '.join(sorted(allowed))}.")
+            raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{nearest(name, allowed)} "
+                             f"Known are: {', '.join(sorted(allowed))}.")
     for key in own:
         if key.lower() in _NOT_HERE:
             raise InputError(f"{key_path}.{key}: leave it out: {_NOT_HERE[key.lower()]}.")
         meant = difflib.get_close_matches(key.upper(), head_keys, n=1, cutoff=0.8)
         if meant:
-            raise InputError(f"{key_path}.{key}: no such argument; did you mean {meant[0]}? Beside the loss's own the head takes {', '.join(head_keys)}.")
+            raise InputError(f"{key_path}.{key}: no such argument; did you mean {meant[0]}? "
+                             f"Beside the loss's own the head takes {', '.join(head_keys)}.")
     return str(name), own, settings
 
 

@@ -63,8 +63,8 @@ class GammaSchedule(nn.Module):
         if self.shape == "constant":
             return self.values[0]
         if self.epoch is None or self.iteration is None:
-            raise InputError("GAMMA_SCHEDULE: the training loop has not said where it is. Call pcdet_focal.losses.set_training_progress(model, epoch, iteration) "
-                             "before each step, as pcdet_focal.engine.train does.")
+            raise InputError("GAMMA_SCHEDULE: the training loop has not said where it is. Call pcdet_focal.losses.set_training_progress(model, epoch, "
+                             "iteration) before each step, as pcdet_focal.engine.train does.")
         return self.at(self.epoch, self.iteration)
 
     def at(self, epoch: int, iteration: int) -> float:
@@ -113,6 +113,9 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
 
     Raises:
         InputError: an unknown type or argument (with the nearest match), a missing one, a gamma below 0, times that do not increase.
+
+    >>> build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100}).at(epoch=0, iteration=50)
+    1.0
     """
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(_ARGUMENTS)}) and its arguments is needed.")
@@ -124,7 +127,8 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     for argument in given:
         if argument not in allowed:
             known = [a.upper() for a in allowed]
-            raise InputError(f"{key_path}.{argument.upper()}: {shape} has no such argument{nearest(argument, known)} Allowed are: {', '.join(known)}.")
+            raise InputError(f"{key_path}.{argument.upper()}: {shape} has no such argument{nearest(argument, known)} "
+                             f"Allowed are: {', '.join(known)}.")
     arguments = {name: default for name, default in allowed.items() if default is not None} | given
     missing = [name.upper() for name in allowed if name not in arguments]
     if missing:
@@ -135,7 +139,8 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     if shape == "steps":
         values, times = _list(arguments, "values", key_path), _list(arguments, "at", key_path)
         if len(values) != len(times) + 1:
-            raise InputError(f"{key_path}: {len(values)} VALUES do not fit {len(times)} times in AT: the first value holds before the first time, so one more.")
+            raise InputError(f"{key_path}: {len(values)} VALUES do not fit {len(times)} times in AT: one more is needed, since the first value holds "
+                             "before the first time.")
     elif shape == "constant":
         values, times = [arguments["value"]], []
     else:

@@ -6,7 +6,8 @@ from golden_data import GOLDEN, needs_golden
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import (
-    PerSampleNormalizer, anchor_weights_from_labels, build_head_classification_loss, build_normalizer, normalizers, one_hot_from_labels, positive_rows,
+    PerSampleNormalizer, anchor_weights_from_labels, build_head_classification_loss, build_normalizer, normalizers, one_hot_from_labels,
+    positive_rows,
 )
 
 LABELS = torch.tensor([[0, 1, 2, -1, 1], [0, 0, -1, 0, 0]], dtype=torch.int32)

@@ -251,6 +251,19 @@ def test_in_float64_the_head_has_float64_losses():
         assert results(small_head(CLS_LOSS=cls, REG_LOSS=reg))[0].item() == pytest.approx(double.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("cls, reg", [("VarifocalLoss", "RotatedIoULoss"), ("QualityFocalLoss", "CornerLoss"), ("GHMC", "GHMR")])
+def test_under_autocast_the_losses_are_float32_and_nearly_the_same(cls, reg):
+    losses = []
+    for enabled in (False, True):
+        head = small_head(CLS_LOSS=cls, REG_LOSS=reg)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            head({"spatial_features_2d": features(), "gt_boxes": GT, "batch_size": 2})
+            losses.append(head.get_loss()[0])
+        losses[-1].backward()
+        assert losses[-1].dtype == torch.float32 and all(torch.isfinite(p.grad).all() for p in head.parameters())
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.01)
+
+
 def test_a_whole_step_from_features():
     head = small_head(CLS_LOSS="VarifocalLoss", REG_LOSS={"NAME": "RotatedIoULoss", "KIND": "diou"})
     head({"spatial_features_2d": features(), "gt_boxes": GT, "batch_size": 2})

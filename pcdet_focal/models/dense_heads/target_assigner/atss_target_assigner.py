@@ -41,7 +41,8 @@ class ATSSTargetAssigner:
             use_multihead: as the constructor's, for this call.
 
         Returns:
-            ``box_cls_labels`` (B, N) int32: 0 background, else the class; ``box_reg_targets`` (B, N, code size); ``reg_weights`` (B, N), 1 for positives.
+            ``box_cls_labels`` (B, N) int32: 0 background, else the class; ``box_reg_targets`` (B, N, code size); ``reg_weights`` (B, N), 1 for
+            positives.
             The N anchors are location by location, classes within a location, if ``anchor_classes`` were given, so that they fit the predictions of
             AnchorHeadSingle; else, and with ``use_multihead``, set by set.
         """
