@@ -63,8 +63,8 @@ class GammaSchedule(nn.Module):
         if self.shape == "constant":
             return self.values[0]
         if self.epoch is None or self.iteration is None:
-            raise InputError("GAMMA_SCHEDULE: the training loop has not said where it is. Call pcdet_focal.losses.set_training_progress(model, epoch, "
-                             "iteration) before each step, as pcdet_focal.engine.train does.")
+            raise InputError("GAMMA_SCHEDULE: the training loop has not said where it is. Call pcdet_focal.losses.set_training_progress(model, "
+                             "epoch, iteration) before each step, as pcdet_focal.engine.train does.")
         return self.at(self.epoch, self.iteration)
 
     def at(self, epoch: int, iteration: int) -> float:
@@ -114,8 +114,8 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     Raises:
         InputError: an unknown type or argument (with the nearest match), a missing one, a gamma below 0, times that do not increase.
 
-    >>> build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100}).at(epoch=0, iteration=50)
-    1.0
+    >>> build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100}).at(epoch=0, iteration=100)
+    2.0
     """
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(_ARGUMENTS)}) and its arguments is needed.")

@@ -128,7 +128,8 @@ def test_per_sample_does_not_see_how_often_the_objects_of_a_sample_are_repeated_
     alone = second_samples_share(PerSampleNormalizer(), 1)
     for times in (2, 5):
         assert second_samples_share(PerSampleNormalizer(), times) == pytest.approx(alone, rel=1e-12)
-        assert losses_of(PerSampleNormalizer(), *repeated(times)).item() == pytest.approx(losses_of(PerSampleNormalizer(), elementwise, labels).item())
+        once = losses_of(PerSampleNormalizer(), elementwise, labels).item()
+        assert losses_of(PerSampleNormalizer(), *repeated(times)).item() == pytest.approx(once)
         sums = elementwise.sum(dim=1).tolist()
         assert losses_of(build_normalizer("batch"), *repeated(times)).item() == pytest.approx((sums[0] + times * sums[1]) / (3 + times), rel=1e-12)
     # the repeated sample's share of the batch's loss grows with its objects

@@ -11,9 +11,11 @@ from pcdet_focal.errors import InputError
 from pcdet_focal.losses import register_loss, registry, set_training_progress
 
 CLS = ["SigmoidFocalClassificationLoss", "FocalLoss", "QualityFocalLoss", "VarifocalLoss", "GHMC", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss",
-       "AsymmetricLoss", "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss", {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}]
+       "AsymmetricLoss", "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss",
+       {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}]
 REG = ["WeightedSmoothL1Loss", "WeightedL1Loss", "SmoothL1Loss", "L1Loss", "MSELoss", "BalancedL1Loss", "GHMR", "CornerLoss",
-       {"NAME": "RotatedIoULoss", "KIND": "giou", "SPACE": "bev"}, {"NAME": "RotatedIoULoss", "KIND": "diou"}, {"NAME": "RotatedIoULoss", "KIND": "iou"}]
+       {"NAME": "RotatedIoULoss", "KIND": "giou", "SPACE": "bev"}, {"NAME": "RotatedIoULoss", "KIND": "diou"},
+       {"NAME": "RotatedIoULoss", "KIND": "iou"}]
 DIR = ["WeightedCrossEntropyLoss", "CrossEntropyLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss"]
 
 
@@ -106,12 +108,14 @@ def test_normalisers_by_hand():
         sums = [2 * alone[b][key].item() * counts[b].item() for b in (0, 1)]
         assert parts("none")[key].item() == pytest.approx(sum(sums), rel=1e-4)
         assert parts("batch")[key].item() == pytest.approx(sum(sums) / counts.sum().item(), rel=1e-4)
-        assert parts({"NAME": "ema", "START": 20.0, "MOMENTUM": 0.5})[key].item() == pytest.approx(sum(sums) / (10 + 0.5 * counts.sum().item()), rel=1e-4)
+        running = 10 + 0.5 * counts.sum().item()
+        assert parts({"NAME": "ema", "START": 20.0, "MOMENTUM": 0.5})[key].item() == pytest.approx(sum(sums) / running, rel=1e-4)
 
 
 def test_a_normaliser_of_one_loss_leaves_the_others_and_loss_weight_replaces():
     plain = results(small_head())[1]
-    mixed = results(small_head(REG_LOSS={"NAME": "WeightedSmoothL1Loss", "NORMALIZER": "none", "LOSS_WEIGHT": 0.5}, DIR_LOSS="WeightedCrossEntropyLoss"))[1]
+    weighted = {"NAME": "WeightedSmoothL1Loss", "NORMALIZER": "none", "LOSS_WEIGHT": 0.5}
+    mixed = results(small_head(REG_LOSS=weighted, DIR_LOSS="WeightedCrossEntropyLoss"))[1]
     bare = results(small_head(REG_LOSS={"NAME": "WeightedSmoothL1Loss", "NORMALIZER": "none"}))[1]
     torch.testing.assert_close(mixed["rpn_loss_dir"], plain["rpn_loss_dir"])
     torch.testing.assert_close(4 * mixed["rpn_loss_loc"], bare["rpn_loss_loc"])  # second.yaml: loc_weight 2
@@ -142,7 +146,8 @@ def shapely_ious(head, space):
     anchors = head._flat_anchors()[0]
     for row in rows_of_positives(head).tolist():
         anchor = anchors[row % len(anchors)][None]
-        found, wanted = (head.box_coder.decode_torch(ret[key].detach().reshape(-1, 7)[row][None], anchor)[0].double() for key in ("box_preds", "box_reg_targets"))
+        codes = [ret[key].detach().reshape(-1, 7)[row][None] for key in ("box_preds", "box_reg_targets")]
+        found, wanted = (head.box_coder.decode_torch(code, anchor)[0].double() for code in codes)
         a, b = footprint(found), footprint(wanted)
         area = a.intersection(b).area
         if space == "bev":
@@ -212,7 +217,7 @@ def test_softmax_focal_by_hand_and_its_scores():
     own = p[torch.arange(len(p)), labels.clamp(min=0)]
     by_hand = (-(1 - own) ** 2 * own.log())[labels >= 0].sum()
     assert head.get_cls_layer_loss()[0].item() == pytest.approx(by_hand.item(), rel=1e-5)
-    scores, _ = head.generate_predicted_boxes(2, predictions["cls_preds"].detach(), predictions["box_preds"].detach(), predictions["dir_cls_preds"].detach())
+    scores, _ = head.generate_predicted_boxes(2, **{key: value.detach() for key, value in predictions.items()})
     torch.testing.assert_close(scores.sigmoid().double().view(-1, 3), p[:, 1:], rtol=1e-5, atol=1e-6)
 
 
@@ -282,14 +287,15 @@ def test_a_whole_step_from_features():
     ({"CLS_LOSS": {"NAME": "FocalLoss", "REDUCTION": "sum"}}, r"CLS_LOSS\.REDUCTION: leave it out: the head reduces, see NORMALIZER"),
     ({"CLS_LOSS": {"NAME": "FocalLoss", "LOSS_WEIGHT": "x"}}, r"CLS_LOSS: LOSS_WEIGHT='x'"),
     ({"CLS_LOSS": {"NAME": "GHMC", "NORMALIZER": "batch"}}, r"CLS_LOSS\.NORMALIZER: GHMC divides by the density"),
-    ({"CLS_LOSS": {"NAME": "BinaryCrossEntropyLoss", "GAMMA_SCHEDULE": {}}}, r"CLS_LOSS\.GAMMA_SCHEDULE: BinaryCrossEntropyLoss has no focusing exponent"),
+    ({"CLS_LOSS": {"NAME": "GHMC", "GAMMA_SCHEDULE": {}}}, r"CLS_LOSS\.GAMMA_SCHEDULE: GHMC has no focusing exponent"),
     ({"CLS_LOSS": {"NAME": "FocalLoss", "GAMMA": 2, "GAMMA_SCHEDULE": {"TYPE": "constant", "VALUE": 1}}}, r"CLS_LOSS: GAMMA and GAMMA_SCHEDULE both"),
     ({"CLS_LOSS": {"NAME": "FocalLoss", "GAMMA_SCHEDULE": {"TYPE": "lin"}}}, r"CLS_LOSS\.GAMMA_SCHEDULE\.TYPE: 'lin'"),
     ({"CLS_LOSS": {"NAME": "FocalLoss", "QUALITY_SPACE": "bev"}}, r"CLS_LOSS\.QUALITY_SPACE: FocalLoss has no quality targets"),
     ({"CLS_LOSS": {"NAME": "VarifocalLoss", "QUALITY_SPACE": "2d"}}, r"CLS_LOSS\.QUALITY_SPACE: '2d' is not allowed"),
     ({"REG_LOSS": {"NAME": "RotatedIoULoss", "KIND": "ciou"}}, r"REG_LOSS: .*kind='ciou'"),
     ({"CLS_LOSS": {"ALPHA": 0.25}}, r"CLS_LOSS: exactly one of NAME and type"), ({"CLS_LOSS": 3}, r"CLS_LOSS: 3 is not a loss"),
-    ({"REG_LOSS": "L1Loss", "REG_LOSS_TYPE": "WeightedL1Loss"}, r"REG_LOSS and REG_LOSS_TYPE both"), ({"NORMALIZER": "sample"}, r"NORMALIZER: 'sample'"),
+    ({"REG_LOSS": "L1Loss", "REG_LOSS_TYPE": "WeightedL1Loss"}, r"REG_LOSS and REG_LOSS_TYPE both"),
+    ({"NORMALIZER": "sample"}, r"NORMALIZER: 'sample'"),
 ])
 def test_mistakes_are_named_with_their_key_path(config, message):
     with pytest.raises(InputError, match="MODEL.DENSE_HEAD.LOSS_CONFIG.*" + message):
