@@ -82,7 +82,8 @@ def test_inside_is_length_along_the_heading_and_width_across():
 
 def test_every_overlapped_box_gets_an_anchor_and_one_far_away_none():
     anchors = grid()
-    small, far, large = [0.4, 0.4, 0.0, 1.0, 1.0, 1.0, 0.7, 1.0], [200.0, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0, 1.0], [-5.5, 3.5, 0.0, 4.0, 2.0, 1.5, 1.5, 1.0]
+    small, far = [0.4, 0.4, 0.0, 1.0, 1.0, 1.0, 0.7, 1.0], [200.0, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0, 1.0]
+    large = [-5.5, 3.5, 0.0, 4.0, 2.0, 1.5, 1.5, 1.0]
     boxes = torch.tensor([[small, far, large]])
     out = ATSSTargetAssigner(9, ResidualCoder()).assign_targets([anchors], boxes)
     positive = out["box_cls_labels"][0] > 0
