@@ -139,7 +139,9 @@ def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
     """Apply ``KEY VALUE`` pairs from a command line (``--set``) to ``config``, in place.
 
     ``KEY`` is a dotted path; a number steps into a list (``MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG.0.matched_threshold``). A key must be in
-    the file or be one of this package's optional keys. The value must have the type of what it replaces; an int may stand for a float, and a
+    the file or be one of this package's optional keys; ``_BASE_CONFIG_`` at the end of a path merges another file into that mapping
+    (``MODEL.DENSE_HEAD.LOSS_CONFIG._BASE_CONFIG_ cfgs/loss_recipes/varifocal.yaml``). The value must have the type of what it replaces (any
+    type, where a key takes a name or a mapping); an int may stand for a float, and a
     list may be written with commas (``1,2,3``).
     """
     if len(cfg_list) % 2:
@@ -166,9 +168,12 @@ def _set(config: EasyDict, path: str, text: str) -> None:
             node[name] = Config()
         node = _step(node, name, path)
     exists = (isinstance(node, list) and last.isdigit() and int(last) < len(node)) or (isinstance(node, dict) and last in node)
+    if last == "_BASE_CONFIG_" and isinstance(node, dict):
+        merge_new_config(node, {"_BASE_CONFIG_": text})
+        return
     if not exists and path not in OPTIONAL_KEYS:
         _step(node, last, path)
-    old = _step(node, last, path) if exists else OPTIONAL_KEYS[path]
+    old = OPTIONAL_KEYS[path] if path in OPTIONAL_KEYS and (not exists or OPTIONAL_KEYS[path] is None) else _step(node, last, path)
     value = _parse(text, old, path)
     node[int(last) if isinstance(node, list) else last] = value
 

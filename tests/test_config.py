@@ -110,3 +110,27 @@ def test_shipped_model_files_agree_with_the_recorded_models(name):
     assert cfg.CLASS_NAMES == recorded["class_names"]
     assert cfg.DATA_CONFIG.POINT_CLOUD_RANGE == pytest.approx(recorded["point_cloud_range"])
     assert voxels["VOXEL_SIZE"] == pytest.approx(recorded["voxel_size"])
+
+
+def test_keys_that_hold_a_name_or_a_mapping_take_both():
+    path = "MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS"
+    config = EasyDict(MODEL=EasyDict(DENSE_HEAD=EasyDict(LOSS_CONFIG=EasyDict(LOSS_WEIGHTS=EasyDict(cls_weight=1.0)))))
+    loss_config = config.MODEL.DENSE_HEAD.LOSS_CONFIG
+    cfg_from_list([path, "QualityFocalLoss"], config)
+    assert loss_config.CLS_LOSS == "QualityFocalLoss"
+    cfg_from_list([path, "{NAME: VarifocalLoss, ALPHA: 0.5}"], config)
+    assert loss_config.CLS_LOSS == {"NAME": "VarifocalLoss", "ALPHA": 0.5}
+    cfg_from_list([f"{path}.ALPHA", "0.25", "MODEL.DENSE_HEAD.LOSS_CONFIG.NORMALIZER", "batch"], config)
+    assert loss_config.CLS_LOSS.ALPHA == 0.25 and loss_config.NORMALIZER == "batch"
+    cfg_from_list([path, "GHMC"], config)
+    assert loss_config.CLS_LOSS == "GHMC" and loss_config.LOSS_WEIGHTS.cls_weight == 1.0
+
+
+def test_a_base_file_can_be_merged_from_the_command_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("CLS_LOSS: {NAME: FocalLoss}\nLOSS_WEIGHTS: {loc_weight: 1.0}\n")
+    config = EasyDict(LOSS_CONFIG=EasyDict(LOSS_WEIGHTS=EasyDict(cls_weight=1.0, loc_weight=2.0)))
+    cfg_from_list(["LOSS_CONFIG._BASE_CONFIG_", str(tmp_path / "recipe.yaml")], config)
+    assert config.LOSS_CONFIG.pop("_BASE_CONFIG_").endswith("recipe.yaml")  # stays, as in a file
+    assert config.LOSS_CONFIG == {"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0}, "CLS_LOSS": {"NAME": "FocalLoss"}}
+    with pytest.raises(InputError, match="nowhere.yaml"):
+        cfg_from_list(["LOSS_CONFIG._BASE_CONFIG_", "nowhere.yaml"], config)

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..losses import set_training_progress
 from ..models.model_utils.checkpoint_loading import read_checkpoint
 from .checkpoint import checkpoint_state, remove_old_checkpoints, save_checkpoint
 from .distributed import get_rank
@@ -85,6 +86,7 @@ class Trainer:
                 batch = next(batches)
             waiting.update(time.monotonic() - asked)
             scheduler.step(self.iteration, epoch)
+            set_training_progress(self.model, epoch, self.iteration)
             loss, values, grad_norm = self._step(batch)
             losses.append(loss)
             self.iteration += 1

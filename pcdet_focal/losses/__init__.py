@@ -10,7 +10,7 @@ from .balanced_l1 import BalancedL1Loss, balanced_l1_loss
 from .bce import BinaryCrossEntropyLoss, LabelSmoothingLoss, binary_cross_entropy, label_smoothing_cross_entropy, smooth_binary_targets
 from .center_iou import calculate_iou_loss_centerhead, calculate_iou_reg_loss_centerhead
 from .centernet import FocalLossCenterNet, RegLossCenterNet, neg_loss_cornernet
-from .corner import get_corner_loss_lidar
+from .corner import CornerLoss, get_corner_loss_lidar
 from .cross_entropy import WeightedCrossEntropyLoss, binary_cross_entropy_with_logits, one_hot_cross_entropy
 from .distribution_focal import DistributionFocalLoss, distribution_focal_loss
 from .equalization import EQLV2Loss, EqualizedFocalLoss, eql_v2_weights, equalized_focal_loss
@@ -18,13 +18,21 @@ from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .foreground_mask import compute_fg_mask
 from .gaussian_focal import GaussianFocalLoss, gaussian_focal_loss
 from .ghm import GHMC, GHMR, authentic_smooth_l1, ghmc_loss, ghmr_loss
+from .head_losses import (
+    HeadBoxLoss, HeadClassificationLoss, HeadDirectionLoss, build_head_box_loss, build_head_classification_loss, build_head_direction_loss,
+    logits_of_softmax,
+)
 from .iou import CIoULoss, DIoULoss, GIoULoss, IoULoss, ciou_loss, diou_loss, giou_loss, iou_loss
-from .normalizers import PerSampleNormalizer, anchor_weights_from_labels, one_hot_from_labels
+from .normalizers import (
+    BatchNormalizer, EmaNormalizer, GlobalNormalizer, NoNormalizer, PerSampleNormalizer, anchor_weights_from_labels, build_normalizer,
+    one_hot_from_labels,
+)
 from .positives import gather_rows_once, positive_rows
 from .quality_focal import QualityFocalLoss, quality_focal_loss
 from .reduction import weight_reduce_loss
 from .registry import build_loss, loss_style, register_loss, registered_losses
 from .rotated_iou import RotatedIoULoss, rotated_iou_loss
+from .schedules import GammaSchedule, build_gamma_schedule, set_training_progress
 from .seesaw import SeesawLoss, seesaw_loss
 from .sigmoid_focal import SigmoidFocalClassificationLoss, sigmoid_focal_loss
 from .smooth_l1 import L1Loss, WeightedL1Loss, WeightedSmoothL1Loss, code_difference, smooth_l1
@@ -34,16 +42,18 @@ from .varifocal import VarifocalLoss, varifocal_loss
 from .weights import expand_anchor_weights
 
 __all__ = [
-    "AsymmetricLoss", "AsymmetricLossMultiLabel", "AsymmetricLossSingleLabel", "BalancedL1Loss", "BinaryCrossEntropyLoss", "CIoULoss", "DIoULoss",
-    "DistributionFocalLoss", "EQLV2Loss", "EqualizedFocalLoss", "FocalLossCenterNet", "FocalLossSparse", "GHMC", "GHMR", "GIoULoss",
-    "GaussianFocalLoss", "IoULoss", "IouLossSparse", "IouRegLossSparse", "L1Loss", "LabelSmoothingLoss", "PerSampleNormalizer", "QualityFocalLoss",
-    "RegLossCenterNet", "RegLossSparse", "RotatedIoULoss", "SeesawLoss", "SigmoidFocalClassificationLoss", "SoftmaxFocalLoss", "VarifocalLoss",
-    "WeightedCrossEntropyLoss", "WeightedL1Loss", "WeightedSmoothL1Loss", "anchor_weights_from_labels", "asymmetric_loss",
+    "AsymmetricLoss", "AsymmetricLossMultiLabel", "AsymmetricLossSingleLabel", "BalancedL1Loss", "BatchNormalizer", "BinaryCrossEntropyLoss",
+    "CIoULoss", "CornerLoss", "DIoULoss", "DistributionFocalLoss", "EQLV2Loss", "EmaNormalizer", "EqualizedFocalLoss", "FocalLossCenterNet",
+    "FocalLossSparse", "GHMC", "GHMR", "GIoULoss", "GammaSchedule", "GaussianFocalLoss", "GlobalNormalizer", "HeadBoxLoss", "HeadClassificationLoss",
+    "HeadDirectionLoss", "IoULoss", "IouLossSparse", "IouRegLossSparse", "L1Loss", "LabelSmoothingLoss", "NoNormalizer", "PerSampleNormalizer",
+    "QualityFocalLoss", "RegLossCenterNet", "RegLossSparse", "RotatedIoULoss", "SeesawLoss", "SigmoidFocalClassificationLoss", "SoftmaxFocalLoss",
+    "VarifocalLoss", "WeightedCrossEntropyLoss", "WeightedL1Loss", "WeightedSmoothL1Loss", "anchor_weights_from_labels", "asymmetric_loss",
     "asymmetric_loss_single_label", "authentic_smooth_l1", "balanced_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
-    "build_loss", "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead", "ciou_loss", "code_difference", "compute_fg_mask",
-    "diou_loss", "distribution_focal_loss", "eql_v2_weights", "equalized_focal_loss", "expand_anchor_weights", "gather_rows_once",
-    "gaussian_focal_loss", "get_corner_loss_lidar", "ghmc_loss", "ghmr_loss", "giou_loss", "iou_loss", "label_smoothing_cross_entropy", "loss_style",
+    "build_gamma_schedule", "build_head_box_loss", "build_head_classification_loss", "build_head_direction_loss", "build_loss", "build_normalizer",
+    "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead", "ciou_loss", "code_difference", "compute_fg_mask", "diou_loss",
+    "distribution_focal_loss", "eql_v2_weights", "equalized_focal_loss", "expand_anchor_weights", "gather_rows_once", "gaussian_focal_loss",
+    "get_corner_loss_lidar", "ghmc_loss", "ghmr_loss", "giou_loss", "iou_loss", "label_smoothing_cross_entropy", "logits_of_softmax", "loss_style",
     "neg_loss_cornernet", "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "positive_rows", "quality_focal_loss", "register_loss",
-    "registered_losses", "rotated_iou_loss", "seesaw_loss", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels", "smooth_binary_targets",
-    "smooth_l1", "softmax_focal_loss", "varifocal_loss", "weight_reduce_loss",
+    "registered_losses", "rotated_iou_loss", "seesaw_loss", "set_training_progress", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels",
+    "smooth_binary_targets", "smooth_l1", "softmax_focal_loss", "varifocal_loss", "weight_reduce_loss",
 ]

@@ -1,16 +1,30 @@
 """What a head divides its losses by, and the anchor weights and one-hot targets that follow from the labels.
 
-A normaliser is one object with a name. It answers two questions: by what each sample's weights are divided (``divisor``), and how the weighted
-elementwise loss becomes one number (``reduce``). Everything stays on the device; nothing waits for it.
+A normaliser is one object with a name. It answers two questions: by what each sample's weights are divided (``divisor``), and how the sum of the
+weighted loss becomes the result (``average``; ``reduce`` for a whole tensor). With n_b positive anchors in sample b of a batch of B, a loss whose
+weighted elements in sample b sum up to L_b becomes
+
+    per_sample   1/B sum_b L_b / max(n_b, 1)                     OpenPCDet: every sample counts alike
+    batch        sum_b L_b / max(sum_b n_b, 1)                   mmdetection's avg_factor: every object counts alike
+    global       W sum_b L_b / max(sum over all W ranks of n, 1) the same over the batches of all ranks together, whose gradients DDP averages
+    ema          sum_b L_b / m,  m <- 0.9 m + 0.1 max(n, 1)      detectron2: a running mean from 100, for batches with very few objects
+    none         sum_b L_b                                       divided by nothing, not by the batch size either
+
+Positives are counted on the device; nothing waits for it. In a configuration: ``NORMALIZER: batch`` or ``NORMALIZER: {NAME: ema, START: 100}``.
 """
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Union
 
 import torch
+from torch import distributed, nn
 
 from ..errors import InputError
+from .registry import nearest
+from .running_counts import mean_over_ranks, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -18,6 +32,8 @@ class PerSampleNormalizer:
     """OpenPCDet's: every sample counts alike, whatever the number of its objects::
 
         loss = 1/B sum_b  (sum of the loss of sample b) / max(number of positive anchors of sample b, 1)
+
+    Where every object of a sample is there twice, with its anchors, the loss of the positives stays what it is.
 
     >>> normalizer = PerSampleNormalizer()
     >>> normalizer.divisor(torch.tensor([4, 0]))
@@ -32,9 +48,161 @@ class PerSampleNormalizer:
         """(B,) positive counts -> (B,) numbers that the weights of each sample are divided by."""
         return num_positives.clamp(min=1).to(dtype)
 
+    def average(self, total: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Sum of a loss whose weights are divided already -> the result."""
+        return total / batch_size
+
     def reduce(self, weighted_loss: torch.Tensor) -> torch.Tensor:
         """(B, ...) elementwise loss, its weights already divided -> scalar."""
-        return weighted_loss.sum() / weighted_loss.shape[0]
+        return self.average(weighted_loss.sum(), weighted_loss.shape[0])
+
+
+class _OneDivisor:
+    """What the normalisers share that divide all samples of the batch by one number."""
+
+    def divisor(self, num_positives: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """(B,) positive counts -> (B,) times the same number."""
+        return self.denominator(num_positives).to(dtype).expand(num_positives.shape)
+
+    def average(self, total: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Sum of a loss whose weights are divided already -> the result, which is that sum."""
+        return total
+
+    def reduce(self, weighted_loss: torch.Tensor) -> torch.Tensor:
+        """(B, ...) elementwise loss, its weights already divided -> scalar."""
+        return weighted_loss.sum()
+
+
+@dataclass(frozen=True)
+class BatchNormalizer(_OneDivisor):
+    """mmdetection's avg_factor: every object counts alike, so that a sample with many of them outweighs the others::
+
+        loss = (sum of the loss over the batch) / max(number of positive anchors of the batch, 1)
+
+    It is not divided by the batch size again.
+
+    >>> BatchNormalizer().divisor(torch.tensor([4, 0]))
+    tensor([4., 4.])
+    """
+
+    name: ClassVar[str] = "batch"
+
+    def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
+        return num_positives.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class GlobalNormalizer(_OneDivisor):
+    """``batch`` over the batches of all W ranks::
+
+        loss of a rank = (sum of its loss) / (max(number of positive anchors on all ranks, 1) / W)
+
+    DistributedDataParallel averages the ranks' gradients, so that they come out as those of one process with the whole batch. Without
+    torch.distributed it is ``batch``. Every rank must take part in every call.
+
+    >>> GlobalNormalizer().divisor(torch.tensor([4, 2]))
+    tensor([6., 6.])
+    """
+
+    name: ClassVar[str] = "global"
+
+    def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
+        ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+        return sum_over_ranks(num_positives.sum()).clamp(min=1) / ranks
+
+
+@dataclass(frozen=True)
+class NoNormalizer(_OneDivisor):
+    """The plain sum over the batch, divided by 1: neither by positives nor by the batch size.
+
+    >>> NoNormalizer().divisor(torch.tensor([4, 0]))
+    tensor([1., 1.])
+    """
+
+    name: ClassVar[str] = "none"
+
+    def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
+        return torch.ones((), device=num_positives.device)
+
+
+class EmaNormalizer(_OneDivisor, nn.Module):
+    """detectron2's: an exponential moving average of the positives of a batch, for steps that hardly depend on how many there happen to be::
+
+        m    <- momentum * m + (1 - momentum) * max(number of positive anchors of the batch, 1)          in training mode, once a call
+        loss  = (sum of the loss over the batch) / m
+
+    m starts at ``start``, is a float64 buffer and is saved with the model; on several ranks the mean over the ranks goes in, so that all have the
+    same m (detectron2: each its own). In evaluation mode m is used and not changed.
+
+    >>> normalizer = EmaNormalizer()
+    >>> normalizer.divisor(torch.tensor([50, 0]))
+    tensor([95., 95.])
+    """
+
+    name: ClassVar[str] = "ema"
+
+    def __init__(self, start: float = 100.0, momentum: float = 0.9) -> None:
+        """
+        Args:
+            start: first value of m, above 0.
+            momentum: from 0 to below 1.
+        """
+        super().__init__()
+        if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 < start < float("inf"):
+            raise InputError(f"EmaNormalizer: start={start!r} is not allowed: a number above 0.")
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
+            raise InputError(f"EmaNormalizer: momentum={momentum!r} is not allowed: a number from 0 to below 1.")
+        self.start, self.momentum = start, momentum
+        self.register_buffer("running", torch.tensor(float(start), dtype=torch.float64))
+
+    def extra_repr(self) -> str:
+        return f"start={self.start}, momentum={self.momentum}"
+
+    def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            count = mean_over_ranks(num_positives.sum().clamp(min=1).to(self.running.dtype))
+            self.running.copy_(self.running * self.momentum + count * (1 - self.momentum))
+        return self.running.clone()
+
+    def _apply(self, fn, recurse: bool = True):
+        before = self.running
+        super()._apply(fn, recurse)
+        self._buffers["running"] = before.to(self.running.device)  # the device, never the dtype
+        return self
+
+
+Normalizer = Union[PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer]
+_NORMALIZERS: dict[str, type] = {n.name: n for n in (PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer)}
+
+
+def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER") -> Normalizer:
+    """A normaliser from its name, or from a mapping with NAME and arguments (only ema has any: START, MOMENTUM).
+
+    Raises:
+        InputError: an unknown name or argument, with the key path, what is allowed and the nearest match.
+
+    >>> build_normalizer("batch").name
+    'batch'
+    >>> build_normalizer({"NAME": "ema", "START": 50})
+    EmaNormalizer(start=50, momentum=0.9)
+    """
+    entry = {"NAME": cfg} if isinstance(cfg, str) else cfg
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{key_path}: {cfg!r} is not a normaliser: {', '.join(_NORMALIZERS)}, or a mapping with NAME and arguments, is needed.")
+    arguments = {str(key).lower(): value for key, value in entry.items()}
+    name = arguments.pop("name", None)
+    if name not in _NORMALIZERS:
+        raise InputError(f"{key_path}: {name!r} is no known normaliser{nearest(name, _NORMALIZERS)} Known are: {', '.join(_NORMALIZERS)}.")
+    allowed = list(inspect.signature(_NORMALIZERS[name]).parameters)
+    for argument in arguments:
+        if argument not in allowed:
+            known = [a.upper() for a in allowed]
+            takes = f"Allowed are: {', '.join(known)}." if known else "It takes none."
+            raise InputError(f"{key_path}.{argument.upper()}: {name} has no such argument{nearest(argument, known)} {takes}")
+    try:
+        return _NORMALIZERS[name](**arguments)
+    except InputError as error:
+        raise InputError(f"{key_path}: {error}") from error
 
 
 def anchor_weights_from_labels(
@@ -42,13 +210,13 @@ def anchor_weights_from_labels(
     pos_cls_weight: float = 1.0,
     neg_cls_weight: float = 1.0,
     *,
-    normalizer: PerSampleNormalizer = PerSampleNormalizer(),
+    normalizer: Normalizer = PerSampleNormalizer(),
     dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights of each anchor in the classification and the box loss, divided by the normaliser (OpenPCDet's AnchorHeadTemplate)::
 
         cls_weights = (pos_cls_weight if label > 0, neg_cls_weight if label = 0, 0 if label < 0) / divisor
-        reg_weights = (1 if label > 0, else 0) / divisor,      divisor = max(number of positives of the sample, 1)
+        reg_weights = (1 if label > 0, else 0) / divisor,      divisor = max(number of positives of the sample, 1) for 'per_sample'
 
     Args:
         labels: (B, A) integers: -1 ignored, 0 background, 1..C the class. Not changed.

@@ -5,11 +5,11 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .normalizers import PerSampleNormalizer
+from .normalizers import Normalizer, PerSampleNormalizer
 
 
 def positive_rows(
-    labels: torch.Tensor, *, normalizer: PerSampleNormalizer = PerSampleNormalizer(), dtype: torch.dtype = torch.float32
+    labels: torch.Tensor, *, normalizer: Normalizer = PerSampleNormalizer(), dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the positive anchors are, and their ``reg_weights`` of ``anchor_weights_from_labels``.
 

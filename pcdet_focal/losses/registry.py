@@ -121,7 +121,7 @@ def _name_entry(cfg: Mapping[str, Any], key_path: str) -> tuple[str, Any]:
 def _find(name: Any, key_path: str) -> tuple[str, type[nn.Module]]:
     bare = name[len("mmdet."):] if isinstance(name, str) and name.startswith("mmdet.") else name
     if not isinstance(bare, str) or bare not in _LOSSES:
-        raise InputError(f"{key_path}: {name!r} is no known loss{_nearest(bare, _LOSSES)} Known are: {', '.join(sorted(_LOSSES))}.")
+        raise InputError(f"{key_path}: {name!r} is no known loss{nearest(bare, _LOSSES)} Known are: {', '.join(sorted(_LOSSES))}.")
     return bare, _LOSSES[bare]
 
 
@@ -138,7 +138,7 @@ def _arguments(cfg: Mapping[str, Any], name_key: str, name: str, loss_class: typ
         shown = [p.upper() for p in parameters] if str(key).isupper() else list(parameters)
         if parameter is None:
             allowed = f"Allowed are: {', '.join(shown)}." if shown else "It takes none."
-            raise InputError(f"{key_path}.{key}: {name} has no such argument{_nearest(str(key), shown)} {allowed}")
+            raise InputError(f"{key_path}.{key}: {name} has no such argument{nearest(str(key), shown)} {allowed}")
         if parameter in arguments:
             raise InputError(f"{key_path}.{key}: the argument {parameter} of {name} is given twice.")
         arguments[parameter] = value
@@ -148,7 +148,7 @@ def _arguments(cfg: Mapping[str, Any], name_key: str, name: str, loss_class: typ
     return arguments
 
 
-def _nearest(word: Any, known: Any) -> str:
+def nearest(word: Any, known: Any) -> str:
     """' (did you mean X?).' or '.'; case does not matter."""
     by_lower_case = {str(k).lower(): k for k in known}
     match = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1, cutoff=0.5)

@@ -16,6 +16,7 @@ from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 from pcdet_focal.engine.run_log import read_metrics
 from pcdet_focal.engine.train import DisableAugmentationHook, Trainer
 from pcdet_focal.errors import InputError
+from pcdet_focal.losses import build_gamma_schedule
 
 ITERATIONS = math.ceil(tiny_kitti.NUM_TRAIN / 2)  # of an epoch, batches of 2
 
@@ -203,6 +204,22 @@ def test_a_changed_data_set_starts_a_new_stream_where_the_old_one_was(tmp_path):
     hooked.train()
     assert streams == [0, 4]
     assert hooked.loader.dataset.asked == whole.loader.dataset.asked
+
+
+def test_a_gamma_schedule_is_told_the_time_and_goes_on_where_a_resumed_run_does(tmp_path):
+    def gammas(start: int) -> list[float]:
+        trainer = linear_trainer(tmp_path / str(start), epochs=4)  # of 3 iterations
+        trainer.model.schedule = build_gamma_schedule({"TYPE": "steps", "VALUES": [0, 1, 2], "AT": [1, 3], "BY": "epoch"})
+        trainer.model.finer = build_gamma_schedule({"TYPE": "linear", "START": 0.0, "END": 1.0, "BY": "iteration", "TO": 10})
+        plain, seen = trainer.model_func, []
+        trainer.model_func = lambda model, batch: seen.append((model.schedule.value, model.finer.value)) or plain(model, batch)
+        trainer.train(start)
+        return seen
+
+    whole = gammas(0)
+    assert [by_epoch for by_epoch, _ in whole] == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
+    assert [by_iteration for _, by_iteration in whole] == pytest.approx([i / 10 for i in range(11)] + [1.0])
+    assert gammas(5) == whole[5:]
 
 
 def test_the_augmentation_hook_switches_off_once_for_the_last_epochs():

@@ -7,15 +7,24 @@ import torch
 from torch import Tensor, nn
 
 from ... import losses
+from ...errors import InputError
 from ...geometry import box_coders
 from ...geometry.angles import limit_period
 from ...ops.focal_loss import load_kernels
+from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 from ..registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
+from .target_assigner.atss_target_assigner import ATSSTargetAssigner
 from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
 
 _BOX_CODERS = {name: getattr(box_coders, name) for name in ("ResidualCoder", "PreviousResidualDecoder", "PreviousResidualRoIDecoder")}
 _REGRESSION_LOSSES = {"WeightedSmoothL1Loss": losses.WeightedSmoothL1Loss, "WeightedL1Loss": losses.WeightedL1Loss}
+_PER_SAMPLE = losses.PerSampleNormalizer()
+
+
+def _normalizer_of(loss_func: nn.Module):
+    """Who divides: what the configuration names, OpenPCDet's way for a loss function that says nothing."""
+    return getattr(loss_func, "normalizer", _PER_SAMPLE)
 
 
 class AnchorHeadTemplate(nn.Module):
@@ -66,20 +75,42 @@ class AnchorHeadTemplate(nn.Module):
         return anchors, per_location
 
     def get_target_assigner(self, anchor_target_cfg):
-        assigner = find_by_name(
-            {"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner}, anchor_target_cfg.NAME, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
-        )
+        path = "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
+        assigner = find_by_name({"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner, "ATSS": ATSSTargetAssigner}, anchor_target_cfg.NAME, path)
+        if assigner is ATSSTargetAssigner:
+            classes = [list(self.class_names).index(config["class_name"]) + 1 for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG]
+            return assigner(
+                topk=anchor_target_cfg.TOPK, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT, use_multihead=self.use_multihead,
+                anchor_classes=classes,
+            )
         return assigner(
             model_cfg=self.model_cfg, class_names=self.class_names, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT
         )
 
     def build_losses(self, losses_cfg) -> None:
-        regression = find_by_name(
-            _REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", "MODEL.DENSE_HEAD.LOSS_CONFIG.REG_LOSS_TYPE"
-        )
+        """OpenPCDet's losses, and in their place those that CLS_LOSS, REG_LOSS and DIR_LOSS name (``losses.head_losses`` describes the entries)."""
+        path, weights, normalizer = "MODEL.DENSE_HEAD.LOSS_CONFIG", losses_cfg.LOSS_WEIGHTS, losses_cfg.get("NORMALIZER")
+        regression = find_by_name(_REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", f"{path}.REG_LOSS_TYPE")
         self.cls_loss_func = losses.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)
-        self.reg_loss_func = regression(code_weights=losses_cfg.LOSS_WEIGHTS["code_weights"])
+        self.reg_loss_func = regression(code_weights=weights["code_weights"])
         self.dir_loss_func = losses.WeightedCrossEntropyLoss()
+        entries = {name: losses_cfg.get(name) for name in ("CLS_LOSS", "REG_LOSS", "DIR_LOSS")}
+        if normalizer is not None:  # for all three, so that each has an entry
+            defaults = ("SigmoidFocalClassificationLoss", regression.__name__, "WeightedCrossEntropyLoss")
+            entries = {name: entry or default for (name, entry), default in zip(entries.items(), defaults)}
+        normalizer = normalizer or "per_sample"
+        if entries["CLS_LOSS"]:
+            self.cls_loss_func = losses.build_head_classification_loss(
+                entries["CLS_LOSS"], f"{path}.CLS_LOSS", weights["cls_weight"], self.num_class, normalizer
+            )
+        if entries["REG_LOSS"]:
+            if losses_cfg.get("REG_LOSS_TYPE") and losses_cfg.get("REG_LOSS"):
+                raise InputError(f"{path}: REG_LOSS and REG_LOSS_TYPE both name the box loss: leave one of them out.")
+            self.reg_loss_func = losses.build_head_box_loss(
+                entries["REG_LOSS"], f"{path}.REG_LOSS", weights["loc_weight"], weights["code_weights"], normalizer
+            )
+        if entries["DIR_LOSS"] and self.model_cfg.get("USE_DIRECTION_CLASSIFIER"):
+            self.dir_loss_func = losses.build_head_direction_loss(entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer)
         if not torch.cuda.is_available():
             load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
@@ -95,13 +126,16 @@ class AnchorHeadTemplate(nn.Module):
         return loss, {**tb_dict, **tb_dict_box, "rpn_loss": loss.detach()}
 
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Focal loss over all anchors that are not ignored, each sample's sum divided by its positive anchors, averaged over the batch.
+        """Loss over all anchors that are not ignored: what CLS_LOSS names, else focal loss, each sample's sum divided by its positives, averaged.
 
         Straight from the labels; with another ``cls_loss_func`` than SigmoidFocalClassificationLoss through its one-hot targets and weights.
         """
         labels = self.forward_ret_dict["box_cls_labels"]
         logits = self.forward_ret_dict["cls_preds"]
         logits = logits.view(logits.shape[0], -1, self.num_class)  # (B, N, C)
+        if isinstance(self.cls_loss_func, losses.HeadClassificationLoss):
+            loss, logged = self.cls_loss_func(logits, labels, self._quality_of_positives)
+            return loss, {"rpn_loss_cls": loss.detach(), **logged}
         cls_weight = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
         if type(self.cls_loss_func) is losses.SigmoidFocalClassificationLoss:
             focal = self.cls_loss_func
@@ -118,46 +152,79 @@ class AnchorHeadTemplate(nn.Module):
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
 
-        On the CPU only the positive anchors are touched. A CUDA device would have to wait for their number, and a loss function of another class
-        may look at the others: then the dense tensors go in, with a weight of 0 for all but the positives.
+        On the CPU, and for losses of decoded boxes, only the positive anchors are touched. A CUDA device has to wait for their number, and a loss
+        function of another class may look at the others: then the dense tensors go in, with a weight of 0 for all but the positives.
         """
         ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
         targets, labels = ret["box_reg_targets"], ret["box_cls_labels"]
         batch_size, code_size = targets.shape[0], self.box_coder.code_size
         has_direction = ret.get("dir_cls_preds") is not None
-        if self._takes_positives_only(has_direction):
-            rows, reg_weights = losses.positive_rows(labels)  # (n,), (n,)
+        normalizer, on_boxes = _normalizer_of(self.reg_loss_func), getattr(self.reg_loss_func, "on_boxes", False)
+        if on_boxes or self._takes_positives_only(has_direction):
+            rows, reg_weights = losses.positive_rows(labels, normalizer=normalizer)  # (n,), (n,)
 
             def pick(dense: Tensor, columns: int) -> Tensor:
                 return losses.gather_rows_once(dense.reshape(-1, columns), rows)
         else:
-            rows, (_, reg_weights, _) = None, losses.anchor_weights_from_labels(labels)  # (B, N)
+            rows, (_, reg_weights, _) = None, losses.anchor_weights_from_labels(labels, normalizer=normalizer)  # (B, N)
 
             def pick(dense: Tensor, columns: int) -> Tensor:
                 return dense.view(batch_size, -1, columns)
 
-        targets = pick(targets, code_size)
-        preds_sin, targets_sin = self.add_sin_difference(pick(ret["box_preds"], code_size), targets)  # (n, code) or (B, N, code)
-        box_loss = self.reg_loss_func(preds_sin, targets_sin, weights=reg_weights).sum() / batch_size * weights["loc_weight"]
+        preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
+        if on_boxes:
+            compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
+        else:
+            compared = self.add_sin_difference(preds, targets)
+        box_loss = self.reg_loss_func(*compared, weights=reg_weights)
+        if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
+            box_loss = self.reg_loss_func.average(box_loss, batch_size)
+        else:
+            box_loss = box_loss.sum() / batch_size * weights["loc_weight"]
         tb_dict = {"rpn_loss_loc": box_loss.detach()}
 
         if has_direction:
             num_bins = self.model_cfg.NUM_DIR_BINS
+            dir_weights, dir_normalizer = reg_weights, _normalizer_of(self.dir_loss_func)
+            if dir_normalizer != normalizer and rows is not None:
+                dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
+            elif dir_normalizer != normalizer:
+                dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
             anchors = self._flat_anchors(slice(6, 7))[0]  # headings
             anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
-            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(reg_weights.shape)
+            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
             dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
             dir_logits = pick(ret["dir_cls_preds"], num_bins)
-            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=reg_weights).sum() / batch_size
-            dir_loss = dir_loss * weights["dir_weight"]
+            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
+            if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
+                dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
+            else:
+                dir_loss = dir_loss.sum() / batch_size * weights["dir_weight"]
             box_loss = box_loss + dir_loss
             tb_dict["rpn_loss_dir"] = dir_loss.detach()
         return box_loss, tb_dict
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
-        ours = type(self.reg_loss_func) in _REGRESSION_LOSSES.values()
-        ours = ours and (not has_direction or type(self.dir_loss_func) is losses.WeightedCrossEntropyLoss)
+        ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
+        ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
         return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _boxes_at(self, rows: Tensor, codes: Tensor) -> Tensor:
+        """Box codes (n, code) of the anchors at ``rows`` of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
+        anchors = self._flat_anchors()[0]
+        boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors[rows % len(anchors)])
+        return torch.cat([boxes[..., :6], self._lidar_heading(boxes[..., 6:7]), boxes[..., 7:]], dim=-1)
+
+    @torch.no_grad()
+    def _quality_of_positives(self, space: str) -> tuple[Tensor, Tensor]:
+        """Rows (n,) of the positive anchors, and the IoU (n,) of their decoded boxes with their ground truth, from above or in '3d'.
+
+        The ground truth is what the targets decode to. A heading that is wrong by half a turn is the same box.
+        """
+        ret, code_size = self.forward_ret_dict, self.box_coder.code_size
+        rows, _ = losses.positive_rows(ret["box_cls_labels"])
+        boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
+        return rows, (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
@@ -203,9 +270,14 @@ class AnchorHeadTemplate(nn.Module):
             labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
             offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
             heading = limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period) + offset + period * labels.to(boxes.dtype)
+        if getattr(self.cls_loss_func, "is_softmax", False):
+            scores = losses.logits_of_softmax(scores)
+        return scores, torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
+
+    def _lidar_heading(self, heading: Tensor) -> Tensor:
         if isinstance(self.box_coder, box_coders.PreviousResidualDecoder):
-            heading = limit_period(-(heading + math.pi / 2), offset=0.5, period=2 * math.pi)
-        return scores, torch.cat([boxes[..., :6], heading.unsqueeze(-1), boxes[..., 7:]], dim=-1)
+            return limit_period(-(heading + math.pi / 2), offset=0.5, period=2 * math.pi)
+        return heading
 
     @staticmethod
     def _joined(preds, batch_size: int, count: int) -> Tensor:
