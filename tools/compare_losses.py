@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
 
     results = compare.collect(runs, cfg)
     if results:
-        text = compare.table(results, shlex.join(["python", "tools/compare_losses.py", *(sys.argv[1:] if argv is None else argv)]), failed)
+        command = shlex.join(["python", "tools/compare_losses.py", *(sys.argv[1:] if argv is None else argv)])
+        text = compare.table(results, command, failed)
         with whole_file(out / "table.md") as part:
             part.write_text(text, encoding="utf-8")
         print(f"\n{text}")
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     pictures.draw_loss_curves(curves, out / "loss_curves.png")
     print(f"everything is in {out}")
     if failed:
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run.name for run in failed)}; started again, the tool tries them again")
+        names = ", ".join(run.name for run in failed)
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed: {names}; started again, this command tries them again")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 LOGITS = tuple(np.linspace(-6.0, 6.0, 121).tolist())
 _COLOURS = ("#1f6feb", "#d6336c", "#1a9850", "#e08a00", "#7b4bb3", "#0aa2a2", "#8c564b", "#5c6670", "#c2a500", "#111111")
-_DASHES = ("-", "--", "-.", (0, (1, 1.2)))
 
 
-def _style(names: Sequence[str]) -> dict[str, dict]:
-    """A colour a name, the same in every picture of the same names; dashes tell apart lines that lie on each other."""
-    return {name: {"color": _COLOURS[k % len(_COLOURS)], "linestyle": _DASHES[k % len(_DASHES)]} for k, name in enumerate(sorted(names))}
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour a name, the same in every picture of the same names."""
+    return {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(sorted(names))}
+
+
+def _widths(lines: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Line widths that let lines which lie on each other be seen: the later lies, thinner, on the earlier."""
+    values = np.asarray(list(lines.values()), dtype=np.float64).reshape(len(lines), -1)
+    close = 0.01 * np.ptp(values) if values.size else 0.0
+    hidden_by = [sum(bool(np.abs(values[k] - later).max() <= close) for later in values[k + 1:]) for k in range(len(values))]
+    return {name: 1.6 + 2.2 * count for name, count in zip(lines, hidden_by)}
 
 
 def _tidy(axes: Axes) -> None:
@@ -48,14 +55,14 @@ def draw_ap(results: Mapping[str, Sequence[Mapping[str, float]]], path: str | Pa
     panels["mean of the classes"] = [[float(np.mean(list(ap.values()))) for ap in results[recipe]] for recipe in recipes]
     figure = new_figure(2.6 * len(panels) + 1.6, 0.34 * len(recipes) + 1.3, 130)
     figure.set_layout_engine("constrained")
-    styles = _style(recipes)
+    colours = _colours(recipes)
     rows = np.arange(len(recipes))
     for axes, (name, groups) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items()):
         means = [float(np.mean(values)) for values in groups]
-        axes.barh(rows, means, height=0.62, color=[styles[recipe]["color"] for recipe in recipes], alpha=0.35)
+        axes.barh(rows, means, height=0.62, color=[colours[recipe] for recipe in recipes], alpha=0.35)
         right = max(max(map(max, groups)), 1.0)
         for row, (values, mean, recipe) in enumerate(zip(groups, means, recipes)):
-            axes.plot(values, [row] * len(values), "o", color=styles[recipe]["color"], markersize=4, clip_on=False)
+            axes.plot(values, [row] * len(values), "o", color=colours[recipe], markersize=4, clip_on=False)
             axes.annotate(f"{mean:.1f}", (max(values), row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
         axes.set_xlim(0, 1.16 * right)
         axes.set_title(name, fontsize=10, color=INK, loc="left")
@@ -79,18 +86,22 @@ def draw_loss_curves(curves: Mapping[str, Mapping | None], path: str | Path | No
     """
     drawn = {name: curve for name, curve in curves.items() if curve is not None}
     figure = new_figure(10.5, 7.0, 120)
+    from matplotlib.lines import Line2D
+
     figure.set_layout_engine("constrained")
-    styles = _style(list(curves))
+    colours = _colours(list(curves))
     panels = figure.subplots(2, 2, sharex=True)
     for row, what in zip(panels, ("loss", "gradient")):
         for axes, kind in zip(row, ("positive", "negative")):
-            for name, curve in sorted(drawn.items()):
-                axes.plot(logits, curve[kind][what], linewidth=1.7, label=name, **styles[name])
+            lines = {name: curve[kind][what] for name, curve in sorted(drawn.items())}
+            for (name, values), width in zip(lines.items(), _widths(lines).values()):
+                axes.plot(logits, values, linewidth=width, zorder=2 + 1 / width, label=name, color=colours[name])
             axes.set_title(f"{what} of a {kind}", fontsize=10, color=INK, loc="left")
             if what == "gradient":
                 axes.set_xlabel("logit", fontsize=9, color=INK)
             _tidy(axes)
     handles, labels = panels[0, 0].get_legend_handles_labels()
+    handles = [Line2D([], [], linewidth=2.5, color=handle.get_color()) for handle in handles]
     missing = [name for name in sorted(curves) if name not in drawn]
     title = f"not drawn, since it depends on the whole batch: {', '.join(missing)}" if missing else None
     if handles or title:
@@ -116,7 +127,7 @@ def draw_easy_negatives(
     figure = new_figure(9.0, 4.8, 120)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    styles = _style(list(shares))
+    colours = _colours(list(shares))
     for name, group in sorted(shares.items()):
         by_iteration: dict[int, list[float]] = {}
         for points in group:
@@ -125,9 +136,9 @@ def draw_easy_negatives(
                     by_iteration.setdefault(iteration, []).append(100 * share)
         steps = sorted(by_iteration)
         values = [by_iteration[step] for step in steps]
-        axes.plot(steps, [float(np.mean(v)) for v in values], linewidth=1.7, marker=None if len(steps) > 3 else "o", label=name, **styles[name])
+        axes.plot(steps, [float(np.mean(v)) for v in values], linewidth=1.7, marker=None if len(steps) > 3 else "o", label=name, color=colours[name])
         if len(group) > 1:
-            axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=styles[name]["color"], alpha=0.12, linewidth=0)
+            axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=colours[name], alpha=0.12, linewidth=0)
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
     axes.set_xlabel("iteration", fontsize=9, color=INK)
