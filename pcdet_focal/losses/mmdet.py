@@ -17,7 +17,7 @@ from .mmdet_l1 import L1Loss, MSELoss, SmoothL1Loss
 from .numerics import at_least_float32, power
 from .reduction import ReducedLoss, choose_reduction, row_or_element_weight
 from .registry import register_loss
-from .sigmoid_focal import sigmoid_focal_loss
+from .sigmoid_focal import PerClass, focal_setting, focus, for_classes, sigmoid_focal_loss, weigh_classes
 from .weights import require_same_shape
 
 __all__ = ["CrossEntropyLoss", "FocalLoss", "GaussianFocalLoss", "L1Loss", "MSELoss", "SmoothL1Loss", "focal_loss_from_probabilities"]
@@ -32,23 +32,22 @@ class FocalLoss(ReducedLoss):
     tensor(0.6931)
     """
 
-    def __init__(self, use_sigmoid: bool = True, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean", loss_weight: float = 1.0,
-                 activated: bool = False) -> None:
+    def __init__(self, use_sigmoid: bool = True, gamma: PerClass = 2.0, alpha: PerClass | None = 0.25, reduction: str = "mean",
+                 loss_weight: float = 1.0, activated: bool = False) -> None:
         """
         Args:
             use_sigmoid: must be True; the focal loss of a softmax is another class.
-            gamma: focusing exponent >= 0.
-            alpha: weight of positives in [0, 1], negatives get 1 - alpha; None or -1 for no weighting.
+            gamma: focusing exponent >= 0, one or one per class.
+            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no weighting.
             reduction, loss_weight: see ReducedLoss.
             activated: predictions are probabilities, not logits.
         """
         super().__init__(reduction, loss_weight)
         if use_sigmoid is not True:
             raise InputError("FocalLoss: use_sigmoid=False is not allowed: this is the sigmoid focal loss, the one of a softmax is SoftmaxFocalLoss.")
-        require_number("FocalLoss", "gamma", gamma)
-        if alpha is not None and alpha != -1:
-            require_number("FocalLoss", "alpha", alpha, high=1.0)
-        self.use_sigmoid, self.gamma, self.alpha, self.activated = use_sigmoid, gamma, alpha, activated
+        self.use_sigmoid, self.activated = use_sigmoid, activated
+        self.gamma = focal_setting("gamma", gamma, "FocalLoss")
+        self.alpha = focal_setting("alpha", alpha, "FocalLoss")
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}, activated={self.activated}, {super().extra_repr()}"
@@ -141,7 +140,9 @@ class GaussianFocalLoss(ReducedLoss):
         return self.pos_weight * positive + self.neg_weight * negative
 
 
-def focal_loss_from_probabilities(probabilities: torch.Tensor, targets: torch.Tensor, alpha: float | None = 0.25, gamma: float = 2.0) -> torch.Tensor:
+def focal_loss_from_probabilities(
+    probabilities: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None = 0.25, gamma: PerClass = 2.0
+) -> torch.Tensor:
     """``sigmoid_focal_loss`` of probabilities instead of logits, elementwise. Half precision is computed, and returned, in float32.
 
     The logarithm of exactly 0 counts as -100 with gradient 0, so that values and gradients stay finite. Logits are the better input: a probability
@@ -156,8 +157,9 @@ def focal_loss_from_probabilities(probabilities: torch.Tensor, targets: torch.Te
     require_same_shape("FocalLoss", pred=probabilities, target=targets)
     require_values_between("FocalLoss", "pred", probabilities, 0, 1, " (probabilities, as activated=True says)")
     p, t = at_least_float32(probabilities, targets)
-    loss = -(t * _log_or_minus_100(p) + (1 - t) * _log_or_minus_100(1 - p)) * power(t * (1 - p) + (1 - t) * p, gamma)
-    return loss if alpha is None or alpha == -1 else loss * (t * alpha + (1 - t) * (1 - alpha))
+    alpha, gamma = for_classes("alpha", alpha, p), for_classes("gamma", gamma, p)
+    loss = -(t * _log_or_minus_100(p) + (1 - t) * _log_or_minus_100(1 - p)) * focus(t * (1 - p) + (1 - t) * p, gamma)
+    return weigh_classes(loss, t, alpha)
 
 
 def _log_or_minus_100(p: torch.Tensor) -> torch.Tensor:

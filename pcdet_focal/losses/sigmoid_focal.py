@@ -1,18 +1,25 @@
 """Sigmoid focal loss: the elementwise function and OpenPCDet's drop-in module."""
 from __future__ import annotations
 
+import numbers
+from collections.abc import Sequence
+from typing import Union
+
 import torch
 from torch import nn
 
 from ..errors import InputError
 from ..ops import focal_loss as fused
+from .arguments import one_hot, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32, bounded, power, reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
 
+PerClass = Union[float, Sequence[float], torch.Tensor]
+
 
 def sigmoid_focal_loss(
-    inputs: torch.Tensor, targets: torch.Tensor, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "none"
+    inputs: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None = 0.25, gamma: PerClass = 2.0, reduction: str = "none"
 ) -> torch.Tensor:
     r"""Focal loss on independent sigmoids (Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002).
 
@@ -30,48 +37,143 @@ def sigmoid_focal_loss(
         inputs: logits, any shape, e.g. (B, A, C). Half precision is computed, and returned, in float32.
             Beyond +-1.8e19 (float32), and so for +-inf, a logit counts as that number, with gradient 0: loss 0 on its own side, finite on
             the other. A NaN logit gives NaN.
-        targets: same shape; one-hot or soft values in [0, 1]; any dtype.
-        alpha: weight of the positive class in [0, 1]; None or -1 for no weighting.
-        gamma: focusing exponent >= 0; 0 is (weighted) binary cross entropy.
-        reduction: 'none', 'mean' over all elements, or 'sum'.
+        targets: same shape; one-hot or soft values in [0, 1]; any dtype. Or integer labels without the class axis, ``inputs.shape[:-1]``, counted as
+            target assigners count: below 0 ignored, whatever the logits there, 0 background, 1..C the class (with C = 1 every positive label is
+            the one class). mmdetection counts 0..C-1 with C for background: its labels belong to ``build_loss("FocalLoss")``.
+        alpha: weight of positives in [0, 1], one or one per class (C values); negatives get 1 - alpha. None or -1 for no weighting.
+        gamma: focusing exponent >= 0, one or one per class; 0 is (weighted) binary cross entropy.
+        reduction: 'none', 'mean' over all elements (of the labels that are not ignored; 0 where all are), or 'sum'.
     Returns:
-        Shape of ``inputs`` for 'none', else a scalar. The arguments and the results are those of ``torchvision.ops.sigmoid_focal_loss``.
+        Shape of ``inputs`` for 'none', else a scalar. With one alpha and gamma and targets of the same shape, the arguments and the results are
+        those of ``torchvision.ops.sigmoid_focal_loss``.
     Raises:
-        InputError: different shapes, alpha outside [0, 1], negative gamma, unknown reduction.
+        InputError: shapes that do not fit, alpha outside [0, 1], negative gamma, a number of either that is not C, unknown reduction; on the CPU
+            also a label above C, and integers other than 0 and 1 in targets of the same shape.
 
     >>> logits = torch.tensor([[2.0, -1.0]])
     >>> targets = torch.tensor([[1.0, 0.0]])
     >>> sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0)
     tensor([[0.0005, 0.0170]])
+    >>> sigmoid_focal_loss(torch.zeros(3, 2), torch.tensor([2, 0, -1]), alpha=[0.5, 1.0], gamma=[0.0, 2.0])  # class 2; background; ignored
+    tensor([[0.3466, 0.1733],
+            [0.3466, 0.0000],
+            [0.0000, 0.0000]])
     """
+    inputs, targets, counted = dense_targets("sigmoid_focal_loss", inputs, targets)
     loss = focal_factor(inputs, targets, alpha, gamma) * binary_cross_entropy_with_logits(inputs, targets)
+    if counted is None:
+        return reduce_loss(loss, reduction)
+    loss = loss * counted
+    if reduction == "mean":
+        return loss.sum() / (counted.sum() * loss.shape[-1]).clamp(min=1)
     return reduce_loss(loss, reduction)
 
 
-def focal_factor(inputs: torch.Tensor, targets: torch.Tensor, alpha: float | None, gamma: float) -> torch.Tensor:
+def focal_factor(inputs: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass) -> torch.Tensor:
     """What focal loss multiplies cross entropy by: ``alpha_t * one_minus_pt^gamma``; arguments, shapes and errors of ``sigmoid_focal_loss``.
 
     >>> focal_factor(torch.zeros(2), torch.tensor([1.0, 0.0]), alpha=0.25, gamma=2.0)         # 0.25 * 0.5^2 and 0.75 * 0.5^2
     tensor([0.0625, 0.1875])
     """
     require_same_shape("sigmoid_focal_loss", inputs=inputs, targets=targets)
-    if alpha is not None and alpha != -1 and not 0 <= alpha <= 1:
-        raise InputError(f"sigmoid_focal_loss: alpha={alpha} is not allowed: a number from 0 to 1, or None or -1 for no class weighting.")
-    if not gamma >= 0:
-        raise InputError(f"sigmoid_focal_loss: gamma={gamma} is not allowed: a number of at least 0.")
+    alpha = for_classes("alpha", alpha, inputs)
+    gamma = for_classes("gamma", gamma, inputs)
     logits, targets = at_least_float32(inputs, targets)
     one_minus_pt = targets * torch.sigmoid(-logits) + (1 - targets) * torch.sigmoid(logits)
-    factor = power(one_minus_pt, gamma)
-    if alpha is None or alpha == -1:
-        return factor
-    return (targets * alpha + (1 - targets) * (1 - alpha)) * factor
+    return weigh_classes(focus(one_minus_pt, gamma), targets, alpha)
+
+
+def focus(one_minus_pt: torch.Tensor, gamma: float | torch.Tensor) -> torch.Tensor:
+    """``one_minus_pt ** gamma`` with finite gradients (``numerics.power``), for one gamma or a (C,) tensor of them."""
+    if not isinstance(gamma, torch.Tensor):
+        return power(one_minus_pt, gamma)
+    held = one_minus_pt.clamp(min=torch.finfo(one_minus_pt.dtype).tiny)
+    return torch.where((gamma > 0) & (gamma < 1), held, one_minus_pt).pow(gamma)
+
+
+def weigh_classes(loss: torch.Tensor, targets: torch.Tensor, alpha: float | torch.Tensor | None) -> torch.Tensor:
+    """``loss`` times ``alpha_t``, for one alpha, a (C,) tensor of them, or None or -1 for no weighting."""
+    if alpha is None or not isinstance(alpha, torch.Tensor) and alpha == -1:
+        return loss
+    return (targets * alpha + (1 - targets) * (1 - alpha)) * loss
+
+
+def for_classes(name: str, value: PerClass | None, inputs: torch.Tensor) -> float | torch.Tensor | None:
+    """alpha or gamma, checked: a number where all classes share it, else a (C,) tensor beside ``inputs``."""
+    if not isinstance(value, torch.Tensor):
+        value = focal_setting(name, value)
+        if not isinstance(value, tuple):
+            return value
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else (len(value),)
+    num_classes = inputs.shape[-1] if inputs.dim() > 0 else 1
+    if shape not in ((), (1,), (num_classes,)):
+        raise InputError(f"sigmoid_focal_loss: {name} of shape {shape} does not fit inputs of shape {tuple(inputs.shape)}: one number, or one for "
+                         f"each of the {num_classes} classes of the last axis, is needed.")
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    if isinstance(value, torch.Tensor):
+        require_values_between("sigmoid_focal_loss", name, value, 0, _HIGHEST[name])
+        return value.to(device=inputs.device, dtype=dtype)
+    if len(set(value)) == 1:
+        return value[0]
+    return torch.tensor(value, dtype=dtype).to(inputs.device, non_blocking=True)  # the host does not wait for the device
+
+
+_HIGHEST = {"alpha": 1.0, "gamma": float("inf")}
+
+
+def focal_setting(name: str, value: PerClass | None, loss_name: str = "sigmoid_focal_loss") -> float | tuple[float, ...] | None:
+    """``alpha`` or ``gamma`` (that is ``name``) as a loss keeps it: a number, a tuple of one number per class, or for alpha None.
+
+    >>> focal_setting("alpha", torch.tensor([0.25, 0.5])), focal_setting("gamma", 2.0)
+    ((0.25, 0.5), 2.0)
+    """
+    if name == "alpha" and (value is None or isinstance(value, (int, float)) and value == -1):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _HIGHEST[name]:
+        return value
+    values: list[float] = []
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # numpy's
+        values = [float(value)]
+    elif hasattr(value, "__len__") and not isinstance(value, (str, dict)):
+        try:
+            values = [float(v) for v in (value.flatten().tolist() if hasattr(value, "tolist") else value)]
+        except (TypeError, ValueError):
+            pass  # no numbers: the message below
+    if not values or not all(0 <= v <= _HIGHEST[name] for v in values):
+        right = "from 0 to 1, one or one per class, or None or -1 for no class weighting" if name == "alpha" else "at least 0, one or one per class"
+        raise InputError(f"{loss_name}: {name}={value!r} is not allowed: {right}.")
+    return float(value) if isinstance(value, numbers.Real) else tuple(values)
+
+
+def dense_targets(
+    loss_name: str, inputs: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Integer labels ``inputs.shape[:-1]`` as one-hot targets; targets of the shape of ``inputs`` as they are.
+
+    Returns:
+        ``inputs`` (0 in the rows that are ignored, so that their gradient is 0 even of NaN), the targets, and of labels (..., 1) booleans of the
+        rows that count.
+    """
+    is_integer = not targets.is_floating_point() and not targets.is_complex() and targets.dtype != torch.bool
+    if is_integer and targets.shape == inputs.shape:
+        require_values_between(loss_name, "targets", targets, 0, 1, " (integers of the shape of the inputs are one-hot; labels have no class axis)")
+    if not is_integer or inputs.dim() == 0 or targets.shape != inputs.shape[:-1]:
+        return inputs, targets, None
+    num_classes = inputs.shape[-1]
+    labels = targets.long()
+    if num_classes == 1:
+        labels = labels.clamp(max=1)
+    require_values_between(loss_name, "targets", labels.clamp(min=0), 0, num_classes, " (0 is background, below 0 ignored)")
+    counted = (labels >= 0).unsqueeze(-1)
+    return inputs.masked_fill(~counted, 0), one_hot(labels - 1, num_classes, torch.promote_types(inputs.dtype, torch.float32)), counted
 
 
 class SigmoidFocalClassificationLoss(nn.Module):
     """OpenPCDet's focal loss module: the formula of ``sigmoid_focal_loss`` times anchor weights, not reduced.
 
     On the CPU, with gamma 2 and without float64, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
-    differentiated once. A head needs neither targets nor weights of its own: ``sigmoid_focal_loss_from_labels``.
+    differentiated once. An alpha or gamma per class takes plain torch. A head needs neither targets nor weights of its own:
+    ``sigmoid_focal_loss_from_labels``.
 
     >>> cls_preds = torch.zeros(2, 6, 3)                               # (B, A, C) logits
     >>> one_hot_targets = torch.zeros(2, 6, 3)
@@ -81,15 +183,15 @@ class SigmoidFocalClassificationLoss(nn.Module):
     (torch.Size([2, 6, 3]), 0.13)
     """
 
-    def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25) -> None:
+    def __init__(self, gamma: PerClass = 2.0, alpha: PerClass | None = 0.25) -> None:
         """
         Args:
-            gamma: focusing exponent >= 0.
-            alpha: weight of positives in [0, 1], negatives get 1 - alpha; None or -1 for no weighting.
+            gamma: focusing exponent >= 0, one or one per class.
+            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no weighting.
         """
         super().__init__()
-        self.gamma = gamma
-        self.alpha = alpha
+        self.gamma = focal_setting("gamma", gamma, type(self).__name__)
+        self.alpha = focal_setting("alpha", alpha, type(self).__name__)
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}"
@@ -110,13 +212,19 @@ class SigmoidFocalClassificationLoss(nn.Module):
         """
         Args:
             input: (B, A, C) or (N, C) logits.
-            target: same shape, one-hot or soft.
+            target: same shape, one-hot or soft; or integer labels (B, A) or (N,): below 0 ignored, 0 background, 1..C.
             weights: one per anchor, (B, A) or (N,), or one per element; None for 1.
         Returns:
             Elementwise loss of the shape of ``input``.
         Raises:
             InputError: shapes that do not fit, with both shapes and what is allowed.
         """
+        input, target, counted = dense_targets(type(self).__name__, input, target)
+        loss = self._weighted(input, target, weights)
+        return loss if counted is None else loss * counted
+
+    def _weighted(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """``forward`` of dense targets."""
         if self._is_fused(input, target, weights):
             alphas = (1.0, 1.0) if self.alpha is None or self.alpha == -1 else (self.alpha, 1 - self.alpha)
             if weights is not None:
@@ -130,6 +238,7 @@ class SigmoidFocalClassificationLoss(nn.Module):
         """Whether the kernels serve: gamma 2, a usual alpha, gradients only for the input, shapes that fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
         own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
-        return (own and self.gamma == 2 and (self.alpha is None or self.alpha == -1 or 0 <= self.alpha <= 1)
+        one_alpha = self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
+        return (own and one_alpha and isinstance(self.gamma, (int, float)) and self.gamma == 2
                 and input.dim() > 0 and input.shape == target.shape and input.is_floating_point()
                 and not any(t.requires_grad for t in others) and fused.serves(input, *others))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import SigmoidFocalClassificationLoss, sigmoid_focal_loss
+from pcdet_focal.losses import SigmoidFocalClassificationLoss, build_loss, sigmoid_focal_loss, sigmoid_focal_loss_from_labels
 
 
 def by_hand(x: float, t: float, alpha: float, gamma: float) -> float:
@@ -156,3 +156,135 @@ def test_empty_input():
     loss = SigmoidFocalClassificationLoss()(x, torch.zeros(0, 3), torch.ones(0)).sum()
     loss.backward()
     assert loss.item() == 0 and x.grad.shape == (0, 3)
+
+
+ALPHAS, GAMMAS = (0.25, 0.75, 0.0), (2.0, 0.0, 0.5)
+
+
+def per_class_losses(alpha, gamma):
+    """Every door to the loss, elementwise, of logits (N, C) and targets (N, C)."""
+    def activated(x, t):
+        return build_loss({"type": "FocalLoss", "alpha": alpha, "gamma": gamma, "activated": True, "reduction": "none"})(x.sigmoid(), t)
+
+    return {
+        "function": lambda x, t: sigmoid_focal_loss(x, t, alpha, gamma),
+        "module": SigmoidFocalClassificationLoss(gamma, alpha),
+        "mmdetection": build_loss({"type": "FocalLoss", "alpha": alpha, "gamma": gamma, "reduction": "none"}),
+        "yaml": build_loss({"NAME": "SigmoidFocalClassificationLoss", "ALPHA": alpha, "GAMMA": gamma}),
+        "activated": activated,
+    }
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor])
+@pytest.mark.parametrize("door", per_class_losses(0.5, 2.0))
+def test_one_alpha_and_gamma_per_class(door, kind):
+    """Each column by plain arithmetic with its own numbers."""
+    x = torch.tensor([[-3.0, 0.5, 2.0], [1.0, -1.0, 0.0], [4.0, 2.5, -2.0]], dtype=torch.float64)
+    t = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.3, 1.0]], dtype=torch.float64)
+    loss = per_class_losses(kind(ALPHAS), kind(GAMMAS))[door](x, t)
+    for c, (alpha, gamma) in enumerate(zip(ALPHAS, GAMMAS)):
+        assert loss[:, c].tolist() == pytest.approx([by_hand(*pair, alpha, gamma) for pair in zip(x[:, c].tolist(), t[:, c].tolist())], rel=1e-9)
+
+
+@pytest.mark.parametrize("door", per_class_losses(0.5, 2.0))
+def test_equal_numbers_for_all_classes_are_one_number(door):
+    x, t = torch.randn(50, 3), (torch.rand(50, 3) > 0.7).float()
+    one = per_class_losses(0.3, 2.0)[door](x, t)
+    torch.testing.assert_close(per_class_losses([0.3] * 3, [2.0] * 3)[door](x, t), one, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(per_class_losses(0.3, torch.full((3,), 2.0))[door](x, t), one, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(per_class_losses(torch.full((3,), 0.3), 2.0)[door](x, t), one, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("door", ["function", "module", "mmdetection"])
+def test_gradients_per_class(door):
+    x = torch.tensor([[-3.0, 0.5, 2.0], [1.0, -1.0, 0.1]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.4, 1.0]], dtype=torch.float64)
+    loss = per_class_losses([0.25, 0.75, 0.4], [2.0, 0.0, 0.5])[door]
+    assert torch.autograd.gradcheck(lambda logits: loss(logits, t), x)
+
+
+def test_per_class_at_any_logit():
+    x = torch.tensor([[sign * v] * 3 for v in LIMITS for sign in (1, -1)], requires_grad=True)
+    for target in (0.0, 1.0):
+        loss = sigmoid_focal_loss(x, torch.full_like(x, target), ALPHAS, GAMMAS)
+        gradient, = torch.autograd.grad(loss.sum(), x)
+        assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
+
+
+def test_settings_per_class_in_half_precision_and_a_compiled_graph():
+    x, t = torch.randn(8, 3), torch.zeros(8, 3)
+    module = SigmoidFocalClassificationLoss(GAMMAS, ALPHAS)
+    half = module(x.half(), t.half())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, sigmoid_focal_loss(x.half().float(), t, ALPHAS, GAMMAS))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x, t), module(x, t))
+
+
+@pytest.mark.parametrize("argument", ["alpha", "gamma"])
+@pytest.mark.parametrize("value", [[0.1, 0.2], [0.1, 0.2, 0.3, 0.4], torch.rand(2), torch.rand(1, 3), torch.rand(3, 1)])
+def test_numbers_that_do_not_fit_the_classes(argument, value):
+    with pytest.raises(InputError, match=rf"{argument}.*\(2, 6, 3\).*each of the 3 classes"):
+        sigmoid_focal_loss(torch.zeros(2, 6, 3), torch.zeros(2, 6, 3), **{argument: value})
+    if not isinstance(value, torch.Tensor) or value.dim() == 1:
+        for loss in (SigmoidFocalClassificationLoss(**{argument: value}), build_loss({"type": "FocalLoss", argument: value})):
+            with pytest.raises(InputError, match=rf"{argument}.*3 classes"):
+                loss(torch.zeros(6, 3), torch.zeros(6, 3))
+
+
+@pytest.mark.parametrize("argument, value", [
+    ("alpha", [0.5, 1.5]), ("alpha", [0.5, -1]), ("gamma", [1.0, -1.0]), ("gamma", [float("nan"), 0.0]), ("gamma", []), ("alpha", ["x", "y"]),
+    ("gamma", None), ("alpha", "0.5"), ("alpha", torch.tensor([0.5, 2.0])), ("gamma", [[1.0], [2.0, 3.0]]),
+])
+def test_numbers_per_class_out_of_range(argument, value):
+    with pytest.raises(InputError, match=argument):
+        sigmoid_focal_loss(torch.zeros(4, 2), torch.zeros(4, 2), **{argument: value})
+    for made in ("SigmoidFocalClassificationLoss", "FocalLoss"):
+        with pytest.raises(InputError, match=f"CLS_LOSS: {made}: {argument}"):
+            build_loss({"NAME": made, argument: value}, "CLS_LOSS")
+
+
+LABELS = torch.tensor([[2, 0, -1, 1], [0, 3, 0, -1]])
+
+
+def test_integer_labels_are_those_of_the_target_assigner():
+    """1..C name the class, 0 is background, below 0 is ignored; against the one-hot target written out."""
+    x = torch.randn(2, 4, 3)
+    one_hot = torch.zeros(2, 4, 3)
+    one_hot[0, 0, 1] = one_hot[0, 3, 0] = one_hot[1, 1, 2] = 1
+    counts = torch.tensor([[1.0, 1, 0, 1], [1, 1, 1, 0]])
+    expected = sigmoid_focal_loss(x, one_hot) * counts[..., None]
+    for labels in (LABELS, LABELS.int(), LABELS.to(torch.int8)):
+        torch.testing.assert_close(sigmoid_focal_loss(x, labels), expected)
+        torch.testing.assert_close(SigmoidFocalClassificationLoss()(x, labels), expected)
+        torch.testing.assert_close(SigmoidFocalClassificationLoss()(x, labels, torch.full((2, 4), 3.0)), 3 * expected)
+    torch.testing.assert_close(sigmoid_focal_loss(x, LABELS, reduction="mean"), expected.sum() / 18)  # 6 labels of 8, 3 classes
+    torch.testing.assert_close(sigmoid_focal_loss(x, LABELS, ALPHAS, GAMMAS, "sum"),
+                               sigmoid_focal_loss_from_labels(x, LABELS, alpha=ALPHAS, gamma=GAMMAS, normalizer="none"))
+
+
+def test_labels_of_one_class_and_unsigned_ones():
+    x = torch.randn(3, 1)
+    torch.testing.assert_close(sigmoid_focal_loss(x, torch.tensor([0, 3, 1])), sigmoid_focal_loss(x, torch.tensor([[0.0], [1.0], [1.0]])))
+    torch.testing.assert_close(sigmoid_focal_loss(x.expand(3, 2), torch.tensor([0, 2, 1], dtype=torch.uint8)),
+                               sigmoid_focal_loss(x.expand(3, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])))
+
+
+def test_ignored_labels_hide_whatever_is_there():
+    x = torch.tensor([[float("nan"), float("inf")], [1.0, -1.0]], requires_grad=True)
+    labels = torch.tensor([-1, 1])
+    for loss in (sigmoid_focal_loss(x, labels), SigmoidFocalClassificationLoss()(x, labels), SigmoidFocalClassificationLoss([1.0, 2.0])(x, labels)):
+        gradient, = torch.autograd.grad(loss.sum(), x)
+        assert loss[0].tolist() == gradient[0].tolist() == [0.0, 0.0]
+        assert (loss[1] > 0).all() and torch.isfinite(gradient).all()
+    assert sigmoid_focal_loss(x, torch.tensor([-1, -1]), reduction="mean").item() == 0
+
+
+@pytest.mark.parametrize("targets, words", [
+    (torch.tensor([0, 4, 1, 1]), "0 to 3.*holds 4"), (torch.tensor([[0, 2, 0]] * 4), "0 to 1.*one-hot"), (torch.tensor([[0, -1, 0]] * 4), "one-hot"),
+    (torch.tensor([0, 1, 1]), r"\(4, 3\).*\(3,\)"), (torch.tensor([True, False, True, True]), r"\(4, 3\).*\(4,\)"), (torch.zeros(4), r"\(4,\)"),
+])
+def test_targets_that_are_neither_labels_nor_one_hot(targets, words):
+    for loss in (sigmoid_focal_loss, SigmoidFocalClassificationLoss()):
+        with pytest.raises(InputError, match=words):
+            loss(torch.zeros(4, 3), targets)
