@@ -315,21 +315,25 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]], command: str, fail
     first = next(iter(results.values()))[0]
     names = list(first["ap"])
     seeds = sorted({result["seed"] for group in results.values() for result in group})
+    over = f"mean over seeds {', '.join(map(str, seeds))} (lowest to highest)" if len(seeds) > 1 else f"seed {seeds[0]}"
     seconds = statistics.fmean(result["seconds"] for group in results.values() for result in group)
     lines = [
         "# Classification losses compared", "",
-        f"3-D AP_R40, moderate: mean over seeds {', '.join(map(str, seeds))} (lowest to highest). Highest mean over the classes first.", "",
+        f"3-D AP_R40, moderate: {over}. Highest mean over the classes first.", "",
         f"| recipe | {' | '.join(names)} | mean of the classes | runs |", f"|---|{'---:|' * (len(names) + 2)}",
     ]
     for recipe, group in results.items():
         columns = [[result["ap"][name] for result in group] for name in names] + [[mean_ap(result) for result in group]]
-        cells = [f"{statistics.fmean(values):.1f} ({min(values):.1f} to {max(values):.1f})" for values in columns]
-        lines.append(f"| {recipe} | {' | '.join(cells)} | {len(group)} |")
+        lines.append(f"| {recipe} | {' | '.join(map(_mean_and_spread, columns))} | {len(group)} |")
     lines += ["", f"{first['epochs']} epochs of {first['training_frames']} frames ({first['iterations']} iterations), evaluated on "
               f"{first['test_frames']} frames; {seconds:.0f} s a run on one core.", "", f"Made by `{command}`", ""]
     if failed:
         lines += ["Failed:", "", *(f"- {run.name}: {line}" for run, line in failed.items()), ""]
     return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.1f}" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
 
 
 def response_curves(cfg: Config, recipe: Path, logits: Sequence[float]) -> dict[str, dict[str, list[float]]] | None:

@@ -2,6 +2,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import tiny_kitti
@@ -51,7 +53,7 @@ def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypa
         evaluated = json.loads((tmp_path / f"out/{name}/seed_3/eval/result.json").read_text())
         assert result["ap"] == {c: evaluated[f"{c}_3d/moderate_R40"] for c in ("Car", "Pedestrian", "Cyclist")}
         assert result["iterations"] == 3 and [step for step, _ in result["easy_negative_share"]] == [1]
-        assert f"| {name} | {result['ap']['Car']:.1f} (" in table
+        assert f"| {name} | {result['ap']['Car']:.1f} | " in table
     assert "broken seed 3: error:" in table
     assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 5000 for name in ("ap", "loss_curves", "easy_negatives"))
 
@@ -60,7 +62,7 @@ def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypa
     marked.write_text(json.dumps(results["focal"]))
     assert run(*words, "--recipes", "focal", "cross_entropy") == 0
     printed = capsys.readouterr().out
-    assert "2 runs, 2 of them done before" in printed and "| focal | 77.2 (77.2 to 77.2) |" in printed
+    assert "2 runs, 2 of them done before" in printed and "| focal | 77.2 |" in printed
     assert printed.index("| focal |") < printed.index("| cross_entropy |")
 
     assert run(*words, "--recipes", "focal", "--set", "OPTIMIZATION.LR", "0.001") == 2
@@ -151,6 +153,38 @@ def test_curves_of_known_losses(cfg_file):
     assert curves["varifocal"]["positive"]["loss"] == pytest.approx([-math.log(p)])  # weighted by an IoU of 1
     assert curves["varifocal"]["negative"]["loss"] == pytest.approx([-0.75 * p**2 * math.log(1 - p)])
     assert curves["ghm"] is None
+
+
+def test_the_table_has_mean_and_spread_over_the_seeds():
+    def result(seed, car, cyclist):
+        return {"seed": seed, "ap": {"Car": car, "Cyclist": cyclist}, "seconds": 10.0, "epochs": 7, "iterations": 700,
+                "training_frames": 200, "test_frames": 50}
+
+    text = compare.table({"a": [result(0, 10.0, 40.0), result(1, 30.0, 40.0)], "b": [result(1, 1.0, 2.0)]}, "python it", {})
+    assert "| a | 20.0 (10.0 to 30.0) | 40.0 (40.0 to 40.0) | 30.0 (25.0 to 35.0) | 2 |" in text
+    assert "| b | 1.0 | 2.0 | 1.5 | 1 |" in text and "mean over seeds 0, 1" in text and "`python it`" in text
+
+
+def test_an_interruption_ends_the_processes_and_keeps_what_is_done(cfg_file, tmp_path, monkeypatch):
+    cfg, started = config(cfg_file), []
+    runs = compare.plan(compare.find_recipes(["focal", "ghm", "varifocal"]), [0], tmp_path)
+
+    def start(run, words):
+        started.append((run, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])))
+        return started[-1][1]
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    runs[0].folder.mkdir(parents=True)
+    runs[0].result.write_text(json.dumps({"fingerprint": compare.fingerprint(compare.with_recipe(cfg, runs[0].recipe))}))
+    monkeypatch.setattr(compare, "_start", start)
+    monkeypatch.setattr(compare.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run_all(runs, cfg, [], jobs=5, report=lambda line: None)
+    assert [run for run, _ in started] == runs[1:]
+    assert all(process.returncode not in (None, 0) for _, process in started)
+    assert runs[0].result.is_file()
 
 
 def test_the_last_line_of_a_log_is_no_progress_bar(tmp_path):
