@@ -93,6 +93,7 @@ def with_recipe(cfg: Config, recipe: Path) -> Config:
     loss_config = cfg.MODEL.DENSE_HEAD.LOSS_CONFIG
     loss_config.pop("CLS_LOSS", None)
     merge_new_config(loss_config, {"_BASE_CONFIG_": str(recipe)})
+    loss_config.pop("_BASE_CONFIG_", None)  # where the recipe lies does not make it another one
     entry = loss_config.get("CLS_LOSS")
     schedule = entry.get("GAMMA_SCHEDULE") if isinstance(entry, Mapping) else None
     last_epoch = cfg.OPTIMIZATION.NUM_EPOCHS - 1
