@@ -1,5 +1,7 @@
 """docs/losses.md: each of its YAML blocks works, its pictures and files are there, and it names every loss that can be built."""
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,9 @@ def test_pictures_and_recipes_are_there():
 
 def test_every_loss_is_on_the_page():
     assert [name for name in registered_losses() if name not in PAGE] == []
+
+
+def test_the_command_draws_the_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    subprocess.run([sys.executable, REPOSITORY / "tools/plot_losses.py", "--out", tmp_path], check=True, capture_output=True, cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {Path(picture).name for picture in re.findall(r"\]\((images/\S+)\)", PAGE)}
