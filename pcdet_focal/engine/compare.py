@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..models import build_network, model_fn_decorator
 from . import cli, evaluate
 from .checkpoint import whole_file
+from .memory import keep_freed_memory
 from .optimization import build_optimizer, build_scheduler
 from .run_log import create_logger, set_random_seed
 from .train import Trainer
@@ -247,6 +248,7 @@ class _Shares:
 
 def train_one(cfg: Config, run: Run) -> dict[str, Any]:
     """Train and evaluate one run on the CPU, write its result.json and return it: ap {class: 3-D AP_R40 moderate}, figures, shares, seconds."""
+    keep_freed_memory()
     started = time.monotonic()
     cfg = with_recipe(cfg, run.recipe)
     evaluate.check_settings(cfg)
