@@ -1,7 +1,7 @@
 """The whole way in one command: simulate a data set, train a small detector on it, evaluate, draw.
 
-    make demo                  PointPillars, about ten minutes on two CPU cores
-    make demo MODEL=second     SECOND, sparse convolutions
+    make demo                  PointPillars, about five minutes on two idle CPU cores
+    make demo MODEL=second     SECOND, sparse convolutions; about twice as long
 
 Each step is one of the commands a user would type; it is printed before it runs. A demo that was interrupted goes on where it stopped.
 """
