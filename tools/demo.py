@@ -25,6 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ext", default=".bin", choices=[".bin", ".npy"], help="which files of a folder (default: .bin)")
     parser.add_argument("--score_thresh", type=float, default=0.3, help="least score of a box that is shown (default: 0.3)")
     parser.add_argument("--out", default="output/demo_scan", help="folder for the pictures (default: output/demo_scan)")
+    parser.add_argument("--html", action="store_true", help="also a page a scan, in 3-D, to turn in a browser")
     cli.add_model_arguments(parser)
     return parser.parse_args(argv)
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = DemoDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False, root_path=Path(args.data_path), logger=logger, ext=args.ext)
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset).to(device)
     load_for_use(model, args.ckpt, logger)
-    show_detections(model, dataset, args.score_thresh, Path(args.out))
+    show_detections(model, dataset, args.score_thresh, Path(args.out), args.html)
 
 
 if __name__ == "__main__":

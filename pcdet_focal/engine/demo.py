@@ -76,9 +76,12 @@ class DemoDataset(DatasetTemplate):
 
 
 @torch.no_grad()
-def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float, out: Path) -> list[dict[str, np.ndarray]]:
-    """Print a table of the boxes found in each scan and draw them to ``out/<scan>.png``; returns name, score and boxes_lidar for each scan."""
-    from ..visualization import draw_bev
+def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float, out: Path, html: bool = False) -> list[dict[str, np.ndarray]]:
+    """Print a table of the boxes found in each scan and draw them to ``out/<scan>.png``; returns name, score and boxes_lidar for each scan.
+
+    With ``html`` also ``out/<scan>.html``: the scan and its boxes in 3-D, to turn in a browser; one file that needs no other.
+    """
+    from ..visualization import draw_bev, write_scene_html
 
     device = next(model.parameters()).device
     model.eval()
@@ -97,6 +100,9 @@ def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float,
             points, pred_boxes=anno["boxes_lidar"], pred_scores=anno["score"], pred_names=anno["name"],
             point_cloud_range=dataset.point_cloud_range, title=path.name, path=picture,
         )
+        if html:
+            boxes, names, scores = anno["boxes_lidar"], anno["name"], anno["score"]
+            write_scene_html(points, pred_boxes=boxes, pred_names=names, pred_scores=scores, path=picture.with_suffix(".html"), title=path.name)
         print("\n".join([f"{path.name}: {kept.sum()} boxes with a score of at least {score_thresh:g}, drawn in {picture}", *table(anno)]), flush=True)
         found.append(anno)
     return found

@@ -127,7 +127,7 @@ def test_pretrained_weights_start_a_new_run(workplace, capsys):
 def test_demo_prints_boxes_and_draws_them(workplace, capsys):
     scans = tiny_kitti.dataset() / "training/velodyne"
     checkpoint = RUN / "first/ckpt/checkpoint_epoch_2.pth"
-    assert run("demo", "--cfg_file", CFG, "--ckpt", checkpoint, "--data_path", scans / "000001.bin", "--score_thresh", 0) == 0
+    assert run("demo", "--cfg_file", CFG, "--ckpt", checkpoint, "--data_path", scans / "000001.bin", "--score_thresh", 0, "--html") == 0
     out = capsys.readouterr().out
     assert re.search(r"^000001\.bin: (\d+) boxes with a score of at least 0, drawn in output/demo_scan/000001\.png$", out, re.M)
     rows = [line.split() for line in out.splitlines() if re.match(r"  (Car|Pedestrian|Cyclist) ", line)]
@@ -135,6 +135,7 @@ def test_demo_prints_boxes_and_draws_them(workplace, capsys):
     scores = [float(row[1]) for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert (workplace / "output/demo_scan/000001.png").read_bytes().startswith(b"\x89PNG")
+    assert "<canvas" in (workplace / "output/demo_scan/000001.html").read_text(encoding="utf-8")
 
     (workplace / "scans").mkdir()
     points = np.fromfile(scans / "000002.bin", np.float32).reshape(-1, 4)
