@@ -54,7 +54,7 @@ def run_main(main: Callable[..., None], *arguments) -> None:
         finally:
             signal.signal(signal.SIGINT, before)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # a rank that leaves while another still talks to it can abort in gloo's threads
+        torch.distributed.barrier()  # ranks leave together: one was seen to abort while another was still busy
         torch.distributed.destroy_process_group()
 
 
