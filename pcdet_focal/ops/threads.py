@@ -1,6 +1,14 @@
-"""A few threads for kernels that release the interpreter lock."""
+"""A few threads for kernels that release the interpreter lock.
+
+The threads are those of torch's own OpenMP team. Its workers keep spinning for a while after each parallel loop, so that threads of another
+pool, numba's or Python's, have to share their cores with them right after any torch operation: on two cores that doubles the time of a kernel.
+Asking torch's runtime for the team (``GOMP_parallel``, which GNU's, LLVM's and Intel's OpenMP all have) finds the same workers awake.
+
+Where torch has no such runtime, and in a forked process, in which the team's workers no longer exist, a pool of Python threads does the work.
+"""
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,42 +16,74 @@ from typing import Callable, Optional
 
 import torch
 
+_TeamMember = ctypes.CFUNCTYPE(None, ctypes.py_object)
+
+
+def _find_team() -> Optional[Callable]:
+    """``GOMP_parallel(member, argument, threads, flags)`` of the OpenMP runtime that torch is linked with, None where there is none."""
+    try:
+        start = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # a symbol is looked up in a library and in those it needs
+    except (OSError, AttributeError):
+        return None
+    start.argtypes, start.restype = (_TeamMember, ctypes.py_object, ctypes.c_uint, ctypes.c_uint), None
+    return start
+
+
+@_TeamMember
+def _work_in_team(work: Callable[[], None]) -> None:
+    work()
+
+
+_start_team = _find_team()
 _pool: Optional[ThreadPoolExecutor] = None
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+def _after_fork() -> None:
+    global _pool, _start_team
+    _pool = _start_team = None  # neither's threads survive a fork
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # the threads of a pool do not survive a fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
     """Run ``kernel(first, last)`` over 0 .. tasks - 1 on torch.get_num_threads() threads; this thread works too.
 
-    A pool of Python threads around kernels that release the interpreter lock, rather than numba's parallel loops: those spin
-    beside torch's own threads, and one of their threading layers ends the process when two threads enter it.
+    The tasks are handed out a few at a time, so that a thread that starts late, or that the system stops, holds up little. What a kernel raises is
+    raised here.
     """
-    global _pool
     threads = min(torch.get_num_threads(), tasks)
     if threads <= 1:
         if tasks:
             kernel(0, tasks)
         return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 2) - 1, thread_name_prefix="pcdet_focal_sparse_conv")
     chunk = max(1, tasks // (4 * threads))
     counter = itertools.count()
+    errors: list[BaseException] = []
 
     def work() -> None:
-        while True:
-            first = next(counter) * chunk
-            if first >= tasks:
-                return
-            kernel(first, min(first + chunk, tasks))
+        try:
+            while not errors:
+                first = next(counter) * chunk
+                if first >= tasks:
+                    return
+                kernel(first, min(first + chunk, tasks))
+        except BaseException as error:  # ctypes would print it and go on
+            errors.append(error)
 
+    if _start_team is not None:
+        _start_team(_work_in_team, work, threads, 0)
+    else:
+        _run_in_pool(work, threads)
+    if errors:
+        raise errors[0]
+
+
+def _run_in_pool(work: Callable[[], None], threads: int) -> None:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 2) - 1, thread_name_prefix="pcdet_focal")
     others = [_pool.submit(work) for _ in range(threads - 1)]
     work()
     for other in others:

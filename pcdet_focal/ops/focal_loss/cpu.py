@@ -17,8 +17,8 @@ input gives the same bits on any number of threads.
 A logit beyond +-sqrt(largest float32) = +-1.8e19 counts as that number, with gradient 0; NaN stays NaN.
 
 ``fastmath`` is only ``contract`` (fused multiply-add) where numbers are computed: anything more would undo exp's range reduction and the NaNs.
-All kernels release the interpreter lock and are shared out to torch.get_num_threads() threads of a pool that a forked process starts anew;
-numba's own parallel loops would stop a process that enters them from two threads.
+All kernels release the interpreter lock and are shared out to torch's threads (``threads.py``); numba's own parallel loops would stop a process
+that enters them from two threads.
 """
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numba import boolean, float32, float64, int32, int64
 
+from .. import pages
 from ..threads import share_out
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
@@ -41,11 +42,11 @@ _EXP_LIMIT = np.float32(87.0)  # exp(-87) = 1.6e-38 is a normal number; what is 
 _BOUND = np.float32(np.sqrt(np.finfo(np.float32).max))
 _SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: it is computed again with a look at that
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_E2, _E3, _E4, _E5, _E6 = (np.float32(c) for c in (  # exp(r) = 1 + r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 2e-9
-    0.49999991059303284, 0.16666410863399506, 0.04166828840970993, 0.00837564468383789, 0.0013835798017680645))
-_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9 = (np.float32(c) for c in (  # log1p(e) / e = 1 + L1 e + .. on [0, 1]: minimax, 5e-9
-    -0.4999990165233612, 0.3332996368408203, -0.24954132735729218, 0.19675931334495544, -0.15305569767951965, 0.10603617131710052,
-    -0.056959159672260284, 0.019851261749863625, -0.0032439809292554855))
+_E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in (  # exp(r) = 1 + E1 r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 9e-8
+    0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593))
+_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (np.float32(c) for c in (  # log1p(e) / e = 1 + L1 e + .. on [0, 1]: minimax, 3e-8
+    -0.4999964796411767, 0.3332132263337101, -0.2485716379508982, 0.1915365544777658, -0.13753803430807074, 0.0792045484775871,
+    -0.03006580024222767, 0.0053648263176807294))
 
 _compute = numba.njit(fastmath={"contract"}, error_model="numpy")  # the numpy model: a division by zero check would end vectorisation
 _F, _I32, _I64 = float32[::1], int32[::1], int64[::1]
@@ -58,11 +59,10 @@ def _exp_of_minus(a):
     shifted = _SHIFTER - a * _LOG2E
     n = shifted - _SHIFTER
     r = (-a - n * _LN2_HIGH) - n * _LN2_LOW
-    poly = _E6 * r + _E5
-    poly = poly * r + _E4
+    poly = _E5 * r + _E4
     poly = poly * r + _E3
     poly = poly * r + _E2
-    poly = poly * r + _ONE
+    poly = poly * r + _E1
     poly = poly * r + _ONE
     bits = np.int32(np.int32(np.float32(shifted).view(np.int32) << np.int32(23)) + _ONE_BITS)
     return poly * np.int32(bits).view(np.float32)
@@ -71,8 +71,7 @@ def _exp_of_minus(a):
 @_compute
 def _log1p(e):
     """log(1 + e) for e in [0, 1]."""
-    poly = _L9 * e + _L8
-    poly = poly * e + _L7
+    poly = _L8 * e + _L7
     poly = poly * e + _L6
     poly = poly * e + _L5
     poly = poly * e + _L4
@@ -317,7 +316,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     """
     num_class = logits.shape[-1]
     rows = max(BLOCK // num_class, 1)
-    out = torch.empty_like(logits)
+    out = pages.empty_like(logits)
     width = 0 if weights is None else weights.shape[-1]
     flat_weights = np.empty(0, np.float32) if weights is None else weights.view(-1).numpy()
     incoming = np.empty(0, np.float32)
@@ -358,7 +357,7 @@ def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[fl
     per_task = per_block * BLOCKS_PER_TASK
     tasks = -(-num_anchors // per_task)
     plain = set(gamma) == {2} and len(set(alpha_neg)) == 1
-    grad = torch.empty_like(logits) if with_grad else None
+    grad = pages.empty_like(logits) if with_grad else None
     flat_grad = grad.view(-1).numpy() if with_grad else np.empty(0, np.float32)
     flat, flat_labels, sums = logits.view(-1).numpy(), labels.reshape(-1), np.empty(batch_size * tasks)
     pos, neg, exponent, scale32 = (np.array(v, np.float32) for v in (alpha_pos, alpha_neg, gamma, scale))
