@@ -11,6 +11,7 @@ The head reduces; a loss's own ``reduction`` has no place in an entry. Absent en
 """
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from ..errors import InputError
 from .arguments import require_number
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
-from .registry import build_loss, loss_style, nearest, registered_losses
+from .registry import build_loss, loss_style, nearest, parameters_of, registered_losses
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
 from .weights import expand_anchor_weights
@@ -229,7 +230,7 @@ def build_head_classification_loss(
         num_class: C, for losses that count by class.
         normalizer: where the entry has no NORMALIZER.
     Raises:
-        InputError: an unknown name, argument or value, with the full key path, what is allowed and the nearest match.
+        InputError: an unknown name, argument or value, or a list that does not fit the head, with the full key path, what is allowed and the nearest match.
 
     >>> build_head_classification_loss({"type": "FocalLoss", "gamma": 1.5, "loss_weight": 2.0}, "CLS_LOSS", 1.0, num_class=3).loss_weight
     2.0
@@ -255,15 +256,20 @@ def build_head_classification_loss(
     if space not in ("3d", "bev"):
         raise InputError(f"{key_path}.QUALITY_SPACE: {space!r} is not allowed: 3d or bev.")
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
-    return HeadClassificationLoss(loss, kind, chosen, _weight(settings, key_path, loss_weight), schedule, space)
+    head_loss = HeadClassificationLoss(loss, kind, chosen, _weight(settings, key_path, loss_weight), schedule, space)
+    if name in _CLASSIFICATION:
+        _try(head_loss, key_path, torch.zeros(1, 2, num_class), torch.tensor([[0, 1]]), lambda space: (torch.tensor([1]), torch.ones(1)))
+    return head_loss
 
 
 def build_head_box_loss(
-    cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, code_weights: Sequence[float] | None, normalizer: Any = "per_sample"
+    cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, code_weights: Sequence[float] | None, normalizer: Any = "per_sample",
+    code_size: int | None = None,
 ) -> HeadBoxLoss:
-    """REG_LOSS as the head uses it; arguments as :func:`build_head_classification_loss`.
+    """REG_LOSS as the head uses it; arguments and errors as of :func:`build_head_classification_loss`.
 
-    ``code_weights`` (LOSS_WEIGHTS.code_weights) multiply the differences of a loss of box codes that has no CODE_WEIGHTS of its own.
+    ``code_weights`` (LOSS_WEIGHTS.code_weights) multiply the differences of a loss of box codes that has no CODE_WEIGHTS of its own. With ``code_size``,
+    the numbers of a box code, their count is checked.
 
     >>> build_head_box_loss({"NAME": "RotatedIoULoss", "KIND": "diou"}, "REG_LOSS", 2.0, None).on_boxes
     True
@@ -273,11 +279,16 @@ def build_head_box_loss(
     if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(key.lower() == "code_weights" for key in own):
         own["CODE_WEIGHTS"] = code_weights
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
-    return HeadBoxLoss(build_loss(own, key_path), kind, chosen, _weight(settings, key_path, loss_weight), None if kind == _BOXES else code_weights)
+    head_loss = HeadBoxLoss(build_loss(own, key_path), kind, chosen, _weight(settings, key_path, loss_weight), None if kind == _BOXES else code_weights)
+    if name in _BOX and kind != _BOXES and code_size is not None:
+        _try(head_loss, key_path, torch.zeros(1, 1, code_size), torch.zeros(1, 1, code_size), torch.ones(1, 1))
+    return head_loss
 
 
-def build_head_direction_loss(cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, normalizer: Any = "per_sample") -> HeadDirectionLoss:
-    """DIR_LOSS as the head uses it; arguments as :func:`build_head_classification_loss`.
+def build_head_direction_loss(
+    cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, normalizer: Any = "per_sample", num_bins: int = 2
+) -> HeadDirectionLoss:
+    """DIR_LOSS as the head uses it, for ``num_bins`` sectors; arguments and errors as of :func:`build_head_classification_loss`.
 
     >>> build_head_direction_loss("SoftmaxFocalLoss", "DIR_LOSS", 0.2).loss.gamma
     2.0
@@ -287,7 +298,18 @@ def build_head_direction_loss(cfg: str | Mapping[str, Any], key_path: str, loss_
     if getattr(loss, "use_sigmoid", False):
         raise InputError(f"{key_path}: the sectors of a direction exclude each other: USE_SIGMOID has no place here.")
     kind = _DIRECTION.get(name, _DENSE)
-    return HeadDirectionLoss(loss, kind, _normalizer(settings, key_path, normalizer, kind, name), _weight(settings, key_path, loss_weight))
+    head_loss = HeadDirectionLoss(loss, kind, _normalizer(settings, key_path, normalizer, kind, name), _weight(settings, key_path, loss_weight))
+    if name in _DIRECTION:
+        _try(head_loss, key_path, torch.zeros(1, 1, num_bins), torch.eye(num_bins)[None, :1], torch.ones(1, 1))
+    return head_loss
+
+
+def _try(head_loss: nn.Module, key_path: str, *inputs: Any) -> None:
+    """One call with inputs of the head's sizes: what does not fit them, such as a list with a number too few, is an error now and with its key path."""
+    try:
+        copy.deepcopy(head_loss).eval()(*inputs)  # a copy: running counts stay as they are
+    except InputError as error:
+        raise InputError(f"{key_path}: {error}") from error
 
 
 def _split(cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -308,11 +330,12 @@ def _split(cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequenc
             key = next(key for key in own if key.lower() in ("name", "type"))
             raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{nearest(name, allowed)} "
                              f"Known are: {', '.join(sorted(allowed))}.")
+    taken = {parameter.lower() for parameter in parameters_of(registered_losses()[name])} if name in registered_losses() else set()
     for key in own:
         if key.lower() in _NOT_HERE:
             raise InputError(f"{key_path}.{key}: leave it out: {_NOT_HERE[key.lower()]}.")
         meant = difflib.get_close_matches(key.upper(), head_keys, n=1, cutoff=0.8)
-        if meant:
+        if meant and key.lower() not in taken:
             raise InputError(f"{key_path}.{key}: no such argument; did you mean {meant[0]}? "
                              f"Beside the loss's own the head takes {', '.join(head_keys)}.")
     return str(name), own, settings

@@ -125,10 +125,15 @@ def _find(name: Any, key_path: str) -> tuple[str, type[nn.Module]]:
     return bare, _LOSSES[bare]
 
 
+def parameters_of(loss_class: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """What a loss's constructor takes by name."""
+    return {parameter.name: parameter for parameter in inspect.signature(loss_class).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}
+
+
 def _arguments(cfg: Mapping[str, Any], name_key: str, name: str, loss_class: type[nn.Module], key_path: str) -> dict[str, Any]:
     """The constructor's keyword arguments from all the other keys of the entry."""
-    parameters = {parameter.name: parameter for parameter in inspect.signature(loss_class).parameters.values()
-                  if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)}
+    parameters = parameters_of(loss_class)
     by_lower_case = {parameter.lower(): parameter for parameter in parameters}
     arguments: dict[str, Any] = {}
     for key, value in cfg.items():

@@ -12,7 +12,8 @@ from pcdet_focal.losses import register_loss, registry, set_training_progress
 
 CLS = ["SigmoidFocalClassificationLoss", "FocalLoss", "QualityFocalLoss", "VarifocalLoss", "GHMC", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss",
        "AsymmetricLoss", "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss",
-       {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}]
+       {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}, {"NAME": "CrossEntropyLoss", "CLASS_WEIGHT": [0.5, 1.0, 2.0, 2.0]},
+       {"NAME": "BinaryCrossEntropyLoss", "POS_WEIGHT": [1.0, 2.0, 3.0]}]
 REG = ["WeightedSmoothL1Loss", "WeightedL1Loss", "SmoothL1Loss", "L1Loss", "MSELoss", "BalancedL1Loss", "GHMR", "CornerLoss",
        {"NAME": "RotatedIoULoss", "KIND": "giou", "SPACE": "bev"}, {"NAME": "RotatedIoULoss", "KIND": "diou"},
        {"NAME": "RotatedIoULoss", "KIND": "iou"}]
@@ -296,6 +297,17 @@ def test_a_whole_step_from_features():
     ({"CLS_LOSS": {"ALPHA": 0.25}}, r"CLS_LOSS: exactly one of NAME and type"), ({"CLS_LOSS": 3}, r"CLS_LOSS: 3 is not a loss"),
     ({"REG_LOSS": "L1Loss", "REG_LOSS_TYPE": "WeightedL1Loss"}, r"REG_LOSS and REG_LOSS_TYPE both"),
     ({"NORMALIZER": "sample"}, r"NORMALIZER: 'sample'"),
+    ({"CLS_LOSS": {"NAME": "FocalLoss", "ALPHA": [0.25, 0.5]}}, r"CLS_LOSS: .*2 values of alpha do not fit 3 classes"),
+    ({"CLS_LOSS": {"NAME": "SigmoidFocalClassificationLoss", "GAMMA": [2.0] * 4, "NORMALIZER": "batch"}}, r"CLS_LOSS: .*4 values of gamma do not fit"),
+    ({"CLS_LOSS": {"NAME": "SoftmaxFocalLoss", "ALPHA": [0.25] * 3}}, r"CLS_LOSS: .*alpha"),
+    ({"CLS_LOSS": {"NAME": "BinaryCrossEntropyLoss", "POS_WEIGHT": [1.0, 2.0]}}, r"CLS_LOSS: .*pos_weight"),
+    ({"CLS_LOSS": {"NAME": "AsymmetricLoss", "GAMMA_POS": [1.0, 2.0]}}, r"CLS_LOSS: .*gamma_pos"),
+    ({"CLS_LOSS": {"NAME": "CrossEntropyLoss", "CLASS_WEIGHT": [1.0, 2.0]}}, r"CLS_LOSS: .*2 class weights"),
+    ({"CLS_LOSS": {"NAME": "EqualizedFocalLoss", "NUM_CLASSES": 5}}, r"CLS_LOSS: .*5"),
+    ({"REG_LOSS": {"NAME": "WeightedSmoothL1Loss", "CODE_WEIGHTS": [1.0] * 6}}, r"REG_LOSS: .*code_weights"),
+    ({"DIR_LOSS": {"NAME": "SoftmaxFocalLoss", "ALPHA": [0.1, 0.2, 0.7]}}, r"DIR_LOSS: .*alpha"),
+    ({"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 2.0, "dir_weight": 0.2, "code_weights": [1.0] * 6}},
+     r"LOSS_WEIGHTS\.code_weights: 6 numbers do not fit the 7 of a box code of ResidualCoder"),
 ])
 def test_mistakes_are_named_with_their_key_path(config, message):
     with pytest.raises(InputError, match="MODEL.DENSE_HEAD.LOSS_CONFIG.*" + message):

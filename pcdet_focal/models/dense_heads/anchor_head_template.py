@@ -90,6 +90,9 @@ class AnchorHeadTemplate(nn.Module):
     def build_losses(self, losses_cfg) -> None:
         """OpenPCDet's losses, and in their place those that CLS_LOSS, REG_LOSS and DIR_LOSS name (``losses.head_losses`` describes the entries)."""
         path, weights, normalizer = "MODEL.DENSE_HEAD.LOSS_CONFIG", losses_cfg.LOSS_WEIGHTS, losses_cfg.get("NORMALIZER")
+        if len(weights["code_weights"]) != self.box_coder.code_size:
+            raise InputError(f"{path}.LOSS_WEIGHTS.code_weights: {len(weights['code_weights'])} numbers do not fit the {self.box_coder.code_size} of a box "
+                             f"code of {type(self.box_coder).__name__}.")
         regression = find_by_name(_REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", f"{path}.REG_LOSS_TYPE")
         self.cls_loss_func = losses.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)
         self.reg_loss_func = regression(code_weights=weights["code_weights"])
@@ -107,10 +110,13 @@ class AnchorHeadTemplate(nn.Module):
             if losses_cfg.get("REG_LOSS_TYPE") and losses_cfg.get("REG_LOSS"):
                 raise InputError(f"{path}: REG_LOSS and REG_LOSS_TYPE both name the box loss: leave one of them out.")
             self.reg_loss_func = losses.build_head_box_loss(
-                entries["REG_LOSS"], f"{path}.REG_LOSS", weights["loc_weight"], weights["code_weights"], normalizer
+                entries["REG_LOSS"], f"{path}.REG_LOSS", weights["loc_weight"], weights["code_weights"], normalizer,
+                self.box_coder.code_size,
             )
         if entries["DIR_LOSS"] and self.model_cfg.get("USE_DIRECTION_CLASSIFIER"):
-            self.dir_loss_func = losses.build_head_direction_loss(entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer)
+            self.dir_loss_func = losses.build_head_direction_loss(
+                entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer, self.model_cfg.NUM_DIR_BINS
+            )
         if not torch.cuda.is_available():
             load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
