@@ -125,7 +125,7 @@ def _varifocal(x, t, alpha, gamma, GAMMA_2: tl.constexpr, IOU_WEIGHTED: tl.const
     factor = t if IOU_WEIGHTED else 1.0
     loss = factor * (t * softplus_minus + (1.0 - t) * softplus)
     slope = factor * ((1.0 - t) * p - t * q)
-    return tl.where(t > 0.0, loss, weight * softplus), tl.where(t > 0.0, slope, weight * (gamma * q * softplus + p))
+    return tl.where(t <= 0.0, weight * softplus, loss), tl.where(t <= 0.0, weight * (gamma * q * softplus + p), slope)
 
 
 @triton.jit
