@@ -20,8 +20,7 @@ def _chosen(device_type: str) -> str:
 
 def backend_of(*tensors: torch.Tensor) -> str:
     """``"cpu"`` or ``"cuda"`` where the kernels of that backend can work on these tensors, else ``"reference"``."""
-    compiling = torch.compiler.is_compiling()
-    if not compiling and (torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()):
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return "reference"
     for t in tensors:
         if not (type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype != torch.float64 and not t.is_complex() and 0 < t.numel() < 2**31
