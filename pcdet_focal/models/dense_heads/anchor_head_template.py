@@ -216,15 +216,17 @@ class AnchorHeadTemplate(nn.Module):
         return torch.cat([boxes[..., :6], self._lidar_heading(boxes[..., 6:7]), boxes[..., 7:]], dim=-1)
 
     @torch.no_grad()
-    def _quality_of_positives(self, space: str) -> tuple[Tensor, Tensor]:
-        """Rows (n,) of the positive anchors, and the IoU (n,) of their decoded boxes with their ground truth, from above or in '3d'.
+    def _quality_of_positives(self, space: str) -> Tensor:
+        """(B, N): the IoU, from above or in '3d', of each positive anchor's decoded box with its ground truth, 0 elsewhere.
 
         The ground truth is what the targets decode to. A heading that is wrong by half a turn is the same box.
         """
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
-        rows, _ = losses.positive_rows(ret["box_cls_labels"])
+        labels = ret["box_cls_labels"]
+        rows, _ = losses.positive_rows(labels)
         boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
-        return rows, (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
+        iou = (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
+        return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
