@@ -10,7 +10,8 @@ from ... import losses
 from ...errors import InputError
 from ...geometry import box_coders
 from ...geometry.angles import limit_period
-from ...ops.focal_loss import load_kernels
+from ...ops import anchor_box_loss, focal_loss
+from ...ops.anchor_box_loss import box_and_direction_sums, has_kernels
 from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 from ..registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
@@ -25,6 +26,11 @@ _PER_SAMPLE = losses.PerSampleNormalizer()
 def _normalizer_of(loss_func: nn.Module):
     """Who divides: what the configuration names, OpenPCDet's way for a loss function that says nothing."""
     return getattr(loss_func, "normalizer", _PER_SAMPLE)
+
+
+def _inner(loss_func: nn.Module) -> nn.Module:
+    """The loss itself, without what the configuration put around it."""
+    return loss_func.loss if isinstance(loss_func, (losses.HeadBoxLoss, losses.HeadDirectionLoss)) else loss_func
 
 
 class AnchorHeadTemplate(nn.Module):
@@ -112,7 +118,8 @@ class AnchorHeadTemplate(nn.Module):
         if entries["DIR_LOSS"] and self.model_cfg.get("USE_DIRECTION_CLASSIFIER"):
             self.dir_loss_func = losses.build_head_direction_loss(entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer)
         if not torch.cuda.is_available():
-            load_kernels()  # seconds, the first time on a machine: here rather than in the first step
+            for room in (focal_loss, anchor_box_loss):
+                room.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
         """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights`` (B, N)."""
@@ -152,10 +159,55 @@ class AnchorHeadTemplate(nn.Module):
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
 
-        On the CPU, and for losses of decoded boxes, only the positive anchors are touched. A CUDA device has to wait for their number, and a loss
-        function of another class may look at the others: then the dense tensors go in, with a weight of 0 for all but the positives.
+        OpenPCDet's losses have a kernel. Of others, on the CPU and for losses of decoded boxes only the positive anchors are touched; elsewhere, since
+        a CUDA device has to wait for their number, and a loss function of another class may look at the others, the dense tensors go in, with a
+        weight of 0 for all but the positives.
         """
-        ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
+        weights, batch_size = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS, self.forward_ret_dict["box_reg_targets"].shape[0]
+        box_loss, dir_loss = self._fused_box_losses() if self._has_box_kernel() else self._plain_box_losses()
+        if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
+            box_loss = self.reg_loss_func.average(box_loss, batch_size)
+        else:
+            box_loss = box_loss.sum() / batch_size * weights["loc_weight"]
+        tb_dict = {"rpn_loss_loc": box_loss.detach()}
+        if dir_loss is not None:
+            if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
+                dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
+            else:
+                dir_loss = dir_loss.sum() / batch_size * weights["dir_weight"]
+            box_loss = box_loss + dir_loss
+            tb_dict["rpn_loss_dir"] = dir_loss.detach()
+        return box_loss, tb_dict
+
+    def _has_box_kernel(self) -> bool:
+        ret = self.forward_ret_dict
+        directions = ret.get("dir_cls_preds")
+        if type(_inner(self.reg_loss_func)) not in _REGRESSION_LOSSES.values():
+            return False
+        if directions is not None and type(_inner(self.dir_loss_func)) is not losses.WeightedCrossEntropyLoss:
+            return False
+        return has_kernels(ret["box_preds"], ret["box_reg_targets"], ret["box_cls_labels"], *([] if directions is None else [directions]))
+
+    def _fused_box_losses(self) -> tuple[Tensor, Tensor | None]:
+        """Box loss and direction loss (None without a direction) of each sample, (B,), divided by the normalisers."""
+        ret, loss, normalizer = self.forward_ret_dict, _inner(self.reg_loss_func), _normalizer_of(self.reg_loss_func)
+        labels, directions = ret["box_cls_labels"], ret.get("dir_cls_preds")
+        shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
+        if directions is not None:
+            direction = {"dir_logits": directions.view(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
+                         "anchor_headings": self._flat_anchors(slice(6, 7)).flatten()}
+        box_sums, dir_sums, num_positives = box_and_direction_sums(
+            ret["box_preds"].view(shape), ret["box_reg_targets"].view(shape), labels, code_weights=loss.code_weights,
+            beta=getattr(loss, "beta", 0.0), **direction)
+        divisor = normalizer.divisor(num_positives)
+        if directions is None:
+            return box_sums / divisor, None
+        dir_normalizer = _normalizer_of(self.dir_loss_func)
+        return box_sums / divisor, dir_sums / (divisor if dir_normalizer == normalizer else dir_normalizer.divisor(num_positives))
+
+    def _plain_box_losses(self) -> tuple[Tensor, Tensor | None]:
+        """Weighted box loss and direction loss (None without a direction), not summed."""
+        ret = self.forward_ret_dict
         targets, labels = ret["box_reg_targets"], ret["box_cls_labels"]
         batch_size, code_size = targets.shape[0], self.box_coder.code_size
         has_direction = ret.get("dir_cls_preds") is not None
@@ -177,32 +229,20 @@ class AnchorHeadTemplate(nn.Module):
         else:
             compared = self.add_sin_difference(preds, targets)
         box_loss = self.reg_loss_func(*compared, weights=reg_weights)
-        if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
-            box_loss = self.reg_loss_func.average(box_loss, batch_size)
-        else:
-            box_loss = box_loss.sum() / batch_size * weights["loc_weight"]
-        tb_dict = {"rpn_loss_loc": box_loss.detach()}
-
-        if has_direction:
-            num_bins = self.model_cfg.NUM_DIR_BINS
-            dir_weights, dir_normalizer = reg_weights, _normalizer_of(self.dir_loss_func)
-            if dir_normalizer != normalizer and rows is not None:
-                dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
-            elif dir_normalizer != normalizer:
-                dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
-            anchors = self._flat_anchors(slice(6, 7))[0]  # headings
-            anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
-            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
-            dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
-            dir_logits = pick(ret["dir_cls_preds"], num_bins)
-            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
-            if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
-                dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
-            else:
-                dir_loss = dir_loss.sum() / batch_size * weights["dir_weight"]
-            box_loss = box_loss + dir_loss
-            tb_dict["rpn_loss_dir"] = dir_loss.detach()
-        return box_loss, tb_dict
+        if not has_direction:
+            return box_loss, None
+        num_bins = self.model_cfg.NUM_DIR_BINS
+        dir_weights, dir_normalizer = reg_weights, _normalizer_of(self.dir_loss_func)
+        if dir_normalizer != normalizer and rows is not None:
+            dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
+        elif dir_normalizer != normalizer:
+            dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
+        anchors = self._flat_anchors(slice(6, 7))[0]  # headings
+        anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
+        bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+        dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
+        dir_logits = pick(ret["dir_cls_preds"], num_bins)
+        return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)

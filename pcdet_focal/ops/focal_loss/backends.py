@@ -8,25 +8,14 @@ import numpy as np
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.ops.backend import choose_backend
+from pcdet_focal.ops import dispatch
 
 from .kinds import Focal, Kind
 
 
-@torch.compiler.assume_constant_result
-def _chosen(device_type: str) -> str:
-    return choose_backend(device_type, "focal_loss", has_cuda=True)
-
-
 def backend_of(*tensors: torch.Tensor) -> str:
-    """``"cpu"`` or ``"cuda"`` where the kernels of that backend can work on these tensors, else ``"reference"``."""
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
-        return "reference"
-    for t in tensors:
-        if not (type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype != torch.float64 and not t.is_complex() and 0 < t.numel() < 2**31
-                and t.layout == torch.strided and t.device.type in ("cpu", "cuda")):
-            return "reference"
-    return _chosen(tensors[0].device.type)
+    """``"cpu"``, ``"cuda"`` or ``"reference"`` for these tensors."""
+    return dispatch.backend_of("focal_loss", *tensors)
 
 
 def check_highest(kind: Kind, highest: int, num_class: int) -> None:
