@@ -70,6 +70,7 @@ class AnchorHeadTemplate(nn.Module):
         self._num_anchor_sets = len(anchors)
         for i, value in enumerate(anchors):
             self.register_buffer(f"anchors_{i}", value, persistent=False)
+        self.register_buffer("anchor_headings", self._flat_anchors(slice(6, 7)).flatten(), persistent=False)  # (N,), in the order of the predictions
 
     @staticmethod
     def generate_anchors(anchor_generator_cfg, grid_size, point_cloud_range, anchor_ndim: int = 7) -> tuple[list[Tensor], list[int]]:
@@ -195,7 +196,7 @@ class AnchorHeadTemplate(nn.Module):
         shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
         if directions is not None:
             direction = {"dir_logits": directions.view(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
-                         "anchor_headings": self._flat_anchors(slice(6, 7)).flatten()}
+                         "anchor_headings": self.anchor_headings}
         box_sums, dir_sums, num_positives = box_and_direction_sums(
             ret["box_preds"].view(shape), ret["box_reg_targets"].view(shape), labels, code_weights=loss.code_weights,
             beta=getattr(loss, "beta", 0.0), **direction)
@@ -237,10 +238,9 @@ class AnchorHeadTemplate(nn.Module):
             dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
         elif dir_normalizer != normalizer:
             dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
-        anchors = self._flat_anchors(slice(6, 7))[0]  # headings
-        anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
-        bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
-        dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
+        headings = self.anchor_headings if rows is None else self.anchor_headings[rows % len(self.anchor_headings)]
+        bins = self._direction_bins(headings + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+        dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(headings.dtype)
         dir_logits = pick(ret["dir_cls_preds"], num_bins)
         return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 

@@ -22,6 +22,14 @@ def _direction_bin(heading, target, offset, num_bins):
     return min(max(int(np.floor(sector)), 0), num_bins - 1) if sector == sector else 0
 
 
+@numba.njit(error_model="numpy")
+def _count_positives(labels):
+    count = np.int32(0)
+    for i in range(labels.size):
+        count += np.int32(labels[i] > 0)
+    return count
+
+
 @numba.njit([(_F3, _F3, _F3, lab, _F1, _F1, float64, float32, boolean, _F2, _F3, _F3, int64, int64, float64[:, ::1], int64[::1])
              for lab in (int32[:, ::1], int64[:, ::1])], cache=True, nogil=True, error_model="numpy")
 def _samples(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, with_grad, incoming, box_grad, dir_grad,
@@ -32,12 +40,9 @@ def _samples(box_preds, dir_logits, box_targets, labels, anchor_headings, code_w
     for b in range(first_sample, last_sample):
         box_sum = dir_sum = 0.0
         count = 0
-        for first in range(0, num_anchors, 64):
-            last = min(first + 64, num_anchors)
-            highest = labels[b, first]
-            for a in range(first, last):
-                highest = max(highest, labels[b, a])
-            if highest <= 0:
+        for first in range(0, num_anchors, 256):
+            last = min(first + 256, num_anchors)
+            if not _count_positives(labels[b, first:last]):
                 continue
             for a in range(first, last):
                 if labels[b, a] <= 0:
