@@ -9,7 +9,7 @@ from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
-from .running_counts import Float32Buffers, mean_over_ranks
+from .running_counts import Float32Buffers, mean_over_ranks, store
 from .weights import expand_anchor_weights, require_same_shape
 
 
@@ -160,7 +160,7 @@ class _GradientHarmonised(Float32Buffers):
             before = self.acc_sum.to(gradient_norm.dtype)
             density = torch.where(counts > 0, self.momentum * before + (1 - self.momentum) * counts, before)
             if self.training:
-                self.acc_sum.copy_(density)
+                store(self, "acc_sum", density)
         return _density_weights(index, density, counts, valid)
 
 
