@@ -161,8 +161,8 @@ class AnchorHeadTemplate(nn.Module):
         """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
 
         OpenPCDet's losses have a kernel. Of others, on the CPU and for losses of decoded boxes only the positive anchors are touched; elsewhere, since
-        a CUDA device has to wait for their number, and a loss function of another class may look at the others, the dense tensors go in, with a
-        weight of 0 for all but the positives.
+        a CUDA device has to wait for their number, a compiled graph cannot know it, and a loss function of another class may look at the others, the
+        dense tensors go in, with a weight of 0 for all but the positives.
         """
         weights, batch_size = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS, self.forward_ret_dict["box_reg_targets"].shape[0]
         box_loss, dir_loss = self._fused_box_losses() if self._has_box_kernel() else self._plain_box_losses()
@@ -213,7 +213,7 @@ class AnchorHeadTemplate(nn.Module):
         batch_size, code_size = targets.shape[0], self.box_coder.code_size
         has_direction = ret.get("dir_cls_preds") is not None
         normalizer, on_boxes = _normalizer_of(self.reg_loss_func), getattr(self.reg_loss_func, "on_boxes", False)
-        if on_boxes or self._takes_positives_only(has_direction):
+        if on_boxes and not torch.compiler.is_compiling() or self._takes_positives_only(has_direction):
             rows, reg_weights = losses.positive_rows(labels, normalizer=normalizer)  # (n,), (n,)
 
             def pick(dense: Tensor, columns: int) -> Tensor:
@@ -225,11 +225,14 @@ class AnchorHeadTemplate(nn.Module):
                 return dense.view(batch_size, -1, columns)
 
         preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
-        if on_boxes:
+        if on_boxes and rows is None:
+            preds = torch.where((labels > 0).unsqueeze(-1), preds, targets)  # elsewhere the loss and its gradient are finite, and weigh nothing
+            compared = [self._boxes_at(None, codes.flatten(0, 1)) for codes in (preds, targets)]  # (B * N, 7+)
+        elif on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
         else:
             compared = self.add_sin_difference(preds, targets)
-        box_loss = self.reg_loss_func(*compared, weights=reg_weights)
+        box_loss = self.reg_loss_func(*compared, weights=reg_weights.flatten() if on_boxes else reg_weights)
         if not has_direction:
             return box_loss, None
         num_bins = self.model_cfg.NUM_DIR_BINS
@@ -249,10 +252,11 @@ class AnchorHeadTemplate(nn.Module):
         ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
         return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
 
-    def _boxes_at(self, rows: Tensor, codes: Tensor) -> Tensor:
-        """Box codes (n, code) of the anchors at ``rows`` of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
+    def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:
+        """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
         anchors = self._flat_anchors()[0]
-        boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors[rows % len(anchors)])
+        anchors = anchors.repeat(len(codes) // len(anchors), 1) if rows is None else anchors[rows % len(anchors)]
+        boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors)
         return torch.cat([boxes[..., :6], self._lidar_heading(boxes[..., 6:7]), boxes[..., 7:]], dim=-1)
 
     @torch.no_grad()
@@ -262,11 +266,15 @@ class AnchorHeadTemplate(nn.Module):
         The ground truth is what the targets decode to. A heading that is wrong by half a turn is the same box.
         """
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
-        labels = ret["box_cls_labels"]
-        rows, _ = losses.positive_rows(labels)
-        boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
-        iou = (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
-        return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)
+        labels, iou_of = ret["box_cls_labels"], boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev
+        codes = [ret[key].reshape(-1, code_size) for key in ("box_preds", "box_reg_targets")]
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            rows, _ = losses.positive_rows(labels)
+            iou = iou_of(*[self._boxes_at(rows, c[rows])[:, :7] for c in codes]).clamp(min=0, max=1)
+            return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)
+        positive = (labels > 0).view(-1, 1)
+        boxes = [torch.where(positive, self._boxes_at(None, c)[:, :7], 0.0) for c in codes]  # (B * N, 7); without a size: overlaps nothing
+        return iou_of(*boxes).clamp(min=0, max=1).view(labels.shape)
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
