@@ -149,7 +149,7 @@ def test_half_precision_logits_of_a_hundred_are_finite(name, dtype):
     assert torch.isfinite(loss).all() and torch.isfinite(x.grad).all() and loss.max() > 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sparse_iou", "sparse_diou")])  # their ground truth is a list of any lengths
 def test_compiles_to_one_graph(name):
     loss_properties.compiles_to_one_graph(lambda: losses()[name][0], *losses()[name][1:])
 
