@@ -29,5 +29,6 @@ def direction_sums(dir_logits: torch.Tensor, box_targets: torch.Tensor, labels: 
     turned = anchor_headings + box_targets[..., 6] - dir_offset
     sector = (turned - torch.floor(turned / (2 * math.pi)) * (2 * math.pi)) / (2 * math.pi / num_bins)
     bins = torch.floor(torch.where(labels > 0, sector, 0.0)).long().clamp(0, num_bins - 1)  # (B, A)
-    loss = F.cross_entropy(dir_logits.flatten(0, 1), bins.flatten(), reduction="none").view(labels.shape)
+    logits = torch.where((labels > 0).unsqueeze(-1), dir_logits, 0.0)
+    loss = F.cross_entropy(logits.flatten(0, 1), bins.flatten(), reduction="none").view(labels.shape)
     return torch.where(labels > 0, loss, 0.0).sum(dim=1, dtype=torch.float64).to(loss.dtype)
