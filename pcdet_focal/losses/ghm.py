@@ -103,7 +103,7 @@ def authentic_smooth_l1(pred: torch.Tensor, target: torch.Tensor, mu: float = 0.
     """
     pred, target = at_least_float32(pred, target)
     difference = pred - target
-    return difference * (difference / (torch.hypot(difference, difference.new_tensor(mu)) + mu))
+    return difference * (difference / (torch.hypot(difference, difference.new_full((), mu)) + mu))
 
 
 def _classification_norm(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _classification_norm(pred: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def _regression_norm(pred: torch.Tensor, target: torch.Tensor, mu: float) -> torch.Tensor:
     pred, target = at_least_float32(pred.detach(), target.detach())
     difference = (pred - target).abs()
-    return difference / torch.hypot(difference, difference.new_tensor(mu))
+    return difference / torch.hypot(difference, difference.new_full((), mu))
 
 
 def _density_weights(index: torch.Tensor, density: torch.Tensor, counts: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

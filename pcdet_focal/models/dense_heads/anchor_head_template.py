@@ -33,6 +33,11 @@ def _inner(loss_func: nn.Module) -> nn.Module:
     return loss_func.loss if isinstance(loss_func, (losses.HeadBoxLoss, losses.HeadDirectionLoss)) else loss_func
 
 
+def _can_list_positives(labels: Tensor) -> bool:
+    """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph has no answer."""
+    return labels.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 class AnchorHeadTemplate(nn.Module):
     """Base of the anchor heads.
 
@@ -250,7 +255,7 @@ class AnchorHeadTemplate(nn.Module):
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
         ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
-        return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
+        return ours and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
 
     def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:
         """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
@@ -268,7 +273,7 @@ class AnchorHeadTemplate(nn.Module):
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
         labels, iou_of = ret["box_cls_labels"], boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev
         codes = [ret[key].reshape(-1, code_size) for key in ("box_preds", "box_reg_targets")]
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        if _can_list_positives(labels):
             rows, _ = losses.positive_rows(labels)
             iou = iou_of(*[self._boxes_at(rows, c[rows])[:, :7] for c in codes]).clamp(min=0, max=1)
             return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)

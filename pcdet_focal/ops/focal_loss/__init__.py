@@ -24,7 +24,7 @@ __all__ = ["backend_of", "focal_loss_from_labels", "load_kernels", "quality_foca
 
 def load_kernels() -> None:
     """Compile the CPU kernels, or read them from numba's cache, now instead of in the first step."""
-    if choose_backend("cpu", "focal_loss") == "cpu":
+    if choose_backend("cpu", "focal_loss", has_cuda=True) == "cpu":
         from . import cpu  # noqa: F401 - their signatures are fixed, so importing compiles them
 
 
