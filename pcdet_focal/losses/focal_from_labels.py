@@ -80,7 +80,8 @@ def check_logits_and_labels(loss_name: str, logits: torch.Tensor, labels: torch.
 
 
 def _one_per_class(name: str, value: float | Sequence[float], num_class: int) -> list[float]:
-    values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)]
+    one = isinstance(value, (int, float)) or not hasattr(value, "__len__")  # in this order: a compiler knows the first of a number that changes
+    values = [float(value)] if one else [float(v) for v in value]
     if len(values) not in (1, num_class):
         raise InputError(f"{_NAME}: {len(values)} values of {name} do not fit {num_class} classes: one number, or one per class.")
     return values * num_class if len(values) == 1 else values

@@ -2,6 +2,8 @@
 
 A compiler cannot look into numba or Triton kernels that are called from Python. As operators it takes them as they are, one node of its graph each,
 and plans around them by their shapes. Eager mode does without: an operator written in Python costs some ten microseconds a call.
+
+Numbers such as gamma are compiled in: for each value of a schedule torch compiles anew, up to torch._dynamo.config.recompile_limit times.
 """
 from __future__ import annotations
 

@@ -246,15 +246,6 @@ def test_tensors_that_the_kernels_leave_to_plain_torch():
     assert {backend_of(other) for other in (x.double(), x[:0], x.to("meta"), x.to_sparse())} == {"reference"}
 
 
-def test_torch_func_and_compile_take_plain_torch():
-    logits, labels = random_case((2, 30, 3))
-    expected = both(logits, labels)
-    gradient, value = torch.func.grad_and_value(lambda x: sigmoid_focal_loss_from_labels(x, labels))(logits)
-    torch.testing.assert_close((value, gradient), expected[:2])
-    compiled = torch.compile(lambda x: sigmoid_focal_loss_from_labels(x, labels), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(logits), expected[0])
-
-
 @pytest.mark.parametrize("shape, target_view", [((3000, 3), "whole"), ((2, 2500, 3), "one-hot slice"), ((2, 700, 5), "one-hot slice"),
                                                 ((2, 3, 40, 3), "transposed"), ((7,), "whole")])
 @pytest.mark.parametrize("weights", [None, "anchor", "shared", "element"])
