@@ -90,7 +90,7 @@ def nothing_costs_nothing(make, prediction, others):
 def compiles_to_one_graph(make, prediction, others):
     torch._dynamo.reset()
     eager, traced = make(), make()
-    compiled = torch.compile(traced, fullgraph=True, backend="eager")
+    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")      # with the compiler's own backward graph, without generated code
     x, y = (prediction.clone().requires_grad_() for _ in range(2))
     for _ in range(2):                                                     # a second time: with the counts of the first
         loss, same = total(compiled(x, *others)), total(eager(y, *others))

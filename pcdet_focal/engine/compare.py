@@ -355,8 +355,8 @@ def response_curves(cfg: Config, recipe: Path, logits: Sequence[float]) -> dict[
     loss.train(loss.gamma_schedule is not None)  # only then the schedule rules
     losses.set_training_progress(loss, epoch=10**9, iteration=10**9)
 
-    def quality(space: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.nonzero(label.flatten() > 0).flatten(), torch.ones(int(label.sum()))
+    def quality(space: str) -> torch.Tensor:
+        return torch.ones(label.shape)
 
     curves: dict[str, dict[str, list[float]]] = {}
     for kind, value in (("positive", 1), ("negative", 0)):

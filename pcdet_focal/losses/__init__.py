@@ -29,6 +29,7 @@ from .normalizers import (
 )
 from .positives import gather_rows_once, positive_rows
 from .quality_focal import QualityFocalLoss, quality_focal_loss
+from .quality_from_labels import quality_focal_loss_from_labels, varifocal_loss_from_labels
 from .reduction import weight_reduce_loss
 from .registry import build_loss, loss_style, register_loss, registered_losses
 from .rotated_iou import RotatedIoULoss, rotated_iou_loss
@@ -53,7 +54,7 @@ __all__ = [
     "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead", "ciou_loss", "code_difference", "compute_fg_mask", "diou_loss",
     "distribution_focal_loss", "eql_v2_weights", "equalized_focal_loss", "expand_anchor_weights", "gather_rows_once", "gaussian_focal_loss",
     "get_corner_loss_lidar", "ghmc_loss", "ghmr_loss", "giou_loss", "iou_loss", "label_smoothing_cross_entropy", "logits_of_softmax", "loss_style",
-    "neg_loss_cornernet", "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "positive_rows", "quality_focal_loss", "register_loss",
-    "registered_losses", "rotated_iou_loss", "seesaw_loss", "set_training_progress", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels",
-    "smooth_binary_targets", "smooth_l1", "softmax_focal_loss", "varifocal_loss", "weight_reduce_loss",
+    "neg_loss_cornernet", "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "positive_rows", "quality_focal_loss",
+    "quality_focal_loss_from_labels", "register_loss", "registered_losses", "rotated_iou_loss", "seesaw_loss", "set_training_progress", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels",
+    "smooth_binary_targets", "smooth_l1", "softmax_focal_loss", "varifocal_loss", "varifocal_loss_from_labels", "weight_reduce_loss",
 ]

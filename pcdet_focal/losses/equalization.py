@@ -11,7 +11,7 @@ from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
-from .running_counts import Float32Buffers, sum_over_ranks
+from .running_counts import Float32Buffers, store, sum_over_ranks
 from .weights import expand_anchor_weights, require_same_shape
 
 
@@ -112,9 +112,9 @@ class _GradientRatio(Float32Buffers):
         gradient, target = gradient.flatten(0, -2), target.flatten(0, -2)
         sums = torch.stack([(gradient * target).sum(0), (gradient * (1 - target)).sum(0)]).to(self.pos_grad.dtype)
         positive, negative = sum_over_ranks(sums)
-        self.pos_grad.add_(positive)
-        self.neg_grad.add_(negative)
-        self.pos_neg.copy_(self.pos_grad / (self.neg_grad + 1e-10))
+        store(self, "pos_grad", self.pos_grad + positive)
+        store(self, "neg_grad", self.neg_grad + negative)
+        store(self, "pos_neg", self.pos_grad / (self.neg_grad + 1e-10))
 
 
 @register_loss("EQLV2Loss")
@@ -291,7 +291,7 @@ class EqualizedFocalLoss(_GradientRatio):
         if self.training:
             gradient = self._gradient(pred.detach(), target)
             self._collect(gradient if weight is None else gradient * weight.detach(), target)
-            self.pos_neg.copy_(torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)))
+            store(self, "pos_neg", torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)))
         return result
 
     def _gradient(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -28,9 +28,9 @@ def sigmoid_focal_loss_from_labels(
         loss  = loss_weight / B  sum_b  L_b / max(positives of b, 1)   'per_sample' (OpenPCDet)
                 loss_weight  sum_b  L_b                                'none'
 
-    On the CPU one pass over the logits gives loss and gradient; the gradient is the only memory of the size of the logits. Sums are float64,
-    positives are counted exactly, and the same input gives the same bits. Float64 logits, CUDA tensors and compiled graphs take plain torch, with
-    the same result.
+    One pass over the logits gives loss and gradient, on the CPU and on a CUDA device, which nothing waits for; the gradient is the only memory of
+    the size of the logits. Sums are float64, positives are counted exactly, and the same input gives the same bits. In a compiled graph the pass is
+    one operator. Float64 logits and torch.func transforms take plain torch, with the same result.
 
     Args:
         logits: (B, A, C), any floating dtype. Half precision is computed, and the loss returned, in float32.
@@ -42,24 +42,15 @@ def sigmoid_focal_loss_from_labels(
         normalizer: 'per_sample' or 'none'.
         loss_weight: factor of the result.
     Returns:
-        Scalar, with a gradient for ``logits``. On the CPU in float32 it can be differentiated once only.
+        Scalar, with a gradient for ``logits``. Unless in float64 it can be differentiated once only.
     Raises:
-        InputError: shapes that do not fit, labels that are not integers, a label above C, an argument out of range.
+        InputError: shapes that do not fit, labels that are not integers, an argument out of range; on the CPU also a label above C.
 
     >>> logits, labels = torch.zeros(1, 4, 3), torch.tensor([[0, 2, 0, -1]])
     >>> sigmoid_focal_loss_from_labels(logits, labels)                 # (8 * 0.75 + 1 * 0.25) * 0.5^2 * log 2, one positive
     tensor(1.0830)
     """
-    if logits.dim() != 3 or tuple(labels.shape) != tuple(logits.shape[:2]) or logits.shape[2] == 0:
-        raise InputError(f"{_NAME}: logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit: (B, A, C) and (B, A) are needed.")
-    if not logits.is_floating_point():
-        raise InputError(f"{_NAME}: logits of {logits.dtype} are not floating point numbers.")
-    if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"{_NAME}: labels of {labels.dtype} are not integers. For soft targets use sigmoid_focal_loss.")
-    if labels.device != logits.device:
-        raise InputError(f"{_NAME}: logits are on {logits.device} but labels on {labels.device}.")
-    if normalizer not in _NORMALIZERS:
-        raise InputError(f"{_NAME}: normalizer={normalizer!r} is unknown: {' or '.join(map(repr, _NORMALIZERS))} is allowed.")
+    check_logits_and_labels(_NAME, logits, labels, normalizer)
     num_class = logits.shape[2]
     if alpha is None or isinstance(alpha, (int, float)) and alpha == -1:
         alpha_pos = alpha_neg = [1.0] * num_class
@@ -74,8 +65,23 @@ def sigmoid_focal_loss_from_labels(
     return focal_loss_from_labels(logits, labels, alpha_pos, alpha_neg, exponents, normalizer == "per_sample", loss_weight)
 
 
+def check_logits_and_labels(loss_name: str, logits: torch.Tensor, labels: torch.Tensor, normalizer: str) -> None:
+    """Raise InputError unless logits (B, A, C), integer labels (B, A) and the normaliser fit a loss from labels."""
+    if logits.dim() != 3 or tuple(labels.shape) != tuple(logits.shape[:2]) or logits.shape[2] == 0:
+        raise InputError(f"{loss_name}: logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit: (B, A, C) and (B, A) are needed.")
+    if not logits.is_floating_point():
+        raise InputError(f"{loss_name}: logits of {logits.dtype} are not floating point numbers.")
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"{loss_name}: labels of {labels.dtype} are not integers. For soft targets use sigmoid_focal_loss.")
+    if labels.device != logits.device:
+        raise InputError(f"{loss_name}: logits are on {logits.device} but labels on {labels.device}.")
+    if normalizer not in _NORMALIZERS:
+        raise InputError(f"{loss_name}: normalizer={normalizer!r} is unknown: {' or '.join(map(repr, _NORMALIZERS))} is allowed.")
+
+
 def _one_per_class(name: str, value: float | Sequence[float], num_class: int) -> list[float]:
-    values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)]
+    one = isinstance(value, (int, float)) or not hasattr(value, "__len__")  # in this order: a compiler knows the first of a number that changes
+    values = [float(value)] if one else [float(v) for v in value]
     if len(values) not in (1, num_class):
         raise InputError(f"{_NAME}: {len(values)} values of {name} do not fit {num_class} classes: one number, or one per class.")
     return values * num_class if len(values) == 1 else values

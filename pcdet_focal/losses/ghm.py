@@ -9,7 +9,7 @@ from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
-from .running_counts import Float32Buffers, mean_over_ranks
+from .running_counts import Float32Buffers, mean_over_ranks, store
 from .weights import expand_anchor_weights, require_same_shape
 
 
@@ -103,7 +103,7 @@ def authentic_smooth_l1(pred: torch.Tensor, target: torch.Tensor, mu: float = 0.
     """
     pred, target = at_least_float32(pred, target)
     difference = pred - target
-    return difference * (difference / (torch.hypot(difference, difference.new_tensor(mu)) + mu))
+    return difference * (difference / (torch.hypot(difference, difference.new_full((), mu)) + mu))
 
 
 def _classification_norm(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _classification_norm(pred: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def _regression_norm(pred: torch.Tensor, target: torch.Tensor, mu: float) -> torch.Tensor:
     pred, target = at_least_float32(pred.detach(), target.detach())
     difference = (pred - target).abs()
-    return difference / torch.hypot(difference, difference.new_tensor(mu))
+    return difference / torch.hypot(difference, difference.new_full((), mu))
 
 
 def _density_weights(index: torch.Tensor, density: torch.Tensor, counts: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -160,7 +160,7 @@ class _GradientHarmonised(Float32Buffers):
             before = self.acc_sum.to(gradient_norm.dtype)
             density = torch.where(counts > 0, self.momentum * before + (1 - self.momentum) * counts, before)
             if self.training:
-                self.acc_sum.copy_(density)
+                store(self, "acc_sum", density)
         return _density_weights(index, density, counts, valid)
 
 

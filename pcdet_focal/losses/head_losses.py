@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from ..errors import InputError
 from .arguments import require_number
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
+from .quality_focal import QualityFocalLoss
+from .quality_from_labels import quality_focal_loss_from_labels, varifocal_loss_from_labels
 from .registry import build_loss, loss_style, nearest, parameters_of, registered_losses
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
@@ -91,12 +94,12 @@ class HeadClassificationLoss(nn.Module):
         return self.kind == _SOFTMAX
 
     def forward(
-        self, logits: torch.Tensor, labels: torch.Tensor, quality: Callable[[str], tuple[torch.Tensor, torch.Tensor]] | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, quality: Callable[[str], torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         Args:
             logits: (B, A, C). labels: (B, A) integers, -1 ignored, 0 background, 1..C; with C = 1 every positive label is class 1.
-            quality: called with 'bev' or '3d' where the loss needs it: rows (n,) of the positives among the B * A anchors and their IoU (n,).
+            quality: called with 'bev' or '3d' where the loss needs it: (B, A), the IoU of each positive's box; what stands elsewhere is not read.
         Returns:
             The loss, and what to log beside it: ``focal_gamma`` where a schedule rules it, ``rpn_cls_normalizer`` where one number divides the batch.
         """
@@ -105,23 +108,32 @@ class HeadClassificationLoss(nn.Module):
             gamma = self.gamma_schedule.value
             setattr(self.loss, accepts_gamma(self.loss), gamma)
             logged["focal_gamma"] = torch.full((), gamma, device=logits.device)
-        if self.kind == _FOCAL:
-            loss = self._from_labels(logits, labels, logged)
+        from_labels = self._loss_from_labels()
+        if from_labels is not None:
+            tensors = (logits, labels, quality(self.quality_space)) if self.needs_quality else (logits, labels)
+            if isinstance(self.normalizer, PerSampleNormalizer):
+                loss = from_labels(*tensors, loss_weight=self.loss_weight)
+            else:
+                loss = from_labels(*tensors, loss_weight=self.loss_weight, normalizer="none") / self._divisor(logits, labels, logged)[0]  # one for all
         elif self.kind == _HARMONISED:
             loss = self.loss_weight * self.loss(logits, self._one_hot(labels, logits), label_weight=(labels >= 0).to(logits.dtype))
         else:
             weights = (labels >= 0) / self._divisor(logits, labels, logged).unsqueeze(1)  # (B, A)
-            elementwise = self._elementwise(logits, labels, quality)  # (B, A) or (B, A, C)
+            elementwise = self._elementwise(logits, labels)  # (B, A) or (B, A, C)
             weights = weights.unsqueeze(-1) if elementwise.dim() == 3 else weights
             loss = self.loss_weight * self.normalizer.average((elementwise * weights).sum(), logits.shape[0])
         return loss, logged
 
-    def _from_labels(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
-        focal = {"alpha": self.loss.alpha, "gamma": self.loss.gamma, "loss_weight": self.loss_weight}
-        if isinstance(self.normalizer, PerSampleNormalizer):
-            return sigmoid_focal_loss_from_labels(logits, labels, **focal)
-        divisor = self._divisor(logits, labels, logged)[0]  # one for all
-        return sigmoid_focal_loss_from_labels(logits, labels, **focal, normalizer="none") / divisor
+    def _loss_from_labels(self) -> Callable[..., torch.Tensor] | None:
+        """The fused form of this loss, where it has one."""
+        loss = self.loss
+        if self.kind == _FOCAL:
+            return partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma)
+        if self.kind != _QUALITY:
+            return None
+        if isinstance(loss, QualityFocalLoss):
+            return partial(quality_focal_loss_from_labels, beta=loss.beta)
+        return partial(varifocal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma, iou_weighted=loss.iou_weighted)
 
     def _divisor(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B,); asked once a step, since a running mean counts the times."""
@@ -130,22 +142,16 @@ class HeadClassificationLoss(nn.Module):
             logged["rpn_cls_normalizer"] = divisor[0]
         return divisor
 
-    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor, quality) -> torch.Tensor:
+    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.kind == _SOFTMAX:
             rows = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).flatten(0, 1)  # (B * A, 1 + C), background first
             classes = labels.long().clamp(min=0, max=1 if logits.shape[-1] == 1 else None).flatten()
             return self.loss(rows, classes, reduction_override="none").view(labels.shape)
         target = self._one_hot(labels, logits)  # (B, A, C)
-        if self.needs_quality:
-            rows, iou = quality(self.quality_space)
-            scores = target.new_zeros(labels.numel())
-            scores[rows] = iou.to(scores)
-            target = target * scores.view(*labels.shape, 1)
         if loss_style(self.loss) == "openpcdet":
             return self.loss(logits, target)
-        taking_part = (labels >= 0).to(target.dtype)  # running counts of a loss must not see the ignored ones
-        weight = taking_part.unsqueeze(-1) if target.dim() != 3 or not self.needs_quality else taking_part
-        return self.loss(logits, target, weight=weight, reduction_override="none")
+        taking_part = (labels >= 0).to(target.dtype).unsqueeze(-1)  # running counts of a loss must not see the ignored ones
+        return self.loss(logits, target, weight=taking_part, reduction_override="none")
 
     @staticmethod
     def _one_hot(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -258,7 +264,7 @@ def build_head_classification_loss(
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
     head_loss = HeadClassificationLoss(loss, kind, chosen, _weight(settings, key_path, loss_weight), schedule, space)
     if name in _CLASSIFICATION:
-        _try(head_loss, key_path, torch.zeros(1, 2, num_class), torch.tensor([[0, 1]]), lambda space: (torch.tensor([1]), torch.ones(1)))
+        _try(head_loss, key_path, torch.zeros(1, 2, num_class), torch.tensor([[0, 1]]), lambda space: torch.ones(1, 2))
     return head_loss
 
 

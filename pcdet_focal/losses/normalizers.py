@@ -24,7 +24,7 @@ from torch import distributed, nn
 
 from ..errors import InputError
 from .registry import nearest
-from .running_counts import mean_over_ranks, sum_over_ranks
+from .running_counts import mean_over_ranks, store, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class EmaNormalizer(_OneDivisor, nn.Module):
     def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
         if self.training:
             count = mean_over_ranks(num_positives.sum().clamp(min=1).to(self.running.dtype))
-            self.running.copy_(self.running * self.momentum + count * (1 - self.momentum))
+            store(self, "running", self.running * self.momentum + count * (1 - self.momentum))
         return self.running.clone()
 
     def _apply(self, fn, recurse: bool = True):

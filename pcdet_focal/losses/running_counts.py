@@ -21,6 +21,24 @@ def mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return sum_over_ranks(tensor) / distributed.get_world_size()
 
 
+def store(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Give a buffer of ``module`` a new value, which must not need a gradient.
+
+    In place, since a captured CUDA graph reads the same memory again. A compiler gets a new tensor instead: torch 2.13 differentiates with the
+    changed values where a graph reads a buffer and then changes it, and drops changes of float64 scalars.
+
+    >>> module = torch.nn.BatchNorm1d(2)
+    >>> store(module, "running_mean", torch.ones(2))
+    >>> module.running_mean
+    tensor([1., 1.])
+    """
+    value = value.detach().to(module.get_buffer(name).dtype)
+    if torch.compiler.is_compiling():
+        setattr(module, name, value)
+    else:
+        module.get_buffer(name).copy_(value)
+
+
 class Float32Buffers(nn.Module):
     """A module whose floating point buffers, running counts and class weights, follow it to a device and to float64, never to half precision.
 

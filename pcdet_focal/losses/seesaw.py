@@ -9,7 +9,7 @@ from .arguments import require_count, require_labels, require_number, require_te
 from .numerics import at_least_float32, bounded, finite_log
 from .reduction import choose_reduction, weight_reduce_loss
 from .registry import register_loss
-from .running_counts import Float32Buffers, sum_over_ranks
+from .running_counts import Float32Buffers, store, sum_over_ranks
 from .weights import check_elementwise_weights
 
 
@@ -178,4 +178,4 @@ class SeesawLoss(Float32Buffers):
         """Add this batch's labels of all ranks to the running counts."""
         if self.training:
             counts = (labels.unsqueeze(-1) == torch.arange(self.num_classes + 1, device=labels.device)).sum(0)
-            self.cum_samples.add_(sum_over_ranks(counts.to(self.cum_samples.dtype)))
+            store(self, "cum_samples", self.cum_samples + sum_over_ranks(counts.to(self.cum_samples.dtype)))

@@ -230,15 +230,15 @@ class SigmoidFocalClassificationLoss(nn.Module):
             if weights is not None:
                 weights = expand_anchor_weights(weights, input.shape, type(self).__name__)
                 weights = weights.expand(*input.shape[:-1], weights.shape[-1])
-            return fused.weighted_focal_loss(input, target, weights, *alphas)
+            return fused.weighted_focal_loss(input, target, weights, *alphas, self.gamma)
         loss = focal_factor(input, target, self.alpha, self.gamma) * self.sigmoid_cross_entropy_with_logits(input, target)
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
 
     def _is_fused(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> bool:
-        """Whether the kernels serve: gamma 2, a usual alpha, gradients only for the input, shapes that fit (the formula's errors explain others)."""
+        """Whether the kernels serve: one usual alpha, one gamma, gradients only for the input, shapes that fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
         own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
         one_alpha = self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
-        return (own and one_alpha and isinstance(self.gamma, (int, float)) and self.gamma == 2
+        return (own and one_alpha and isinstance(self.gamma, (int, float))
                 and input.dim() > 0 and input.shape == target.shape and input.is_floating_point()
-                and not any(t.requires_grad for t in others) and fused.serves(input, *others))
+                and not any(t.requires_grad for t in others) and fused.serves_elementwise(self.gamma, input, *others))

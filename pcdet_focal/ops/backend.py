@@ -49,7 +49,8 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
         has_cuda: whether the room has Triton kernels.
     """
     forced = forced_backend()
-    on_host = torch.device(device).type == "cpu"
+    kind = torch.device(device).type
+    on_host = kind == "cpu"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if forced == "reference":
         return "reference"
@@ -58,7 +59,7 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
     elif on_host or forced == "cpu":
         wanted = "cpu"
     else:
-        wanted = "cuda" if has_cuda else "reference"
+        wanted = "cuda" if has_cuda and kind == "cuda" else "reference"
     if wanted == "cuda" and not has_cuda:
         _warn_once(f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower reference is used.")
         return "reference"

@@ -6,6 +6,7 @@ import pkgutil
 import pytest
 import torch
 
+import loss_properties
 import pcdet_focal.losses
 from pcdet_focal.losses import anchor_weights_from_labels, one_hot_from_labels, sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
@@ -148,6 +149,11 @@ def test_half_precision_logits_of_a_hundred_are_finite(name, dtype):
     assert torch.isfinite(loss).all() and torch.isfinite(x.grad).all() and loss.max() > 1
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sparse_iou", "sparse_diou")])  # their ground truth is a list of any lengths
+def test_compiles_to_one_graph(name):
+    loss_properties.compiles_to_one_graph(lambda: losses()[name][0], *losses()[name][1:])
+
+
 def test_classification_path_compiles_to_one_graph():
     """Labels -> weights -> one-hot -> focal loss, traced without a break; the eager backend needs no compiler."""
     loss_func = loss_utils.SigmoidFocalClassificationLoss()
@@ -157,5 +163,5 @@ def test_classification_path_compiles_to_one_graph():
         return loss_func(cls_preds, one_hot_from_labels(labels, 3), weights=weights).sum()
 
     cls_preds, labels = torch.randn(2, 6, 3), torch.randint(-1, 4, (2, 6))
-    compiled = torch.compile(path, fullgraph=True, backend="eager")
+    compiled = torch.compile(path, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(cls_preds, labels), path(cls_preds, labels))

@@ -10,7 +10,8 @@ from ... import losses
 from ...errors import InputError
 from ...geometry import box_coders
 from ...geometry.angles import limit_period
-from ...ops.focal_loss import load_kernels
+from ...ops import anchor_box_loss, focal_loss
+from ...ops.anchor_box_loss import box_and_direction_sums, has_kernels
 from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 from ..registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
@@ -25,6 +26,16 @@ _PER_SAMPLE = losses.PerSampleNormalizer()
 def _normalizer_of(loss_func: nn.Module):
     """Who divides: what the configuration names, OpenPCDet's way for a loss function that says nothing."""
     return getattr(loss_func, "normalizer", _PER_SAMPLE)
+
+
+def _inner(loss_func: nn.Module) -> nn.Module:
+    """The loss itself, without what the configuration put around it."""
+    return loss_func.loss if isinstance(loss_func, (losses.HeadBoxLoss, losses.HeadDirectionLoss)) else loss_func
+
+
+def _can_list_positives(labels: Tensor) -> bool:
+    """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph has no answer."""
+    return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class AnchorHeadTemplate(nn.Module):
@@ -64,6 +75,7 @@ class AnchorHeadTemplate(nn.Module):
         self._num_anchor_sets = len(anchors)
         for i, value in enumerate(anchors):
             self.register_buffer(f"anchors_{i}", value, persistent=False)
+        self.register_buffer("anchor_headings", self._flat_anchors(slice(6, 7)).flatten(), persistent=False)  # (N,), in the order of the predictions
 
     @staticmethod
     def generate_anchors(anchor_generator_cfg, grid_size, point_cloud_range, anchor_ndim: int = 7) -> tuple[list[Tensor], list[int]]:
@@ -118,7 +130,8 @@ class AnchorHeadTemplate(nn.Module):
                 entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer, self.model_cfg.NUM_DIR_BINS
             )
         if not torch.cuda.is_available():
-            load_kernels()  # seconds, the first time on a machine: here rather than in the first step
+            for room in (focal_loss, anchor_box_loss):
+                room.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
         """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights`` (B, N)."""
@@ -158,15 +171,60 @@ class AnchorHeadTemplate(nn.Module):
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
 
-        On the CPU, and for losses of decoded boxes, only the positive anchors are touched. A CUDA device has to wait for their number, and a loss
-        function of another class may look at the others: then the dense tensors go in, with a weight of 0 for all but the positives.
+        OpenPCDet's losses have a kernel. Of others, on the CPU and for losses of decoded boxes only the positive anchors are touched; elsewhere, since
+        a CUDA device has to wait for their number, a compiled graph cannot know it, and a loss function of another class may look at the others, the
+        dense tensors go in, with a weight of 0 for all but the positives.
         """
-        ret, weights = self.forward_ret_dict, self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS
+        weights, batch_size = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS, self.forward_ret_dict["box_reg_targets"].shape[0]
+        box_loss, dir_loss = self._fused_box_losses() if self._has_box_kernel() else self._plain_box_losses()
+        if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
+            box_loss = self.reg_loss_func.average(box_loss, batch_size)
+        else:
+            box_loss = box_loss.sum() / batch_size * weights["loc_weight"]
+        tb_dict = {"rpn_loss_loc": box_loss.detach()}
+        if dir_loss is not None:
+            if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
+                dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
+            else:
+                dir_loss = dir_loss.sum() / batch_size * weights["dir_weight"]
+            box_loss = box_loss + dir_loss
+            tb_dict["rpn_loss_dir"] = dir_loss.detach()
+        return box_loss, tb_dict
+
+    def _has_box_kernel(self) -> bool:
+        ret = self.forward_ret_dict
+        directions = ret.get("dir_cls_preds")
+        if type(_inner(self.reg_loss_func)) not in _REGRESSION_LOSSES.values():
+            return False
+        if directions is not None and type(_inner(self.dir_loss_func)) is not losses.WeightedCrossEntropyLoss:
+            return False
+        return has_kernels(ret["box_preds"], ret["box_reg_targets"], ret["box_cls_labels"], *([] if directions is None else [directions]))
+
+    def _fused_box_losses(self) -> tuple[Tensor, Tensor | None]:
+        """Box loss and direction loss (None without a direction) of each sample, (B,), divided by the normalisers."""
+        ret, loss, normalizer = self.forward_ret_dict, _inner(self.reg_loss_func), _normalizer_of(self.reg_loss_func)
+        labels, directions = ret["box_cls_labels"], ret.get("dir_cls_preds")
+        shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
+        if directions is not None:
+            direction = {"dir_logits": directions.view(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
+                         "anchor_headings": self.anchor_headings}
+        box_sums, dir_sums, num_positives = box_and_direction_sums(
+            ret["box_preds"].view(shape), ret["box_reg_targets"].view(shape), labels, code_weights=loss.code_weights,
+            beta=getattr(loss, "beta", 0.0), **direction)
+        divisor = normalizer.divisor(num_positives)
+        if directions is None:
+            return box_sums / divisor, None
+        dir_normalizer = _normalizer_of(self.dir_loss_func)
+        return box_sums / divisor, dir_sums / (divisor if dir_normalizer == normalizer else dir_normalizer.divisor(num_positives))
+
+    def _plain_box_losses(self) -> tuple[Tensor, Tensor | None]:
+        """Weighted box loss and direction loss (None without a direction), not summed."""
+        ret = self.forward_ret_dict
         targets, labels = ret["box_reg_targets"], ret["box_cls_labels"]
         batch_size, code_size = targets.shape[0], self.box_coder.code_size
         has_direction = ret.get("dir_cls_preds") is not None
         normalizer, on_boxes = _normalizer_of(self.reg_loss_func), getattr(self.reg_loss_func, "on_boxes", False)
-        if on_boxes or self._takes_positives_only(has_direction):
+        if on_boxes and not torch.compiler.is_compiling() or self._takes_positives_only(has_direction):
             rows, reg_weights = losses.positive_rows(labels, normalizer=normalizer)  # (n,), (n,)
 
             def pick(dense: Tensor, columns: int) -> Tensor:
@@ -178,59 +236,56 @@ class AnchorHeadTemplate(nn.Module):
                 return dense.view(batch_size, -1, columns)
 
         preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
-        if on_boxes:
+        if on_boxes and rows is None:
+            preds = torch.where((labels > 0).unsqueeze(-1), preds, targets)  # elsewhere the loss and its gradient are finite, and weigh nothing
+            compared = [self._boxes_at(None, codes.flatten(0, 1)) for codes in (preds, targets)]  # (B * N, 7+)
+        elif on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
         else:
             compared = self.add_sin_difference(preds, targets)
-        box_loss = self.reg_loss_func(*compared, weights=reg_weights)
-        if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
-            box_loss = self.reg_loss_func.average(box_loss, batch_size)
-        else:
-            box_loss = box_loss.sum() / batch_size * weights["loc_weight"]
-        tb_dict = {"rpn_loss_loc": box_loss.detach()}
-
-        if has_direction:
-            num_bins = self.model_cfg.NUM_DIR_BINS
-            dir_weights, dir_normalizer = reg_weights, _normalizer_of(self.dir_loss_func)
-            if dir_normalizer != normalizer and rows is not None:
-                dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
-            elif dir_normalizer != normalizer:
-                dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
-            anchors = self._flat_anchors(slice(6, 7))[0]  # headings
-            anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
-            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
-            dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
-            dir_logits = pick(ret["dir_cls_preds"], num_bins)
-            dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
-            if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
-                dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
-            else:
-                dir_loss = dir_loss.sum() / batch_size * weights["dir_weight"]
-            box_loss = box_loss + dir_loss
-            tb_dict["rpn_loss_dir"] = dir_loss.detach()
-        return box_loss, tb_dict
+        box_loss = self.reg_loss_func(*compared, weights=reg_weights.flatten() if on_boxes else reg_weights)
+        if not has_direction:
+            return box_loss, None
+        num_bins = self.model_cfg.NUM_DIR_BINS
+        dir_weights, dir_normalizer = reg_weights, _normalizer_of(self.dir_loss_func)
+        if dir_normalizer != normalizer and rows is not None:
+            dir_weights = losses.positive_rows(labels, normalizer=dir_normalizer)[1]
+        elif dir_normalizer != normalizer:
+            dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
+        headings = self.anchor_headings if rows is None else self.anchor_headings[rows % len(self.anchor_headings)]
+        bins = self._direction_bins(headings + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+        dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(headings.dtype)
+        dir_logits = pick(ret["dir_cls_preds"], num_bins)
+        return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
         ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
-        return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
+        return ours and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
 
-    def _boxes_at(self, rows: Tensor, codes: Tensor) -> Tensor:
-        """Box codes (n, code) of the anchors at ``rows`` of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
+    def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:
+        """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
         anchors = self._flat_anchors()[0]
-        boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors[rows % len(anchors)])
+        anchors = anchors.repeat(len(codes) // len(anchors), 1) if rows is None else anchors[rows % len(anchors)]
+        boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors)
         return torch.cat([boxes[..., :6], self._lidar_heading(boxes[..., 6:7]), boxes[..., 7:]], dim=-1)
 
     @torch.no_grad()
-    def _quality_of_positives(self, space: str) -> tuple[Tensor, Tensor]:
-        """Rows (n,) of the positive anchors, and the IoU (n,) of their decoded boxes with their ground truth, from above or in '3d'.
+    def _quality_of_positives(self, space: str) -> Tensor:
+        """(B, N): the IoU, from above or in '3d', of each positive anchor's decoded box with its ground truth, 0 elsewhere.
 
         The ground truth is what the targets decode to. A heading that is wrong by half a turn is the same box.
         """
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
-        rows, _ = losses.positive_rows(ret["box_cls_labels"])
-        boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
-        return rows, (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
+        labels, iou_of = ret["box_cls_labels"], boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev
+        codes = [ret[key].reshape(-1, code_size) for key in ("box_preds", "box_reg_targets")]
+        if _can_list_positives(labels):
+            rows, _ = losses.positive_rows(labels)
+            iou = iou_of(*[self._boxes_at(rows, c[rows])[:, :7] for c in codes]).clamp(min=0, max=1)
+            return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)
+        positive = (labels > 0).view(-1, 1)
+        boxes = [torch.where(positive, self._boxes_at(None, c)[:, :7], 0.0) for c in codes]  # (B * N, 7); without a size: overlaps nothing
+        return iou_of(*boxes).clamp(min=0, max=1).view(labels.shape)
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:

@@ -1,36 +1,30 @@
-"""Sigmoid focal loss with the gradient by hand: the whole path from labels to a number, and the weighted elementwise form.
+"""Sigmoid focal losses with the gradient by hand: the whole path from labels to a number, and the weighted elementwise form.
 
-Half precision is computed in float32. CPU tensors of float32 and below run on numba kernels, everything else (float64, CUDA, a graph being
-compiled, torch.func transforms) on plain torch with the same results. The kernels' gradient cannot be differentiated again: that is refused
-with a message, not answered with zeros.
+Half precision is computed in float32. CPU tensors run on numba kernels, CUDA tensors on Triton kernels; float64, torch.func transforms and
+everything else take plain torch with the same results. Eager mode calls the kernels directly (``autograd``), a compiler gets them as operators
+(``operators``). The kernels' gradient cannot be differentiated again: that is refused with a message, not answered with zeros. On a CUDA device
+nothing waits for a result.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
 from pcdet_focal.ops.backend import choose_backend
 
-from . import reference
+from . import operators, reference
+from .autograd import Elementwise, FromLabels
+from .backends import backend_of, check_highest
+from .kinds import Focal, Kind, QualityFocal, Varifocal
 
-__all__ = ["focal_loss_from_labels", "load_kernels", "serves", "weighted_focal_loss"]
-
-
-def serves(*tensors: torch.Tensor) -> bool:
-    """Whether the numba kernels can work on these tensors as they are, or after a cast to float32."""
-    transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)()
-    if torch.compiler.is_compiling() or transformed or torch.jit.is_tracing():
-        return False
-    plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype != torch.float64 and not t.is_complex() and t.numel() > 0 for t in tensors)
-    return plain and all(t.layout == torch.strided and choose_backend(t.device, "focal_loss") == "cpu" for t in tensors)
+__all__ = ["backend_of", "focal_loss_from_labels", "load_kernels", "quality_focal_loss_from_labels", "serves_elementwise",
+           "varifocal_loss_from_labels", "weighted_focal_loss"]
 
 
 def load_kernels() -> None:
     """Compile the CPU kernels, or read them from numba's cache, now instead of in the first step."""
-    if choose_backend("cpu", "focal_loss") == "cpu":
+    if choose_backend("cpu", "focal_loss", has_cuda=True) == "cpu":
         from . import cpu  # noqa: F401 - their signatures are fixed, so importing compiles them
 
 
@@ -48,71 +42,57 @@ def focal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos
     Raises:
         InputError: a label above C > 1 on the CPU (an accelerator is not waited for: there the anchor counts as background of all classes).
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    return _from_labels(logits, labels, None, Focal(tuple(alpha_pos), tuple(alpha_neg), tuple(gamma)), per_sample, loss_weight)
+
+
+def quality_focal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, beta: float, per_sample: bool,
+                                   loss_weight: float) -> torch.Tensor:
+    """Quality focal loss of a whole head; ``quality`` (B, A) in [0, 1] is read at positive anchors and gets no gradient. See above."""
+    return _from_labels(logits, labels, quality, QualityFocal(beta), per_sample, loss_weight)
+
+
+def varifocal_loss_from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, alpha: float, gamma: float, iou_weighted: bool,
+                               per_sample: bool, loss_weight: float) -> torch.Tensor:
+    """Varifocal loss of a whole head; ``quality`` (B, A) in [0, 1] is read at positive anchors and gets no gradient. See above."""
+    return _from_labels(logits, labels, quality, Varifocal(alpha, gamma, iou_weighted), per_sample, loss_weight)
+
+
+_REFERENCES = {QualityFocal: reference.quality_focal_from_labels, Varifocal: reference.varifocal_from_labels}
+
+
+def _from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool,
+                 loss_weight: float) -> torch.Tensor:
     if labels.dtype not in (torch.int32, torch.int64):
         labels = labels.int()
-    if serves(logits, labels):
-        return _fused_from_labels(logits, labels.detach(), alpha_pos, alpha_neg, gamma, per_sample, loss_weight).to(logits.device)
+    labels, quality = labels.detach(), None if quality is None else quality.detach()
+    backend = backend_of(logits, labels, *([] if quality is None else [quality]))
+    needs_grad = torch.is_grad_enabled() and logits.requires_grad
+    if backend == "reference":
+        return _by_reference(logits, labels, quality, kind, per_sample, loss_weight)
+    if torch.compiler.is_compiling():
+        tensors = [logits, labels] if quality is None else [logits, labels, quality]
+        return operators.FROM_LABELS[type(kind)](*tensors, *kind, per_sample, float(loss_weight), needs_grad and backend == "cpu")[0]
+    return FromLabels.apply(logits, labels, quality, backend, kind, per_sample, float(loss_weight), needs_grad)
+
+
+def _by_reference(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool,
+                  loss_weight: float) -> torch.Tensor:
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling() and type(labels) is torch.Tensor:
-        _check_highest(int(labels.max()), logits.shape[-1])
-    batch_size = max(logits.shape[0], 1)
+        check_highest(kind, int(labels.max()), logits.shape[-1])
     scale = torch.full((logits.shape[0],), float(loss_weight), dtype=torch.float64, device=logits.device)
     if per_sample:
-        scale = scale / ((labels > 0).sum(dim=1).clamp(min=1) * batch_size)
-    constants = [torch.tensor(v, dtype=logits.dtype, device=logits.device) for v in (alpha_pos, alpha_neg, gamma)]
-    return reference.from_labels(logits, labels, *constants, scale)
+        scale = scale / ((labels > 0).sum(dim=1).clamp(min=1) * max(logits.shape[0], 1))
+    if isinstance(kind, Focal):
+        constants = [torch.tensor(v, dtype=logits.dtype).to(logits.device, non_blocking=True) for v in kind]  # the host does not wait for the device
+        return reference.from_labels(logits, labels, *constants, scale)
+    return _REFERENCES[type(kind)](logits, labels, quality, *kind, scale)
 
 
-def _check_highest(highest: int, num_class: int) -> None:
-    if highest > num_class > 1:
-        raise InputError(f"sigmoid_focal_loss_from_labels: label {highest} is above the {num_class} classes of the logits: labels are -1 (ignored), "
-                         f"0 (background), or 1 to {num_class}.")
-
-
-def _fused_from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: Sequence[float], alpha_neg: Sequence[float], gamma: Sequence[float],
-                       per_sample: bool, loss_weight: float) -> torch.Tensor:
-    from . import cpu
-
-    logits, labels = logits.cpu().contiguous(), labels.cpu().contiguous()
-    num_positives, highest = cpu.count_positives(labels.numpy())
-    _check_highest(highest, logits.shape[-1])
-    scale = np.full(len(labels), float(loss_weight))
-    if per_sample:
-        scale /= np.maximum(num_positives, 1) * len(labels)
-    return _FromLabels.apply(logits, labels, (alpha_pos, alpha_neg, gamma, scale), torch.is_grad_enabled() and logits.requires_grad)
-
-
-class _FromLabels(torch.autograd.Function):
-    """Loss and gradient in one pass. The first backward hands the gradient on as it is, a second one (retain_graph) computes it anew."""
-
-    @staticmethod
-    def forward(ctx, logits, labels, constants, with_grad):
-        from . import cpu
-
-        loss, gradient = cpu.from_labels(logits.detach(), labels.numpy(), *constants, with_grad)
-        if with_grad:
-            ctx.save_for_backward(logits, labels)
-            ctx.constants, ctx.gradient = constants, gradient
-        return torch.tensor(loss, dtype=logits.dtype)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        logits, labels = ctx.saved_tensors  # after the graph was freed this raises torch's own message
-        gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:
-            from . import cpu
-
-            _, gradient = cpu.from_labels(logits.detach(), labels.numpy(), *ctx.constants, True)
-        factor = float(grad_output.detach())
-        if factor != 1:
-            gradient.mul_(factor)  # nobody else holds it
-        return _once(gradient, logits, grad_output), None, None, None
-
-
-def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float,
-                        alpha_neg: float) -> torch.Tensor:
-    """Elementwise focal loss with gamma = 2 for targets in [0, 1], times weights; only for tensors that ``serves`` accepts.
+def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
+                        gamma: float) -> torch.Tensor:
+    """Elementwise focal loss for targets in [0, 1], times weights; only for tensors and a gamma that have kernels: see ``serves_elementwise``.
 
     The derivative of its cross entropy is OpenPCDet's at a logit of exactly 0. Targets and weights get no gradient.
 
@@ -121,43 +101,13 @@ def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: to
     Returns:
         Loss (..., C), float32.
     """
-    device = logits.device
-    logits, targets = logits.float().cpu().contiguous(), targets.detach().float().cpu()
-    weights = None if weights is None else weights.detach().float().cpu().contiguous()
-    return _Elementwise.apply(logits, targets, weights, alpha_pos, alpha_neg).to(device)
+    numbers = float(alpha_pos), float(alpha_neg), float(gamma)
+    if torch.compiler.is_compiling():
+        return operators.weighted_focal_loss(logits, targets, weights, *numbers)
+    return Elementwise.apply(logits, targets, weights, backend_of(logits, targets), *numbers)
 
 
-class _Elementwise(torch.autograd.Function):
-    """One kernel forward, one backward; only the inputs are kept."""
-
-    @staticmethod
-    def forward(ctx, logits, targets, weights, alpha_pos, alpha_neg):
-        from . import cpu
-
-        ctx.save_for_backward(logits, targets, weights)
-        ctx.alphas = alpha_pos, alpha_neg
-        return cpu.elementwise(logits.detach(), targets, weights, alpha_pos, alpha_neg)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        from . import cpu
-
-        logits, targets, weights = ctx.saved_tensors
-        gradient = cpu.elementwise(logits.detach(), targets, weights, *ctx.alphas, grad_output.detach())
-        return _once(gradient, logits, grad_output), None, None, None, None
-
-
-def _once(gradient: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-    """The gradient, which raises when it is differentiated in turn (create_graph=True)."""
-    return _NoSecondDerivative.apply(gradient, *inputs) if torch.is_grad_enabled() else gradient
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gradient, *inputs):
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        raise InputError("The fused sigmoid focal loss has no second derivative. Compute the loss in float64, or set PCDET_FOCAL_BACKEND=reference: "
-                         "plain torch can be differentiated twice.")
+def serves_elementwise(gamma: float, *tensors: torch.Tensor) -> bool:
+    """Whether ``weighted_focal_loss`` takes these tensors: the CPU kernel knows gamma = 2 only."""
+    backend = backend_of(*tensors)
+    return backend == "cuda" or backend == "cpu" and gamma == 2

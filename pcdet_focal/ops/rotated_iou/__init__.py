@@ -13,6 +13,7 @@ import torch
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
 from pcdet_focal.ops.backend import choose_backend
+from pcdet_focal.ops.rotated_iou import operators
 from pcdet_focal.ops.rotated_iou.differentiable import paired_iou
 
 __all__ = ["boxes_overlap_bev", "boxes_iou_bev", "boxes_iou3d", "boxes_aligned_iou_bev", "boxes_aligned_iou3d", "paired_iou"]
@@ -67,6 +68,8 @@ def _matrix(boxes_a: Array, boxes_b: Array, what: int) -> Array:
 
 
 def _aligned(boxes_a: Array, boxes_b: Array, what: int) -> Array:
+    if torch.compiler.is_compiling():
+        return operators.aligned_iou(boxes_a.detach(), boxes_b.detach(), what)
     a, b, dtype, was_numpy = _checked(boxes_a, boxes_b)
     if len(a) != len(b):
         raise InputError(f"boxes_a and boxes_b must have as many rows for an aligned IoU, not {len(a)} and {len(b)}.")

@@ -9,7 +9,7 @@ import torch
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import SigmoidFocalClassificationLoss, one_hot_from_labels, sigmoid_focal_loss, sigmoid_focal_loss_from_labels
-from pcdet_focal.ops.focal_loss import cpu, reference, serves
+from pcdet_focal.ops.focal_loss import backend_of, cpu, reference
 
 EPS = 2.0**-24  # half a unit in the last place, relatively
 
@@ -242,17 +242,8 @@ def test_gradcheck_of_the_definition(gamma):
 
 def test_tensors_that_the_kernels_leave_to_plain_torch():
     x = torch.zeros(2, 3)
-    assert serves(x) and serves(torch.nn.Parameter(x), x.half())
-    assert not serves(x.double()) and not serves(x[:0]) and not serves(x.to("meta")) and not serves(x.to_sparse())
-
-
-def test_torch_func_and_compile_take_plain_torch():
-    logits, labels = random_case((2, 30, 3))
-    expected = both(logits, labels)
-    gradient, value = torch.func.grad_and_value(lambda x: sigmoid_focal_loss_from_labels(x, labels))(logits)
-    torch.testing.assert_close((value, gradient), expected[:2])
-    compiled = torch.compile(lambda x: sigmoid_focal_loss_from_labels(x, labels), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(logits), expected[0])
+    assert backend_of(x) == backend_of(torch.nn.Parameter(x), x.half()) == "cpu"
+    assert {backend_of(other) for other in (x.double(), x[:0], x.to("meta"), x.to_sparse())} == {"reference"}
 
 
 @pytest.mark.parametrize("shape, target_view", [((3000, 3), "whole"), ((2, 2500, 3), "one-hot slice"), ((2, 700, 5), "one-hot slice"),
@@ -275,7 +266,7 @@ def test_elementwise_kernel_with_soft_targets(shape, target_view, weights):
     x, x64 = logits.clone().requires_grad_(), logits.double().requires_grad_()
     loss_func = SigmoidFocalClassificationLoss(alpha=0.3)
     loss, exact = loss_func(x, targets, given), loss_func(x64, targets, given)
-    assert loss.grad_fn.name() == "_ElementwiseBackward" and exact.grad_fn.name() != "_ElementwiseBackward"
+    assert loss.grad_fn.name() == "ElementwiseBackward" and exact.grad_fn.name() != "ElementwiseBackward"
     torch.testing.assert_close(loss.double(), exact, rtol=2e-6, atol=1e-10)
     for direction in (incoming, torch.tensor(0.3).expand(shape)):
         got, = torch.autograd.grad(loss, x, direction, retain_graph=True)

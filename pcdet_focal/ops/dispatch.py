@@ -1,0 +1,26 @@
+"""Which kernels can work on the tensors of a differentiable operation; ``backend.py`` says what is wanted, this also what is possible."""
+from __future__ import annotations
+
+import torch
+
+from pcdet_focal.ops.backend import choose_backend
+
+
+@torch.compiler.assume_constant_result  # a compiler asks once, and does not look inside
+def _wanted(device_type: str, room: str) -> str:
+    return choose_backend(device_type, room, has_cuda=True)
+
+
+def backend_of(room: str, *tensors: torch.Tensor) -> str:
+    """``"cpu"`` or ``"cuda"`` where kernels of that backend can work on these tensors, else ``"reference"``.
+
+    Kernels want plain dense tensors on the CPU or a CUDA device, not empty, below 2^31 numbers and not float64; torch.func transforms and tracing
+    look inside a function, where a kernel cannot be seen.
+    """
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+        return "reference"
+    for t in tensors:
+        if not (type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype != torch.float64 and not t.is_complex() and 0 < t.numel() < 2**31
+                and t.layout == torch.strided and t.device.type in ("cpu", "cuda")):
+            return "reference"
+    return _wanted(tensors[0].device.type, room)

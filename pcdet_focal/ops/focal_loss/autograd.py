@@ -1,0 +1,66 @@
+"""The losses of this room with their gradients by hand, for eager mode: one step from tensor to kernel. A compiler is given ``operators`` instead."""
+from __future__ import annotations
+
+import torch
+
+from pcdet_focal.errors import InputError
+
+from . import backends
+
+NO_SECOND_DERIVATIVE = ("The fused sigmoid focal loss has no second derivative. Compute the loss in float64, or set PCDET_FOCAL_BACKEND=reference: "
+                        "plain torch can be differentiated twice.")
+
+
+class FromLabels(torch.autograd.Function):
+    """Loss and gradient in one pass. The first backward hands the gradient on as it is, a second one (retain_graph) computes it anew.
+
+    Half precision on a device computes the gradient in the backward pass, when the loss scale is known: rounded before, it could vanish.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, labels, quality, backend, kind, per_sample, loss_weight, needs_grad):
+        at_once = needs_grad and (backend == "cpu" or logits.dtype == torch.float32)
+        arguments = kind, per_sample, loss_weight
+        loss, gradient = backends.loss_and_gradient(backend, logits, labels, quality, *arguments, at_once)
+        if needs_grad:
+            ctx.save_for_backward(logits, labels, quality)
+            ctx.backend, ctx.arguments, ctx.gradient = backend, arguments, gradient
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        logits, labels, quality = ctx.saved_tensors  # after the graph was freed this raises torch's own message
+        gradient, ctx.gradient = ctx.gradient, None  # nobody else holds it
+        gradient = backends.gradient_times(ctx.backend, grad_output.detach(), gradient, logits, labels, quality, *ctx.arguments)
+        return once(gradient, logits, grad_output), None, None, None, None, None, None, None
+
+
+class Elementwise(torch.autograd.Function):
+    """One kernel forward, one backward; only the inputs are kept."""
+
+    @staticmethod
+    def forward(ctx, logits, targets, weights, backend, alpha_pos, alpha_neg, gamma):
+        ctx.save_for_backward(logits, targets, weights)
+        ctx.backend, ctx.numbers = backend, (alpha_pos, alpha_neg, gamma)
+        return backends.elementwise(backend, logits, targets, weights, *ctx.numbers)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        logits, targets, weights = ctx.saved_tensors
+        gradient = backends.elementwise(ctx.backend, logits, targets, weights, *ctx.numbers, grad_output.detach())
+        return once(gradient, logits, grad_output), None, None, None, None, None, None
+
+
+def once(gradient: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    """The gradient, which raises when it is differentiated in turn (create_graph=True)."""
+    return _NoSecondDerivative.apply(gradient, *inputs) if torch.is_grad_enabled() else gradient
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient, *inputs):
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        raise InputError(NO_SECOND_DERIVATIVE)

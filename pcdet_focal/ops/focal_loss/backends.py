@@ -1,0 +1,94 @@
+"""The losses of this room on the kernels of one backend, without autograd: tensors in, tensors out. Nothing here waits for a device.
+
+``"cpu"`` computes half precision after a cast, and tensors of a device (PCDET_FOCAL_BACKEND=cpu) after a copy to the host.
+"""
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pcdet_focal.errors import InputError
+from pcdet_focal.ops import dispatch
+
+from .kinds import Focal, Kind
+
+
+def backend_of(*tensors: torch.Tensor) -> str:
+    """``"cpu"``, ``"cuda"`` or ``"reference"`` for these tensors."""
+    return dispatch.backend_of("focal_loss", *tensors)
+
+
+def check_highest(kind: Kind, highest: int, num_class: int) -> None:
+    """Raise InputError for a label above the classes of the logits."""
+    if highest > num_class > 1:
+        raise InputError(f"{kind.loss_name}: label {highest} is above the {num_class} classes of the logits: labels are -1 (ignored), "
+                         f"0 (background), or 1 to {num_class}.")
+
+
+def loss_and_gradient(backend: str, logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool,
+                      loss_weight: float, with_grad: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scalar float32 loss of (B, A, C) logits and (B, A) labels, and, where ``with_grad``, its gradient.
+
+    The gradient is float32 on "cpu" and of the dtype of the logits on "cuda".
+    """
+    if backend == "cuda":
+        from . import cuda
+
+        return cuda.from_labels(*_contiguous(logits, labels, quality), kind, per_sample, loss_weight, with_grad)
+    from . import cpu
+
+    device, label_array = logits.device, labels.cpu().contiguous().numpy()
+    logits = logits.detach().float().cpu().contiguous()
+    num_positives, highest = cpu.count_positives(label_array)
+    check_highest(kind, highest, logits.shape[-1])
+    scale = np.full(len(labels), float(loss_weight))
+    if per_sample:
+        scale /= np.maximum(num_positives, 1) * len(labels)
+    if isinstance(kind, Focal):
+        loss, gradient = cpu.from_labels(logits, label_array, *kind, scale, with_grad)
+    else:
+        from . import cpu_quality
+
+        quality = quality.detach().float().cpu().contiguous().numpy()
+        loss, gradient = cpu_quality.from_labels(logits, label_array, quality, kind, scale, with_grad)
+    return torch.tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(device)
+
+
+def gradient_times(backend: str, grad_output: torch.Tensor, gradient: torch.Tensor | None, logits: torch.Tensor, labels: torch.Tensor,
+                   quality: torch.Tensor | None, kind: Kind, per_sample: bool, loss_weight: float) -> torch.Tensor:
+    """The gradient times ``grad_output``, one number, in the dtype of the logits.
+
+    Args:
+        gradient: the float32 gradient that ``loss_and_gradient`` gave, which is multiplied in place; None to compute it again.
+    """
+    if backend == "cuda":
+        from . import cuda
+
+        if gradient is not None:
+            return cuda.scale_(gradient, grad_output)
+        return cuda.from_labels_gradient(*_contiguous(logits, labels, quality), kind, per_sample, loss_weight, grad_output)
+    if gradient is None:
+        gradient = loss_and_gradient(backend, logits, labels, quality, kind, per_sample, loss_weight, True)[1]
+    factor = float(grad_output.detach())
+    return (gradient if factor == 1 else gradient.mul_(factor)).to(logits.dtype)
+
+
+def elementwise(backend: str, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
+                gamma: float, grad_output: torch.Tensor | None = None) -> torch.Tensor:
+    """Weighted focal loss (..., C) in float32, or with ``grad_output`` its gradient in the dtype of the logits. On "cpu" gamma is 2."""
+    if backend == "cuda":
+        from . import cuda
+
+        weights = None if weights is None else weights.detach().contiguous()
+        return cuda.elementwise(logits.detach().contiguous(), targets.detach(), weights, alpha_pos, alpha_neg, gamma, grad_output)
+    from . import cpu
+
+    x, targets = logits.detach().float().cpu().contiguous(), targets.detach().float().cpu()
+    weights = None if weights is None else weights.detach().float().cpu().contiguous()
+    if grad_output is None:
+        return cpu.elementwise(x, targets, weights, alpha_pos, alpha_neg).to(logits.device)
+    return cpu.elementwise(x, targets, weights, alpha_pos, alpha_neg, grad_output.detach().cpu()).to(logits)
+
+
+def _contiguous(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+    return [t if t is None else t.detach().contiguous() for t in tensors]
