@@ -1,0 +1,75 @@
+"""Measure how fast the package is on this machine, each figure beside that of the way one would take without it.
+
+    python tools/benchmark.py losses                       losses, target assignment, the whole head, a training step: about five minutes
+    python tools/benchmark.py ops                          overlaps, suppression, points in boxes, voxels, KITTI AP, sparse convolution: four
+    python tools/benchmark.py data [--root data/kitti]     the training data pipeline, stage by stage: three
+    python tools/benchmark.py page                         benchmarks/README.md from all JSON files beside it
+
+Run it from the repository's root on an idle machine. A whole run is saved to benchmarks/<suite>-<machine>.json; with --only or --quick
+only where --out says. GPU rows are measured where torch sees a CUDA device.
+"""
+from __future__ import annotations
+
+import _init_path  # noqa: F401
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from pcdet_focal.engine import cli
+from pcdet_focal.engine.benchmark import SUITES, page, pipeline, results, run
+from pcdet_focal.engine.memory import keep_freed_memory
+from pcdet_focal.errors import InputError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in (*SUITES, "data"):
+        command = commands.add_parser(name, help=f"measure: {name}")
+        command.add_argument("--out", default=None, help="JSON file to write (default: benchmarks/<suite>-<machine>.json)")
+        command.add_argument("--quick", action="store_true", help="tiny inputs: shows that everything runs, the figures mean nothing")
+        if name == "data":
+            command.add_argument("--root", default=None, help="KITTI folder with its infos (default: a simulated one in a temporary folder)")
+            command.add_argument("--samples", type=cli.whole_number, default=None, help="samples to load (default: 200)")
+            continue
+        command.add_argument("--only", nargs="+", default=None, metavar="ROW", help=f"of {', '.join(SUITES[name])}")
+        command.add_argument("--repeats", type=cli.whole_number, default=None, help="rounds of every case (default: by the time they take)")
+        command.add_argument("--threads", type=cli.whole_number, default=None, help="threads (default: torch's, one a core)")
+    written = commands.add_parser("page", help="write the page of all results")
+    written.add_argument("--out", default="benchmarks/README.md", help="page to write; the JSON files are those beside it")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    command = ["python", "tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)]
+    if args.command == "page":
+        page.write(args.out)
+        print(f"{args.out} written")
+        return
+    if args.command == "data":
+        if args.samples == 0:
+            raise InputError("--samples 0: at least one sample is needed")
+        rows, seconds = pipeline.run(args.root, args.samples, args.quick), None
+        whole = True
+    else:
+        if 0 in (args.repeats, args.threads):
+            raise InputError("--repeats and --threads must be at least 1")
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
+        keep_freed_memory()  # as in training
+        rows = run.run_suite(args.command, args.only, args.repeats, args.quick, report=lambda line: print(line, flush=True))
+        whole = args.only is None
+        seconds = results.startup() if args.command == "losses" and whole else None
+    out = Path(args.out) if args.out else results.default_path(args.command) if whole and not args.quick else None
+    if seconds:
+        print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
+    if out is not None:
+        results.write(results.new(args.command, args.quick, command, rows, seconds), out)
+        print(f"{out} written; python tools/benchmark.py page makes the page of it")
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
