@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _init_path  # noqa: F401
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -44,7 +43,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    command = ["python", "tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)]
     if args.command == "page":
         page.write(args.out)
         print(f"{args.out} written")
@@ -67,8 +65,17 @@ def main(argv: list[str] | None = None) -> None:
     if seconds:
         print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     if out is not None:
-        results.write(results.new(args.command, args.quick, command, rows, seconds), out)
+        results.write(results.new(args.command, args.quick, _command(args), rows, seconds), out)
         print(f"{out} written; python tools/benchmark.py page makes the page of it")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """As the file keeps it: without paths of this machine."""
+    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else []), *(["--root KITTI"] if getattr(args, "root", None) else [])]
+    for name in ("repeats", "threads", "samples"):
+        if getattr(args, name, None) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
+    return " ".join([*words, *(["--only", *args.only] if getattr(args, "only", None) else [])])
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def drop_in(device: torch.device, quick: bool) -> Iterator[Case]:
         "ours": gradient_of(lambda: module(logits, target, weights).sum(), logits),
         "eager": gradient_of(lambda: eager.focal_loss(logits, target, weights).sum(), logits),
     }
-    yield Case("drop_in", "SECOND KITTI", text(*shape), sides, device, 2 * nbytes(logits), list(sides), "loss and gradient are kept")
+    yield Case("drop_in", "SECOND KITTI", text(*shape), sides, device, nbytes(logits), list(sides))
 
 
 def soft_labels(device: torch.device, quick: bool) -> Iterator[Case]:

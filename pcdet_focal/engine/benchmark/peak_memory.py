@@ -32,6 +32,7 @@ def peak_bytes(side: Side, device: torch.device) -> int:
         torch.cuda.synchronize()
         del result
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's library announces itself otherwise
     numpy_peak = _numpy_peak(side)
     with tempfile.TemporaryDirectory() as folder:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorder:

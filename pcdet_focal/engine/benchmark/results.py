@@ -30,7 +30,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,10 @@ def default_path(suite: str) -> Path:
     return Path("benchmarks") / f"{suite}-{slug}.json"
 
 
-def new(suite: str, quick: bool, command: Sequence[str], rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+def new(suite: str, quick: bool, command: str, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The content of a file."""
     return {
-        "schema": SCHEMA, "suite": suite, "quick": quick, "command": " ".join(command), "date": datetime.date.today().isoformat(), "machine": machine(),
+        "schema": SCHEMA, "suite": suite, "quick": quick, "command": command, "date": datetime.date.today().isoformat(), "machine": machine(),
         "threads": torch.get_num_threads(), "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
     }
 

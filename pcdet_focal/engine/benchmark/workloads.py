@@ -19,10 +19,11 @@ SMALL_RANGE = [0, -6.4, -3, 12.8, 6.4, 1]  # of --quick
 
 @lru_cache(maxsize=None)
 def kitti_config(model: str, quick: bool) -> Config:
-    """cfgs/kitti_models/<model>.yaml; with ``quick`` over 13 x 13 m only."""
+    """cfgs/kitti_models/<model>.yaml; with ``quick`` over 13 x 13 m only, with shallow stages."""
     cfg = cfg_from_yaml_file(ROOT / f"cfgs/kitti_models/{model}.yaml", Config())
     if quick:
         cfg.DATA_CONFIG.POINT_CLOUD_RANGE = list(SMALL_RANGE)
+        cfg.MODEL.BACKBONE_2D.LAYER_NUMS = [1] * len(cfg.MODEL.BACKBONE_2D.LAYER_NUMS)
     return cfg
 
 
