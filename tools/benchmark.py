@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _init_path  # noqa: F401
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
@@ -47,11 +48,13 @@ def main(argv: list[str] | None = None) -> None:
         page.write(args.out)
         print(f"{args.out} written")
         return
+    load = results.load()
+    if load is not None and load > 0.5 * results.cores():
+        warnings.warn(f"the machine is busy (load {load:.1f} on {results.cores()} cores): times say little, and ratios less than on an idle one")
     if args.command == "data":
         if args.samples == 0:
             raise InputError("--samples 0: at least one sample is needed")
-        rows, seconds = pipeline.run(args.root, args.samples, args.quick), None
-        whole = True
+        rows, seconds, whole = pipeline.run(args.root, args.samples, args.quick), None, True
     else:
         if 0 in (args.repeats, args.threads):
             raise InputError("--repeats and --threads must be at least 1")
@@ -65,13 +68,14 @@ def main(argv: list[str] | None = None) -> None:
     if seconds:
         print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     if out is not None:
-        results.write(results.new(args.command, args.quick, _command(args), rows, seconds), out)
+        results.write(results.new(args.command, args.quick, _command(args), load, rows, seconds), out)
         print(f"{out} written; python tools/benchmark.py page makes the page of it")
 
 
 def _command(args: argparse.Namespace) -> str:
     """As the file keeps it: without paths of this machine."""
-    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else []), *(["--root KITTI"] if getattr(args, "root", None) else [])]
+    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else [])]
+    words += ["--root KITTI"] if getattr(args, "root", None) else []
     for name in ("repeats", "threads", "samples"):
         if getattr(args, name, None) is not None:
             words += [f"--{name}", str(getattr(args, name))]

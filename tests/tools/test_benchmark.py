@@ -226,8 +226,8 @@ def test_quick_data_pipeline_stage_by_stage(tmp_path, monkeypatch, capsys):
     whole, *stages = content["rows"]
     assert whole["row"] == "pipeline" and "3 frames simulated" in whole["shape"] and whole["goals"][0]["goal"] == "at least 150 a second"
     names = [row["case"] for row in stages]
-    steps = ["gt_sampling", "random_world_flip", "random_world_rotation", "random_world_scaling", "mask_points_and_boxes_outside_range", "shuffle_points",
-             "transform_points_to_voxels"]
+    steps = ["gt_sampling", "random_world_flip", "random_world_rotation", "random_world_scaling",
+             "mask_points_and_boxes_outside_range", "shuffle_points", "transform_points_to_voxels"]
     assert [name for name in names if name in steps] == steps and {"load the scan", "crop to the image", pipeline.REST} <= set(names)
 
 
@@ -253,7 +253,7 @@ def made_up(device: str = "cpu", gpu: str | None = None, ratio: float = 30.0) ->
            "ratios": {"eager": {"median": ratio, "q1": ratio - 1, "q3": ratio + 1}}, "goals": []}
     machine = {"kind": "CPU 9, 2 cores", "cpu": "CPU 9", "cores": 2, "gpu": gpu, "system": "Linux"}
     return {"schema": 1, "suite": "losses", "quick": False, "command": "python tools/benchmark.py losses", "date": "2026-01-02", "machine": machine,
-            "threads": 2, "versions": {"torch": "2.13.0"}, "startup": {}, "rows": [row]}
+            "load": 0.25, "threads": 2, "versions": {"torch": "2.13.0"}, "startup": {}, "rows": [row]}
 
 
 def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys):

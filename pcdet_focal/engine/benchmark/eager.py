@@ -1,7 +1,7 @@
 """What a head computes without this package: OpenPCDet's formulas over dense tensors, one torch operation after the other.
 
-Only to compare with. Same numbers as the package's own losses and targets, which the tests hold against each other; nothing here is clever on purpose,
-and nothing is slower than the formula asks for (no ``.item()`` for a log, no copy that OpenPCDet makes by accident).
+Only to compare with. The numbers are those of the package's own losses and targets, which the tests hold against each other. Nothing here is clever,
+on purpose, and nothing slower than the formula asks for: no ``.item()`` for a log, no copy that OpenPCDet makes by accident.
 """
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def varifocal_loss(logits: Tensor, target: Tensor, weights: Tensor, alpha: float
 
 
 def one_hot_and_weights(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """labels (B, A) -> one-hot targets (B, A, C) without the background, and weights (B, A): 0 for ignored anchors, else 1 / positives of the sample."""
+    """labels (B, A) -> one-hot targets (B, A, C) without the background; weights (B, A), 0 for ignored anchors, else 1 / positives of the sample."""
     cared, positive = labels >= 0, labels > 0
     weights = cared.to(logits.dtype) / positive.sum(dim=1, keepdim=True).to(logits.dtype).clamp(min=1)
     target = logits.new_zeros(*labels.shape, logits.shape[-1] + 1)

@@ -12,8 +12,8 @@ MEGABYTE = 1_000_000
 class Goal:
     """One goal of one row.
 
-    ``measure`` is the name of another side (its time divided by ours), ``time`` (ours, seconds), ``extra_memory`` (ours, bytes) or ``rate`` (a second);
-    ``inverse`` turns the ratio round: our time divided by the other side's.
+    ``measure`` is the name of another side (its time divided by ours), ``time`` (ours, seconds), ``extra_memory`` (ours, bytes) or ``rate`` (ours, a
+    second); ``inverse`` turns the ratio round: our time divided by the other side's.
     """
 
     suite: str
@@ -53,7 +53,7 @@ class Goal:
             return f"at least {self.figure(self.at_least)}"
         if self.inverse:
             return f"at most {self.below:g} times the time of {self.measure}"
-        return f"at least {self.at_least:g} times as fast as {self.measure}"
+        return f"at least {f'{self.at_least:g} times ' if self.at_least != 1 else ''}as fast as {self.measure}"
 
     def figure(self, value: float) -> str:
         """A value as the page shows it."""

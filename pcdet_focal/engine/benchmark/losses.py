@@ -86,8 +86,8 @@ def box_and_direction(device: torch.device, quick: bool) -> Iterator[Case]:
         "ours": gradient_of(ours, *leaves),
         "eager": gradient_of(lambda: eager.box_and_direction_loss(*leaves, targets, labels, anchors), *leaves),
     }
-    positives = int((labels > 0).sum())
-    yield Case("box_and_direction", "SECOND KITTI", f"{text(batch, count)} anchors, {positives} positives", sides, device, nbytes(*leaves), list(sides))
+    shape = f"{text(batch, count)} anchors, {int((labels > 0).sum())} positives"
+    yield Case("box_and_direction", "SECOND KITTI", shape, sides, device, nbytes(*leaves), list(sides))
 
 
 def drop_in(device: torch.device, quick: bool) -> Iterator[Case]:

@@ -53,8 +53,8 @@ def time_case(case: Case, rounds: int | None = None) -> dict[str, Any]:
     Args:
         rounds: default as many as take ``CASE_SECONDS``, within ``FEWEST`` and ``MOST``.
     Returns:
-        ``sides``: name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds); ``ratios``: name of each other side -> median,
-        q1, q3 of its time divided by ours, round by round.
+        ``sides``: name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds); ``ratios``: name of each other side ->
+        median, q1, q3 of its time divided by ours, round by round.
     """
     clock = _cuda_seconds if case.device.type == "cuda" else _cpu_seconds
     first, calls = {}, {}

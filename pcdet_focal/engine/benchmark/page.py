@@ -11,20 +11,23 @@ from . import SUITES, goals, results
 NOT_YET = "not measured yet"
 _INTRO = """# Benchmarks
 
-How fast the package is beside what one would use without it. Made by `python tools/benchmark.py page` from the JSON files in this folder; their schema is described in
-`pcdet_focal/engine/benchmark/results.py`. To measure on another machine, idle if possible:
+How fast the package is beside what one would use without it. Made by `python tools/benchmark.py page` from the JSON files in this folder, whose
+schema is described in `pcdet_focal/engine/benchmark/results.py`. To measure on another machine, idle if possible:
 
 ```sh
 python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py page
 ```
 
-**Times.** The sides of a row run in turns in one process: in each round every side is called for about 50 ms (a slow one once) and the round counts the median of these calls. A time is the
-median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new gradient buffer in every call, as `loss.backward()` with cleared
-gradients does; compiling is never counted. What disturbs the machine disturbs both sides, so that ratios mean more than times. As in training, freed memory stays with the process.
+**Times.** The sides of a row run in turns in one process: in each round every side is called for about 50 ms (a slow one once), and the round counts
+the median of these calls. A time is the median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new
+gradient buffer in every call, as `loss.backward()` with cleared gradients does; compiling is never counted. As in training, freed memory stays with
+the process. What disturbs the machine disturbs both sides, so that ratios mean more than times; "load before" is how many other processes wanted a
+core when the run began: above 0.5 or so the figures are of a busy machine, where torch's threads wait for each other.
 
-**Extra memory** is the most that was allocated at one moment beyond inputs and results (the gradient). On the CPU it adds what torch's allocator reports to `torch.profiler` and what numpy
-reports to `tracemalloc`; the figure in brackets is a check from outside, the growth of the resident memory of a fresh process, with every block mapped by itself. It is below zero where part
-of a gradient is zeros that nobody has touched. On a GPU it is `torch.cuda.max_memory_allocated`.
+**Extra memory** is the most that was allocated at one moment beyond inputs and results (the gradient). On the CPU it adds what torch's allocator
+reports to `torch.profiler` and what numpy reports to `tracemalloc`; the figure in brackets is a check from outside, the growth of the resident memory
+of a fresh process with every block mapped by itself. It is below zero where part of a gradient is zeros that nobody has touched. On a GPU it is
+`torch.cuda.max_memory_allocated`.
 
 **Sides.**
 - ours: what the package does by default
@@ -33,6 +36,11 @@ of a gradient is zeros that nobody has touched. On a GPU it is `torch.cuda.max_m
 - copy: a copy of the logits, the floor
 - reference: the package's own definition in plain torch, `PCDET_FOCAL_BACKEND=reference`
 - shapely, spconv: the packages of that name
+"""
+_STEPS_INTRO = """Most of a training step is convolution, which faster losses do not make faster. "Losses" are everything behind the head's
+convolutions: target assignment, classification, box and direction losses, and the gradients of the predictions; a step is forward, losses, backward,
+clipping and the optimiser, on simulated scans. On a CPU two steps can differ by more than the losses take: the shares say more than the ratio of the
+steps.
 """
 _TITLES = {"losses": "Losses", "ops": "Operators", "data": "Data pipeline"}
 
@@ -78,9 +86,11 @@ def _machines(files: Sequence[Mapping[str, Any]]) -> str:
     for content in files:
         machine = content["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-        rows.append([content["suite"], content["date"], machine["gpu"] or "none", f"{machine['cpu']}, {machine['cores']} cores", str(content["threads"]),
-                     versions, f"`{content['command']}`"])
-    return _table(["suite", "day", "GPU", "CPU", "threads", "versions", "command"], rows)
+        load = "" if content["load"] is None else f"{content['load']:.1f}"
+        cpu = f"{machine['cpu']}, {machine['cores']} cores"
+        rows.append([content["suite"], content["date"], machine["gpu"] or "none", cpu, str(content["threads"]), load, versions,
+                     f"`{content['command']}`"])
+    return _table(["suite", "day", "GPU", "CPU", "threads", "load before", "versions", "command"], rows)
 
 
 def _goals(files: Sequence[Mapping[str, Any]]) -> str:
@@ -117,13 +127,11 @@ def _steps(files: Sequence[Mapping[str, Any]]) -> str:
             if row["row"] != "training_step":
                 continue
             step, plain, head, plain_head = (row["sides"][side]["median"] for side in ("ours", "eager", "head, ours", "head, eager"))
-            rows.append([row["case"], row["shape"], f"{plain_head / head:.3g} x", f"{row['ratios']['eager']['median']:.3g} x", _seconds(plain), _seconds(step),
-                         f"{100 * plain_head / plain:.2g} %", f"{100 * head / step:.2g} %", _device(content, row)])
-    table = _table(["model", "batch", "losses alone, faster by", "step, faster by", "step, eager losses", "step, ours", "losses in it, eager", "losses in it, ours", "on"],
-                   rows)
-    return ("Most of a training step is convolution, and the losses do not make that faster. \"Losses\" are everything behind the head's convolutions: target assignment, "
-            "classification, box and direction losses, and the gradients of the predictions; a step is forward, losses, backward, clipping and the optimiser, on simulated scans. "
-            f"Steps that take seconds differ from each other by more than the losses take on a CPU that is not idle: the shares say more than the ratio of two steps.\n\n{table}")
+            rows.append([row["case"], row["shape"], f"{plain_head / head:.3g} x", f"{row['ratios']['eager']['median']:.3g} x", _seconds(plain),
+                         _seconds(step), f"{100 * plain_head / plain:.2g} %", f"{100 * head / step:.2g} %", _device(content, row)])
+    head = ["model", "batch", "losses alone, faster by", "step, faster by", "step, eager losses", "step, ours", "losses in it, eager",
+            "losses in it, ours", "on"]
+    return f"{_STEPS_INTRO}\n{_table(head, rows)}"
 
 
 def _suite(content: Mapping[str, Any]) -> Iterator[str]:
@@ -146,8 +154,9 @@ def _suite(content: Mapping[str, Any]) -> Iterator[str]:
         seconds = content["startup"]
         compiling = [row["sides"]["compiled"]["first_call"] for row in content["rows"] if "compiled" in row["sides"]]
         beside = f" For comparison, the first call of the compiled formula takes {compiling[0]:.2g} s." if compiling else ""
-        yield (f"Before the first step: importing `pcdet_focal.losses` takes {seconds['import']:.2g} s (torch and numba not counted); compiling the CPU kernels of the focal loss "
-               f"{seconds['kernels_cold']:.2g} s the first time on a machine, {seconds['kernels_cached']:.2g} s from then on.{beside}\n")
+        yield (f"Before the first step: importing `pcdet_focal.losses` takes {seconds['import']:.2g} s (torch and numba not counted); compiling the "
+               f"CPU kernels of the focal loss {seconds['kernels_cold']:.2g} s the first time on a machine, {seconds['kernels_cached']:.2g} s from "
+               f"then on.{beside}\n")
 
 
 def _doc(suite: str, row: str) -> str:

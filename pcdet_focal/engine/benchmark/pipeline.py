@@ -1,7 +1,7 @@
 """The training data pipeline of second.yaml on one core: samples a second, and where the time of a sample goes.
 
-Whole samples are timed untouched. For the stages, the steps of a second data set are wrapped in a stopwatch; a stage is charged for its own time, not for
-that of a stage within it, and what lies between the wrapped steps is the row "everything else". Both are measured in turns on the same frames.
+Whole samples are timed untouched. For the stages, the steps of a second data set are wrapped in a stopwatch; a stage is charged for its own time, not
+for that of a stage within it, and what lies between the wrapped steps is the row "everything else". Both are measured in turns on the same frames.
 """
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def kitti_folder(cfg: Config, root: str | Path | None, frames: int, full_scan: b
         yield made
 
 
-def run(root: str | Path | None = None, samples: int | None = None, quick: bool = False, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
+def run(
+    root: str | Path | None = None, samples: int | None = None, quick: bool = False, report: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
     """Measure on one thread. Returns the ``rows`` of the JSON file (see ``results``): the pipeline, then its stages; times are of one sample.
 
     Raises InputError where ``root`` is no KITTI folder with infos and object database.

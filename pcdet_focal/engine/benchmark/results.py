@@ -8,6 +8,7 @@
     command      what made it
     date         day of the run
     machine      kind (name of the GPU, else of the CPU, and the number of cores), cpu, cores, gpu (null without one), system
+    load         processes that were running already when the run began (mean of a minute; null where the system does not tell)
     threads      of torch and of our kernels
     versions     pcdet_focal, python, and those of torch, numpy, numba, triton, shapely, spconv that are installed
     startup      (losses) seconds: import, kernels_cold, kernels_cached, see ``startup``
@@ -41,10 +42,9 @@ from ...errors import InputError
 from ..checkpoint import whole_file
 
 SCHEMA = 1
-_KEYS = {"schema", "suite", "quick", "command", "date", "machine", "threads", "versions", "startup", "rows"}
+_KEYS = {"schema", "suite", "quick", "command", "date", "machine", "load", "threads", "versions", "startup", "rows"}
 _ROW_KEYS = {"row", "case", "shape", "device", "note", "kept_bytes", "sides", "ratios", "goals"}
-_PACKAGES = {"torch": "torch", "numpy": "numpy", "numba": "numba", "triton": "triton", "shapely": "shapely", "spconv-cu120": "spconv-cu120",
-             "spconv-cu126": "spconv-cu126"}
+_PACKAGES = ("torch", "numpy", "numba", "triton", "shapely", "spconv-cu120", "spconv-cu126")
 
 
 def cores() -> int:
@@ -63,6 +63,11 @@ def machine() -> dict[str, Any]:
     return {"kind": f"{gpu or cpu}, {cores()} cores", "cpu": cpu, "cores": cores(), "gpu": gpu, "system": platform.system()}
 
 
+def load() -> float | None:
+    """How many processes wanted a core in the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def versions() -> dict[str, str]:
     found = {"pcdet_focal": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
@@ -79,11 +84,13 @@ def default_path(suite: str) -> Path:
     return Path("benchmarks") / f"{suite}-{slug}.json"
 
 
-def new(suite: str, quick: bool, command: str, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """The content of a file."""
+def new(
+    suite: str, quick: bool, command: str, load: float | None, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """The content of a file; ``load`` is that before the run, ``seconds`` what ``startup`` gave."""
     return {
         "schema": SCHEMA, "suite": suite, "quick": quick, "command": command, "date": datetime.date.today().isoformat(), "machine": machine(),
-        "threads": torch.get_num_threads(), "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
+        "load": load, "threads": torch.get_num_threads(), "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
     }
 
 
@@ -104,7 +111,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); measure anew, or delete the file") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path} is not a result of tools/benchmark.py with schema {SCHEMA}; measure anew, or delete the file")
-    missing = sorted(_KEYS - content.keys()) + [f"rows[{i}].{key}" for i, row in enumerate(content.get("rows", [])) for key in sorted(_ROW_KEYS - row.keys())]
+    missing = sorted(_KEYS - content.keys())
+    for place, row in enumerate(content.get("rows", [])):
+        missing += [f"rows[{place}].{key}" for key in sorted(_ROW_KEYS - row.keys())]
     if missing:
         raise InputError(f"{path} has no {', '.join(missing)}; measure anew, or delete the file")
     return content

@@ -73,7 +73,8 @@ def describe(row: Mapping[str, Any]) -> str:
         if ratio is not None:
             parts.append(f"{ratio['median']:.3g} x ours ({ratio['q1']:.3g} .. {ratio['q3']:.3g})")
         if "extra_memory" in side:
-            parts.append(f"{side['extra_memory'] / goals.MEGABYTE:.3g} MB more" + (f" (RSS {side['rss'] / goals.MEGABYTE:.3g})" if "rss" in side else ""))
+            checked = f" (RSS {side['rss'] / goals.MEGABYTE:.3g})" if "rss" in side else ""
+            parts.append(f"{side['extra_memory'] / goals.MEGABYTE:.3g} MB more{checked}")
         lines.append("  ".join(parts))
     for goal in row["goals"]:
         lines.append(f"  goal: {goal['goal']}: {'not measured' if goal['met'] is None else 'reached' if goal['met'] else 'MISSED'}")
