@@ -5,8 +5,8 @@
     python tools/benchmark.py data [--root data/kitti]     the training data pipeline, stage by stage: three
     python tools/benchmark.py page                         benchmarks/README.md from all JSON files beside it
 
-Run it from the repository's root on an idle machine. A whole run is saved to benchmarks/<suite>-<machine>.json; with --only or --quick
-only where --out says. GPU rows are measured where torch sees a CUDA device.
+Run it from the repository's root on an idle machine; on a busy one --cpu_time still gives steady ratios, of one thread. A whole run is saved to
+benchmarks/<suite>-<machine>.json; with --only or --quick only where --out says. GPU rows are measured where torch sees a CUDA device.
 """
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=f"measure: {name}")
         command.add_argument("--out", default=None, help="JSON file to write (default: benchmarks/<suite>-<machine>.json)")
         command.add_argument("--quick", action="store_true", help="tiny inputs: shows that everything runs, the figures mean nothing")
+        command.add_argument("--cpu_time", action="store_true", help="on one thread, count the time computed, not passed: for a busy machine")
         if name == "data":
             command.add_argument("--root", default=None, help="KITTI folder with its infos (default: a simulated one in a temporary folder)")
             command.add_argument("--samples", type=cli.whole_number, default=None, help="samples to load (default: 200)")
@@ -54,27 +55,29 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "data":
         if args.samples == 0:
             raise InputError("--samples 0: at least one sample is needed")
-        rows, seconds, whole = pipeline.run(args.root, args.samples, args.quick), None, True
+        rows, seconds, whole = pipeline.run(args.root, args.samples, args.quick, args.cpu_time), None, True
     else:
         if 0 in (args.repeats, args.threads):
             raise InputError("--repeats and --threads must be at least 1")
-        if args.threads is not None:
-            torch.set_num_threads(args.threads)
+        if args.cpu_time and args.threads not in (None, 1):
+            raise InputError("--cpu_time adds up the time of all threads, so it needs --threads 1")
+        if args.cpu_time or args.threads is not None:
+            torch.set_num_threads(args.threads or 1)
         keep_freed_memory()  # as in training
-        rows = run.run_suite(args.command, args.only, args.repeats, args.quick, report=lambda line: print(line, flush=True))
+        rows = run.run_suite(args.command, args.only, args.repeats, args.quick, args.cpu_time, report=lambda line: print(line, flush=True))
         whole = args.only is None
         seconds = results.startup() if args.command == "losses" and whole else None
     out = Path(args.out) if args.out else results.default_path(args.command) if whole and not args.quick else None
     if seconds:
         print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     if out is not None:
-        results.write(results.new(args.command, args.quick, _command(args), load, rows, seconds), out)
+        results.write(results.new(args.command, args.quick, _command(args), load, "cpu" if args.cpu_time else "wall", rows, seconds), out)
         print(f"{out} written; python tools/benchmark.py page makes the page of it")
 
 
 def _command(args: argparse.Namespace) -> str:
     """As the file keeps it: without paths of this machine."""
-    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else [])]
+    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else []), *(["--cpu_time"] if args.cpu_time else [])]
     words += ["--root KITTI"] if getattr(args, "root", None) else []
     for name in ("repeats", "threads", "samples"):
         if getattr(args, name, None) is not None:

@@ -121,6 +121,8 @@ def test_the_clock_takes_turns_and_gives_ratios():
     assert 0.06 <= timed["sides"]["ours"]["median"] and 0.12 <= timed["sides"]["other"]["median"]  # sleep never wakes early
     assert timed["ratios"].keys() == {"other"}
     assert timed["ratios"]["other"]["q1"] <= timed["ratios"]["other"]["median"] <= timed["ratios"]["other"]["q3"]
+    asleep = measure.time_case(Case("row", "case", "", {"ours": sleeper("ours", 0.06)}), rounds=2, cpu_time=True)
+    assert asleep["sides"]["ours"]["median"] < 0.03  # it computed nothing
     fast = measure.time_case(Case("row", "case", "", {"ours": lambda: None}), rounds=1)
     assert fast["sides"]["ours"]["calls"] == measure.LONGEST_BLOCK and fast["ratios"] == {}
 
@@ -209,12 +211,13 @@ def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypat
 
 def test_quick_ops_and_a_row_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for argv in (["--out", "x.json", "--only", "points_in_boxes", "kitti_ap", "rotated_nms"], ["--only", "kitti_ap"]):
+    for argv in (["--cpu_time", "--out", "x.json", "--only", "points_in_boxes", "kitti_ap", "rotated_nms"], ["--only", "kitti_ap"]):
         assert benchmark("ops", "--quick", "--repeats", 1, *argv) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]  # a part of a run is kept only where --out says so
     content = results.read("x.json")
     check_schema(content, "ops")
     assert [row["row"] for row in content["rows"]] == ["rotated_nms", "points_in_boxes", "kitti_ap"]
+    assert content["clock"] == "cpu" and content["threads"] == 1
 
 
 def test_quick_data_pipeline_stage_by_stage(tmp_path, monkeypatch, capsys):
@@ -253,7 +256,7 @@ def made_up(device: str = "cpu", gpu: str | None = None, ratio: float = 30.0) ->
            "ratios": {"eager": {"median": ratio, "q1": ratio - 1, "q3": ratio + 1}}, "goals": []}
     machine = {"kind": "CPU 9, 2 cores", "cpu": "CPU 9", "cores": 2, "gpu": gpu, "system": "Linux"}
     return {"schema": 1, "suite": "losses", "quick": False, "command": "python tools/benchmark.py losses", "date": "2026-01-02", "machine": machine,
-            "load": 0.25, "threads": 2, "versions": {"torch": "2.13.0"}, "startup": {}, "rows": [row]}
+            "load": 0.25, "threads": 2, "clock": "wall", "versions": {"torch": "2.13.0"}, "startup": {}, "rows": [row]}
 
 
 def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys):
@@ -280,6 +283,7 @@ def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys)
 @pytest.mark.parametrize("argv, told", [
     (["losses", "--only", "clasification"], "--only clasification: there is no such row; did you mean classification? there are classification, box"),
     (["ops", "--threads", "0"], "--repeats and --threads must be at least 1"),
+    (["ops", "--cpu_time", "--threads", "2"], "--cpu_time adds up the time of all threads, so it needs --threads 1"),
     (["data", "--samples", "0"], "--samples 0: at least one sample is needed"),
     (["data", "--quick", "--root", "nowhere"], "nowhere"),
     (["page"], "there is no JSON file in benchmarks; measure first: python tools/benchmark.py losses"),

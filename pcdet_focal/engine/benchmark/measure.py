@@ -1,6 +1,7 @@
 """Timing several ways to compute one thing, so that what disturbs the machine disturbs all of them alike."""
 from __future__ import annotations
 
+import functools
 import gc
 import statistics
 import time
@@ -43,7 +44,7 @@ class Case:
     note: str = ""
 
 
-def time_case(case: Case, rounds: int | None = None) -> dict[str, Any]:
+def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> dict[str, Any]:
     """Time the sides of a case: round after round, in each round every side once, every round beginning with another side.
 
     In a round a side is called several times in a row, as often as fits into ``BLOCK_SECONDS`` but at least once, and the round counts the median
@@ -52,11 +53,15 @@ def time_case(case: Case, rounds: int | None = None) -> dict[str, Any]:
 
     Args:
         rounds: default as many as take ``CASE_SECONDS``, within ``FEWEST`` and ``MOST``.
+        cpu_time: on the CPU count the seconds that this process computed (in all its threads) instead of those that passed.
     Returns:
         ``sides``: name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds); ``ratios``: name of each other side ->
         median, q1, q3 of its time divided by ours, round by round.
     """
-    clock = _cuda_seconds if case.device.type == "cuda" else _cpu_seconds
+    if case.device.type == "cuda":
+        clock = _cuda_seconds
+    else:
+        clock = functools.partial(_cpu_seconds, now=time.process_time if cpu_time else time.perf_counter)
     first, calls = {}, {}
     for name, side in case.sides.items():
         first[name] = clock(side, 1)
@@ -92,12 +97,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def _cpu_seconds(side: Side, calls: int) -> float:
+def _cpu_seconds(side: Side, calls: int, now: Callable[[], float]) -> float:
     taken = []
     for _ in range(calls):
-        began = time.perf_counter()
+        began = now()
         result = side()
-        taken.append(time.perf_counter() - began)
+        taken.append(now() - began)
         del result
     return statistics.median(taken)
 

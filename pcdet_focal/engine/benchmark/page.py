@@ -22,7 +22,8 @@ python tools/benchmark.py losses && python tools/benchmark.py ops && python tool
 the median of these calls. A time is the median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new
 gradient buffer in every call, as `loss.backward()` with cleared gradients does; compiling is never counted. As in training, freed memory stays with
 the process. What disturbs the machine disturbs both sides, so that ratios mean more than times; "load before" is how many other processes wanted a
-core when the run began: above 0.5 or so the figures are of a busy machine, where torch's threads wait for each other.
+core when the run began: above 0.5 or so the figures are of a busy machine, where torch's threads wait for each other. "CPU time" (`--cpu_time`) is
+what one thread computed rather than what passed: steady on a busy machine, but blind to how well threads share the work.
 
 **Extra memory** is the most that was allocated at one moment beyond inputs and results (the gradient). On the CPU it adds what torch's allocator
 reports to `torch.profiler` and what numpy reports to `tracemalloc`; the figure in brackets is a check from outside, the growth of the resident memory
@@ -78,7 +79,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _device(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     machine = content["machine"]
-    return machine["gpu"] if row["device"] == "cuda" else f"{machine['cpu']}, {content['threads']} of {machine['cores']} cores"
+    if row["device"] == "cuda":
+        return machine["gpu"]
+    clock = ", CPU time" if content["clock"] == "cpu" else ""
+    return f"{machine['cpu']}, {content['threads']} of {machine['cores']} cores{clock}"
 
 
 def _machines(files: Sequence[Mapping[str, Any]]) -> str:

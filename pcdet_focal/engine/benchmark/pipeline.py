@@ -31,7 +31,8 @@ _READING = {"get_calib": "calibration", "get_road_plane": "road plane", "get_lid
 class Stopwatch:
     """Seconds of each stage, without those of the stages called within it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
         self.seconds: dict[str, float] = {}
         self._within = [0.0]  # for each running stage what its inner stages took
 
@@ -39,26 +40,26 @@ class Stopwatch:
         """The function, timed."""
         def timed(*args, **kwargs):
             self._within.append(0.0)
-            began = time.perf_counter()
+            began = self._now()
             try:
                 return function(*args, **kwargs)
             finally:
-                took = time.perf_counter() - began
+                took = self._now() - began
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took - self._within.pop()
                 self._within[-1] += took
         return timed
 
 
-def watch(dataset: KittiDataset) -> Stopwatch:
+def watch(dataset: KittiDataset, now: Callable[[], float]) -> Stopwatch:
     """Change the data set: its steps are timed."""
-    watch = Stopwatch()
+    stopwatch = Stopwatch(now)
     for method, stage in _READING.items():
         if hasattr(dataset, method):
-            setattr(dataset, method, watch.wrap(stage, getattr(dataset, method)))
+            setattr(dataset, method, stopwatch.wrap(stage, getattr(dataset, method)))
     for owner, queue in ((dataset.data_augmentor, "data_augmentor_queue"), (dataset.data_processor, "data_processor_queue")):
-        setattr(owner, queue, [watch.wrap(_name(step), step) for step in getattr(owner, queue)])
-    dataset.point_feature_encoder.forward = watch.wrap("point features", dataset.point_feature_encoder.forward)
-    return watch
+        setattr(owner, queue, [stopwatch.wrap(_name(step), step) for step in getattr(owner, queue)])
+    dataset.point_feature_encoder.forward = stopwatch.wrap("point features", dataset.point_feature_encoder.forward)
+    return stopwatch
 
 
 def _name(step: Callable) -> str:
@@ -80,7 +81,7 @@ def kitti_folder(cfg: Config, root: str | Path | None, frames: int, full_scan: b
 
 
 def run(
-    root: str | Path | None = None, samples: int | None = None, quick: bool = False, report: Callable[[str], None] = print
+    root: str | Path | None = None, samples: int | None = None, quick: bool = False, cpu_time: bool = False, report: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Measure on one thread. Returns the ``rows`` of the JSON file (see ``results``): the pipeline, then its stages; times are of one sample.
 
@@ -97,9 +98,10 @@ def run(
             if not len(plain):
                 raise InputError(plain.why_empty())
             plain.seed = watched.seed = 0
-            stopwatch = watch(watched)
+            now = time.process_time if cpu_time else time.perf_counter
+            stopwatch = watch(watched, now)
             points = [len(plain.get_lidar(info["point_cloud"]["lidar_idx"])) for info in plain.kitti_infos[:20]]
-            whole, stages = _time(plain, watched, stopwatch, rounds, round_of)
+            whole, stages = _time(plain, watched, stopwatch, rounds, round_of, now)
     finally:
         torch.set_num_threads(threads)
     source = "simulated" if root is None else "given with --root"
@@ -117,7 +119,9 @@ def run(
     return rows
 
 
-def _time(plain: KittiDataset, watched: KittiDataset, stopwatch: Stopwatch, rounds: int, round_of: int) -> tuple[list[float], dict[str, list[float]]]:
+def _time(
+    plain: KittiDataset, watched: KittiDataset, stopwatch: Stopwatch, rounds: int, round_of: int, now: Callable[[], float]
+) -> tuple[list[float], dict[str, list[float]]]:
     """Seconds of one sample in each round: untouched, and for each stage."""
     for dataset in (plain, watched):
         dataset.__getitems__(range(min(round_of, len(dataset))))  # compile, open files
@@ -127,9 +131,9 @@ def _time(plain: KittiDataset, watched: KittiDataset, stopwatch: Stopwatch, roun
         indices = [(turn * round_of + k) % len(plain) for k in range(round_of)]
         for dataset in (plain, watched) if turn % 2 else (watched, plain):
             stopwatch.seconds.clear()
-            began = time.perf_counter()
+            began = now()
             dataset.__getitems__(indices)
-            took = time.perf_counter() - began
+            took = now() - began
             if dataset is plain:
                 whole.append(took / round_of)
                 continue

@@ -10,6 +10,7 @@
     machine      kind (name of the GPU, else of the CPU, and the number of cores), cpu, cores, gpu (null without one), system
     load         processes that were running already when the run began (mean of a minute; null where the system does not tell)
     threads      of torch and of our kernels
+    clock        wall, or cpu: the seconds that the process computed, on one thread (rows of a GPU are always by its own clock)
     versions     pcdet_focal, python, and those of torch, numpy, numba, triton, shapely, spconv that are installed
     startup      (losses) seconds: import, kernels_cold, kernels_cached, see ``startup``
     rows         list of
@@ -42,7 +43,7 @@ from ...errors import InputError
 from ..checkpoint import whole_file
 
 SCHEMA = 1
-_KEYS = {"schema", "suite", "quick", "command", "date", "machine", "load", "threads", "versions", "startup", "rows"}
+_KEYS = {"schema", "suite", "quick", "command", "date", "machine", "load", "threads", "clock", "versions", "startup", "rows"}
 _ROW_KEYS = {"row", "case", "shape", "device", "note", "kept_bytes", "sides", "ratios", "goals"}
 _PACKAGES = ("torch", "numpy", "numba", "triton", "shapely", "spconv-cu120", "spconv-cu126")
 
@@ -85,12 +86,12 @@ def default_path(suite: str) -> Path:
 
 
 def new(
-    suite: str, quick: bool, command: str, load: float | None, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None
+    suite: str, quick: bool, command: str, load: float | None, clock: str, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """The content of a file; ``load`` is that before the run, ``seconds`` what ``startup`` gave."""
     return {
         "schema": SCHEMA, "suite": suite, "quick": quick, "command": command, "date": datetime.date.today().isoformat(), "machine": machine(),
-        "load": load, "threads": torch.get_num_threads(), "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
+        "load": load, "threads": torch.get_num_threads(), "clock": clock, "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
     }
 
 

@@ -26,7 +26,7 @@ def choose_rows(known: Sequence[str], only: Sequence[str] | None) -> list[str]:
     return [name for name in known if not only or name in only]
 
 
-def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None = None, quick: bool = False,
+def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None = None, quick: bool = False, cpu_time: bool = False,
               report: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Measure the rows of ``losses`` or ``ops``; ``report`` gets a line a case. Returns the ``rows`` of the JSON file (see ``results``).
 
@@ -42,7 +42,7 @@ def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None 
             for name in choose_rows(list(builders), only):
                 for device in devices:
                     for case in builders[name](device, quick):
-                        rows.append(_measure(suite, case, rounds, quick))
+                        rows.append(_measure(suite, case, rounds, quick, cpu_time))
                         report(describe(rows[-1]))
                         del case
                         gc.collect()
@@ -53,9 +53,9 @@ def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None 
     return rows
 
 
-def _measure(suite: str, case: Case, rounds: int | None, quick: bool) -> dict[str, Any]:
+def _measure(suite: str, case: Case, rounds: int | None, quick: bool, cpu_time: bool) -> dict[str, Any]:
     row = {"row": case.row, "case": case.case, "shape": case.shape, "device": case.device.type, "note": case.note, "kept_bytes": case.kept_bytes,
-           **time_case(case, rounds)}
+           **time_case(case, rounds, cpu_time)}
     for name in case.memory_sides:
         row["sides"][name]["extra_memory"] = peak_bytes(case.sides[name], case.device) - case.kept_bytes
         resident = peak_rss(suite, case.row, case.case, name, quick) if case.device.type == "cpu" else None
