@@ -5,6 +5,7 @@ for that of a stage within it, and what lies between the wrapped steps is the ro
 """
 from __future__ import annotations
 
+import ctypes
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,13 @@ from ...datasets.kitti.create import create_kitti_infos
 from ...datasets.kitti.dataset import KittiDataset
 from ...datasets.synthetic import SyntheticConfig, write_kitti_folder
 from ...errors import InputError
-from . import goals, workloads
+from . import goals, results, workloads
 from .measure import spread
 
 SAMPLES, FRAMES, ROUND = 200, 60, 20  # samples in all, simulated frames, samples in a round
 REST = "everything else"
-# Methods of the data set that are stages, and the methods that the lists of steps are made of.
+_BLAS_THREADS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_", "openblas_set_num_threads")
+# Methods of the data set that are stages.
 _READING = {"get_calib": "calibration", "get_road_plane": "road plane", "get_lidar": "load the scan", "_crop_to_image": "crop to the image"}
 
 
@@ -68,6 +70,31 @@ def _name(step: Callable) -> str:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """torch and numpy's matrix products on one thread; the kernels of the pipeline are of one thread anyway."""
+    libraries = [getattr(library, name) for library in _openblas() for name in _BLAS_THREADS if hasattr(library, name)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for set_threads in libraries:
+        set_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for set_threads in libraries:
+            set_threads(results.cores())
+
+
+def _openblas() -> list[ctypes.CDLL]:
+    """The OpenBLAS that this process has loaded; none where the system does not tell."""
+    try:
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [ctypes.CDLL(path) for path in {line.split()[-1] for line in loaded if "openblas" in line}]
+
+
+@contextmanager
 def kitti_folder(cfg: Config, root: str | Path | None, frames: int, full_scan: bool) -> Iterator[Path]:
     """``root``, or a simulated folder that is removed at the end."""
     if root is not None:
@@ -90,20 +117,15 @@ def run(
     cfg = workloads.kitti_config("second", quick=False)
     round_of = 4 if quick else ROUND
     rounds = max(1, (samples or (8 if quick else SAMPLES)) // round_of)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with kitti_folder(cfg, root, 3 if quick else FRAMES, full_scan=not quick) as folder:
-            plain, watched = (KittiDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True, root_path=folder) for _ in range(2))
-            if not len(plain):
-                raise InputError(plain.why_empty())
-            plain.seed = watched.seed = 0
-            now = time.process_time if cpu_time else time.perf_counter
-            stopwatch = watch(watched, now)
-            points = [len(plain.get_lidar(info["point_cloud"]["lidar_idx"])) for info in plain.kitti_infos[:20]]
-            whole, stages = _time(plain, watched, stopwatch, rounds, round_of, now)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), kitti_folder(cfg, root, 3 if quick else FRAMES, full_scan=not quick) as folder:
+        plain, watched = (KittiDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True, root_path=folder) for _ in range(2))
+        if not len(plain):
+            raise InputError(plain.why_empty())
+        plain.seed = watched.seed = 0
+        now = time.process_time if cpu_time else time.perf_counter
+        stopwatch = watch(watched, now)
+        points = [len(plain.get_lidar(info["point_cloud"]["lidar_idx"])) for info in plain.kitti_infos[:20]]
+        whole, stages = _time(plain, watched, stopwatch, rounds, round_of, now)
     source = "simulated" if root is None else "given with --root"
     shape = f"{len(plain)} frames {source}, {sum(points) // len(points):,} points"
     rows = [_row("pipeline", "second.yaml, 360 degrees", shape, whole, round_of)]
