@@ -165,6 +165,17 @@ def test_a_stopwatch_charges_each_stage_for_its_own_time():
     assert watch.seconds["inner"] >= 0.1 and 0.01 <= watch.seconds["outer"] <= took - 0.1
 
 
+def test_one_thread_is_also_one_of_numpys_matrix_products():
+    def threads() -> list[int]:
+        blas = [getattr(library, get)() for library in pipeline._openblas() for get in pipeline._BLAS_THREADS if hasattr(library, get)]
+        return [torch.get_num_threads(), *blas]
+
+    before = threads()
+    with pipeline.one_thread():
+        assert set(threads()) == {1}
+    assert threads() == before
+
+
 def test_goals_are_judged_by_medians():
     row = {"row": "classification", "case": "SECOND KITTI", "device": "cpu", "sides": {"ours": {"median": 0.002, "extra_memory": 1_500_000}},
            "ratios": {"eager": {"median": 26.0}, "copy": {"median": 0.25}}}

@@ -14,7 +14,7 @@ import torch
 OURS = "ours"
 FEWEST, MOST = 3, 30  # rounds
 BLOCK_SECONDS, LONGEST_BLOCK = 0.05, 40  # a block is so many seconds of calls, at most so many calls
-CASE_SECONDS = 8.0  # rounds are repeated for about so long
+CASE_SECONDS = 5.0  # rounds are repeated for about so long
 
 Side = Callable[[], Any]
 

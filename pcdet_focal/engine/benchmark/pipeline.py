@@ -20,12 +20,13 @@ from ...datasets.kitti.create import create_kitti_infos
 from ...datasets.kitti.dataset import KittiDataset
 from ...datasets.synthetic import SyntheticConfig, write_kitti_folder
 from ...errors import InputError
-from . import goals, results, workloads
+from . import goals, workloads
 from .measure import spread
 
 SAMPLES, FRAMES, ROUND = 200, 60, 20  # samples in all, simulated frames, samples in a round
 REST = "everything else"
-_BLAS_THREADS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_", "openblas_set_num_threads")
+# As numpy's wheels and the systems' packages name it.
+_BLAS_THREADS = ("scipy_openblas_get_num_threads64_", "scipy_openblas_get_num_threads", "openblas_get_num_threads64_", "openblas_get_num_threads")
 # Methods of the data set that are stages.
 _READING = {"get_calib": "calibration", "get_road_plane": "road plane", "get_lidar": "load the scan", "_crop_to_image": "crop to the image"}
 
@@ -72,17 +73,16 @@ def _name(step: Callable) -> str:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch and numpy's matrix products on one thread; the kernels of the pipeline are of one thread anyway."""
-    libraries = [getattr(library, name) for library in _openblas() for name in _BLAS_THREADS if hasattr(library, name)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for set_threads in libraries:
+    settings = [(torch.get_num_threads(), torch.set_num_threads)]
+    for library in _openblas():
+        settings += [(getattr(library, get)(), getattr(library, get.replace("get", "set"))) for get in _BLAS_THREADS if hasattr(library, get)]
+    for _, set_threads in settings:
         set_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-        for set_threads in libraries:
-            set_threads(results.cores())
+        for before, set_threads in settings:
+            set_threads(before)
 
 
 def _openblas() -> list[ctypes.CDLL]:
