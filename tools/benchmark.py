@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "data":
         if args.samples == 0:
             raise InputError("--samples 0: at least one sample is needed")
-        rows, seconds, whole = pipeline.run(args.root, args.samples, args.quick, args.cpu_time), None, True
+        rows = pipeline.run(args.root, args.samples, args.quick, args.cpu_time)
+        threads, seconds, whole = 1, None, True
     else:
         if 0 in (args.repeats, args.threads):
             raise InputError("--repeats and --threads must be at least 1")
@@ -65,13 +66,15 @@ def main(argv: list[str] | None = None) -> None:
             torch.set_num_threads(args.threads or 1)
         keep_freed_memory()  # as in training
         rows = run.run_suite(args.command, args.only, args.repeats, args.quick, args.cpu_time, report=lambda line: print(line, flush=True))
-        whole = args.only is None
+        threads, whole = torch.get_num_threads(), args.only is None
         seconds = results.startup() if args.command == "losses" and whole else None
     out = Path(args.out) if args.out else results.default_path(args.command) if whole and not args.quick else None
     if seconds:
         print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     if out is not None:
-        results.write(results.new(args.command, args.quick, _command(args), load, "cpu" if args.cpu_time else "wall", rows, seconds), out)
+        content = results.new(args.command, rows, quick=args.quick, command=_command(args), load=load, threads=threads,
+                              clock="cpu" if args.cpu_time else "wall", startup=seconds)
+        results.write(content, out)
         print(f"{out} written; python tools/benchmark.py page makes the page of it")
 
 

@@ -28,6 +28,7 @@ VOXEL_SIZE, LIMITS = (0.05, 0.05, 0.1), (0, -40, -3, 70.4, 40, 1)  # second.yaml
 
 @contextmanager
 def environment(variable: str, value: str) -> Iterator[None]:
+    """With the variable set so."""
     before = os.environ.get(variable)
     os.environ[variable] = value
     try:

@@ -115,8 +115,9 @@ def run(
     Raises InputError where ``root`` is no KITTI folder with infos and object database.
     """
     cfg = workloads.kitti_config("second", quick=False)
-    round_of = 4 if quick else ROUND
-    rounds = max(1, (samples or (8 if quick else SAMPLES)) // round_of)
+    samples = samples or (8 if quick else SAMPLES)
+    round_of = min(samples, 4 if quick else ROUND)
+    rounds = samples // round_of
     with one_thread(), kitti_folder(cfg, root, 3 if quick else FRAMES, full_scan=not quick) as folder:
         plain, watched = (KittiDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True, root_path=folder) for _ in range(2))
         if not len(plain):

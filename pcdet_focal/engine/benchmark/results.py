@@ -85,13 +85,12 @@ def default_path(suite: str) -> Path:
     return Path("benchmarks") / f"{suite}-{slug}.json"
 
 
-def new(
-    suite: str, quick: bool, command: str, load: float | None, clock: str, rows: list[dict[str, Any]], seconds: Mapping[str, float] | None = None
-) -> dict[str, Any]:
-    """The content of a file; ``load`` is that before the run, ``seconds`` what ``startup`` gave."""
+def new(suite: str, rows: list[dict[str, Any]], *, quick: bool, command: str, load: float | None, threads: int, clock: str,
+        startup: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The content of a file; ``load`` is that before the run."""
     return {
         "schema": SCHEMA, "suite": suite, "quick": quick, "command": command, "date": datetime.date.today().isoformat(), "machine": machine(),
-        "load": load, "threads": torch.get_num_threads(), "clock": clock, "versions": versions(), "startup": dict(seconds or {}), "rows": rows,
+        "load": load, "threads": threads, "clock": clock, "versions": versions(), "startup": dict(startup or {}), "rows": rows,
     }
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import difflib
 import gc
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from ...errors import InputError
 from . import SUITES, goals
 from .measure import Case, time_case
+from .ops import environment
 from .peak_memory import peak_bytes, peak_rss
 
 
@@ -35,21 +35,14 @@ def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None 
     builders = SUITES[suite]
     devices = [torch.device("cpu"), *([torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_available() else [])]
     rows = []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        try:
-            for name in choose_rows(list(builders), only):
-                for device in devices:
-                    for case in builders[name](device, quick):
-                        rows.append(_measure(suite, case, rounds, quick, cpu_time))
-                        report(describe(rows[-1]))
-                        del case
-                        gc.collect()
-        finally:
-            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
-            if before is not None:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+    with tempfile.TemporaryDirectory() as cache, environment("TORCHINDUCTOR_CACHE_DIR", cache):
+        for name in choose_rows(list(builders), only):
+            for device in devices:
+                for case in builders[name](device, quick):
+                    rows.append(_measure(suite, case, rounds, quick, cpu_time))
+                    report(describe(rows[-1]))
+                    del case
+                    gc.collect()
     return rows
 
 
