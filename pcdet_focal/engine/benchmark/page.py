@@ -36,7 +36,7 @@ of a fresh process with every block mapped by itself. It is below zero where par
 - compiled: the same formula under `torch.compile`
 - copy: a copy of the logits, the floor
 - reference: the package's own definition in plain torch, `PCDET_FOCAL_BACKEND=reference`
-- shapely, spconv: the packages of that name
+- shapely, shapely loop, spconv: the packages of that name
 """
 _STEPS_INTRO = """Most of a training step is convolution, which faster losses do not make faster. "Losses" are everything behind the head's
 convolutions: target assignment, classification, box and direction losses, and the gradients of the predictions; a step is forward, losses, backward,
