@@ -96,7 +96,7 @@ def rotated_nms(device: torch.device, quick: bool) -> Iterator[Case]:
         sides["shapely loop"] = lambda: suppress_pair_by_pair(boxes.numpy(), scores.numpy(), 0.01)
         sides["shapely"] = lambda: suppress_row_by_row(boxes.numpy(), scores.numpy(), 0.01)
     yield Case("rotated_nms", "threshold 0.01, 70 x 70 m", f"{count:,} boxes", sides, device,
-               note="shapely loop: box by box, against one that stayed after the other; shapely: each box that stays against all that are left at once")
+               note="shapely loop: box by box against those that stayed, one by one; shapely: each box that stays against all that are left at once")
 
 
 def suppress_pair_by_pair(boxes: np.ndarray, scores: np.ndarray, thresh: float) -> np.ndarray:
