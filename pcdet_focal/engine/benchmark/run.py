@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,8 +40,6 @@ def run_suite(suite: str, only: Sequence[str] | None = None, rounds: int | None 
                 for case in builders[name](device, quick):
                     rows.append(_measure(suite, case, rounds, quick, cpu_time))
                     report(describe(rows[-1]))
-                    del case
-                    gc.collect()
     return rows
 
 
