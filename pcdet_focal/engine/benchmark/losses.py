@@ -120,7 +120,7 @@ def _soft_labels(case: str, loss_name: str, device: torch.device, quick: bool) -
     head_loss = losses.build_head_classification_loss(loss_name, "CLS_LOSS", 1.0, classes)
     formula = eager.varifocal_loss if loss_name == "VarifocalLoss" else eager.quality_focal_loss
     sides = {
-        "ours": gradient_of(lambda: head_loss(logits, labels, lambda space: (rows, quality))[0], logits),
+        "ours": gradient_of(lambda: head_loss(logits, labels, lambda space: dense)[0], logits),
         "eager": gradient_of(lambda: eager.soft_classification_loss(formula, logits, labels, dense), logits),
     }
     return Case("soft_labels", case, text(*shape), sides, device, nbytes(logits), note="SECOND KITTI's shape")

@@ -13,7 +13,7 @@ import torch
 
 OURS = "ours"
 FEWEST, MOST = 3, 30  # rounds
-BLOCK_SECONDS, LONGEST_BLOCK = 0.05, 40  # a block is so many seconds of calls, at most so many calls
+BLOCK_SECONDS, LONGEST_BLOCK = 0.05, 40  # on a CUDA device a round is so many seconds of calls of a side, at most so many calls
 CASE_SECONDS = 5.0  # rounds are repeated for about so long
 
 Side = Callable[[], Any]
@@ -45,10 +45,10 @@ class Case:
 
 
 def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> dict[str, Any]:
-    """Time the sides of a case: round after round, in each round every side once, every round beginning with another side.
+    """Time the sides of a case: round after round, in each round every side, every second round backwards and every third with another side first.
 
-    In a round a side is called several times in a row, as often as fits into ``BLOCK_SECONDS`` but at least once, and the round counts the median
-    of these calls (on a CUDA device their mean, between two events): so a fast side is not charged for the caches that a slow one left behind.
+    On the CPU a side is called once in a round, so that it finds the caches, the threads and the memory as other work has left them: that is how a
+    training step calls it. On a CUDA device it is called as often as fits into ``BLOCK_SECONDS``, and the round counts the mean, between two events.
     One call of each side goes before and is not counted; it compiles what there is to compile.
 
     Args:
@@ -66,7 +66,8 @@ def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> 
     for name, side in case.sides.items():
         first[name] = clock(side, 1)
     for name, side in case.sides.items():
-        calls[name] = max(1, min(LONGEST_BLOCK, int(BLOCK_SECONDS / max(clock(side, 1), 1e-9))))
+        seconds = clock(side, 1)
+        calls[name] = max(1, min(LONGEST_BLOCK, int(BLOCK_SECONDS / max(seconds, 1e-9)))) if case.device.type == "cuda" else 1
     names = list(case.sides)
     times: dict[str, list[float]] = {name: [] for name in names}
     began = time.monotonic()
@@ -74,7 +75,9 @@ def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> 
     gc.disable()
     try:
         for turn in range(MOST if rounds is None else rounds):
-            for name in names[turn % len(names):] + names[:turn % len(names)]:
+            start = turn // 2 % len(names)
+            order = names[start:] + names[:start]
+            for name in order if turn % 2 == 0 else reversed(order):
                 times[name].append(clock(case.sides[name], calls[name]))
             if rounds is None and turn + 1 >= FEWEST and time.monotonic() - began > CASE_SECONDS:
                 break
@@ -98,13 +101,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _cpu_seconds(side: Side, calls: int, now: Callable[[], float]) -> float:
-    taken = []
-    for _ in range(calls):
-        began = now()
-        result = side()
-        taken.append(now() - began)
-        del result
-    return statistics.median(taken)
+    began = now()
+    result = side()
+    taken = now() - began
+    del result  # freeing it is not counted
+    return taken
 
 
 def _cuda_seconds(side: Side, calls: int) -> float:

@@ -18,8 +18,8 @@ schema is described in `pcdet_focal/engine/benchmark/results.py`. To measure on 
 python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py page
 ```
 
-**Times.** The sides of a row run in turns in one process: in each round every side is called for about 50 ms (a slow one once), and the round counts
-the median of these calls. A time is the median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new
+**Times.** The sides of a row run in turns in one process. On a CPU every side is called once in a round, so that it finds the caches as other work has left
+them, as in a training step (repeated in a row, the small sides, the copy above all, would run in the cache); on a GPU for about 50 ms. A time is the median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new
 gradient buffer in every call, as `loss.backward()` with cleared gradients does; compiling is never counted. As in training, freed memory stays with
 the process. What disturbs the machine disturbs both sides, so that ratios mean more than times; "load before" is how many other processes wanted a
 core when the run began: above 0.5 or so the figures are of a busy machine, where torch's threads wait for each other. "CPU time" (`--cpu_time`) is

@@ -249,16 +249,22 @@ def _repeat(values, num_class, out):
 
 @_compute
 def _pack(values, stride, num_class, rows, out):
-    """The first num_class of every stride values."""
-    if num_class == 3:
-        for row in range(rows):
-            out[3 * row] = values[stride * row]
-            out[3 * row + 1] = values[stride * row + 1]
-            out[3 * row + 2] = values[stride * row + 2]
-        return
-    for row in range(rows):
-        for c in range(num_class):
-            out[row * num_class + c] = values[row * stride + c]
+    """The first num_class of every stride > num_class values."""
+    done = 0
+    if num_class == 3 and stride == 4:  # a slice of one-hot targets: four numbers at a time, whose fourth the next row overwrites
+        done = rows - 1  # behind the last row there may be nothing to read
+        for row in range(done):
+            a = values[4 * row]
+            b = values[4 * row + 1]
+            c = values[4 * row + 2]
+            d = values[4 * row + 3]
+            out[3 * row] = a
+            out[3 * row + 1] = b
+            out[3 * row + 2] = c
+            out[3 * row + 3] = d
+    for row in range(done, rows):
+        for k in range(num_class):
+            out[row * num_class + k] = values[row * stride + k]
 
 
 @numba.njit([(_F, _F, int64, _F, int64, int64, int64, float32, float32, boolean, _F, int64, int64, _F)],
