@@ -11,11 +11,13 @@ from ...errors import InputError
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
 from ..dataset import DatasetTemplate
+from ..info_files import load_infos, no_infos
+from ..over_frames import over_frames
 from ..paths import data_path_candidates
+from ..publish import published, save_pickle
 from ..safe_pickle import load_pickle
 from . import database, infos, predictions, reader
 from .object3d import Object3d, get_objects_from_label
-from .publish import published, save_pickle
 
 HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG"
 
@@ -47,26 +49,18 @@ class KittiDataset(DatasetTemplate):
 
     def include_kitti_data(self, mode: str) -> None:
         """Append the infos that ``INFO_PATH[mode]`` lists; files that do not exist are left out."""
-        if self.logger is not None:
-            self.logger.info("Loading KITTI dataset")
-        found = []
-        for name in self.dataset_cfg.INFO_PATH[mode]:
-            path = self.root_path / name
-            if not path.exists():
-                if self.logger is not None:
-                    self.logger.warning(f"There is no info file {path}; make it with: {HOW_TO_MAKE_INFOS}")
-                continue
-            frames = load_pickle(path)
-            if not (isinstance(frames, list) and all(isinstance(frame, dict) and "point_cloud" in frame for frame in frames)):
-                raise InputError(f"{path} is not a list of KITTI frames; make it anew with: {HOW_TO_MAKE_INFOS}")
-            found.extend(frames)
+        found = load_infos(self.root_path, self.dataset_cfg.INFO_PATH[mode], HOW_TO_MAKE_INFOS, self.logger)
         self.kitti_infos.extend(found)
         if self.logger is not None:
             self.logger.info(f"Total samples for KITTI dataset: {len(found)}")
 
+    @property
+    def infos(self) -> list[dict[str, Any]]:
+        """One info a frame, in the order of the samples; every data set that has infos calls them so."""
+        return self.kitti_infos
+
     def why_empty(self) -> str:
-        paths = ", ".join(str(self.root_path / name) for name in self.dataset_cfg.INFO_PATH[self.mode])
-        return f"no {self.mode}ing frame: {paths} does not exist or lists none. Make it with: {HOW_TO_MAKE_INFOS}"
+        return no_infos(self.root_path, self.dataset_cfg.INFO_PATH[self.mode], self.mode, HOW_TO_MAKE_INFOS)
 
     def set_split(self, split: str) -> None:
         """Read from here on the frames of ImageSets/<split>.txt, in ``testing`` for 'test', else in ``training``."""
@@ -142,7 +136,7 @@ class KittiDataset(DatasetTemplate):
                     info["annos"]["num_points_in_gt"] = infos.num_points_in_gt(info["annos"], points)
             return info
 
-        return infos.over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
+        return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
         self,
