@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
 from ..dataset import DatasetTemplate
+from ..image_sets import read_split
 from ..info_files import load_infos, no_infos
 from ..over_frames import over_frames
 from ..paths import data_path_candidates
@@ -67,7 +68,7 @@ class KittiDataset(DatasetTemplate):
         self.split = split
         self.root_split_path = self.root_path / ("testing" if split == "test" else "training")
         split_file = self.root_path / "ImageSets" / f"{split}.txt"
-        self.sample_id_list = reader.read_split(split_file) if split_file.exists() else None
+        self.sample_id_list = read_split(split_file) if split_file.exists() else None
 
     # ---- files of a frame ----------------------------------------------------------------------------------------------------------
 

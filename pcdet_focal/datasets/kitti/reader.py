@@ -9,6 +9,7 @@ from typing import Sequence
 import numpy as np
 
 from ...errors import InputError
+from ..scans import finite_points
 
 LAYOUT = """\
 <DATA_PATH>/
@@ -61,16 +62,7 @@ def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.n
             "it is cut off, or not in KITTI's format"
         )
     points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
-    finite = np.isfinite(points)  # (N, 4)
-    if finite.all():
-        return points
-    finite = finite.all(axis=1)
-    if drop_nonfinite:
-        return points[finite]
-    raise InputError(
-        f"frame {frame_id}: {np.count_nonzero(~finite)} of the {len(points)} points in {path} have NaN or infinite values, the first is point "
-        f"{int(np.argmin(finite))}; repair the scan, or set DROP_NONFINITE_POINTS: True under DATA_CONFIG to leave such points out"
-    )
+    return finite_points(points, path, f"frame {frame_id}: ", drop_nonfinite)
 
 
 def png_shape(path: Path) -> tuple[int, int]:
@@ -138,12 +130,3 @@ def read_road_plane(path: Path) -> np.ndarray | None:
     if plane[1] > 0:
         plane = -plane
     return plane / np.linalg.norm(plane[:3])
-
-
-def read_split(path: Path) -> list[str]:
-    """The frame ids of an ImageSets file, in its order; blank lines are skipped. Raises InputError for one that stands twice."""
-    ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(set(ids)) < len(ids):
-        twice = next(frame_id for place, frame_id in enumerate(ids) if frame_id in ids[:place])
-        raise InputError(f"{path}: frame {twice} stands twice; each frame of a split is listed once")
-    return ids
