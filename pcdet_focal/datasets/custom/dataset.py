@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -91,39 +92,35 @@ class CustomDataset(DatasetTemplate):
 
     # ---- info files and database ---------------------------------------------------------------------------------------------------
 
+    def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
+        """The info of a frame, from its files.
+
+        point_cloud: num_features (columns of a scan), lidar_idx; with ``has_label`` annos: name (M,), gt_boxes_lidar (M, 7) float32, and, which
+        OpenPCDet's have not, with ``count_inside_pts`` num_points_in_gt (M,) int32.
+        """
+        num_features = len(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
+        info: dict[str, Any] = {"point_cloud": {"num_features": num_features, "lidar_idx": frame_id}}
+        if has_label:
+            boxes, names = self.get_label(frame_id)
+            info["annos"] = {"name": names, "gt_boxes_lidar": boxes}
+            if count_inside_pts:
+                inside = count_points_in_boxes(self.get_lidar(frame_id)[:, :3], boxes, margin=0.0)
+                info["annos"]["num_points_in_gt"] = inside.astype(np.int32)
+        return info
+
     def get_infos(
-        self,
-        class_names: Optional[Sequence[str]] = None,
-        num_workers: int = 4,
-        has_label: bool = True,
-        sample_id_list: Optional[Sequence[str]] = None,
-        num_features: Optional[int] = None,
-        count_inside_pts: bool = True,
+        self, class_names: Optional[Sequence[str]] = None, num_workers: int = 4, has_label: bool = True,
+        sample_id_list: Optional[Sequence[str]] = None, num_features: Optional[int] = None,
     ) -> list[dict[str, Any]]:
         """The infos of the frames of this split (or of ``sample_id_list``), read in threads, with a progress bar.
 
-        An info has point_cloud: num_features (columns of a scan), lidar_idx; and with ``has_label`` annos: name (M,), gt_boxes_lidar (M, 7)
-        float32, and, which OpenPCDet's have not, num_points_in_gt (M,) int32. ``class_names`` is OpenPCDet's argument: objects of every class are
-        kept.
+        ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns are those of src_feature_list.
         """
         if sample_id_list is None:
             sample_id_list = self.sample_id_list
         if sample_id_list is None:
             raise InputError(f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, one id a line")
-        if num_features is None:
-            num_features = len(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
-
-        def info_of(frame_id: str) -> dict[str, Any]:
-            info: dict[str, Any] = {"point_cloud": {"num_features": num_features, "lidar_idx": frame_id}}
-            if has_label:
-                boxes, names = self.get_label(frame_id)
-                info["annos"] = {"name": names, "gt_boxes_lidar": boxes}
-                if count_inside_pts:
-                    inside = count_points_in_boxes(self.get_lidar(frame_id)[:, :3], boxes, margin=0.0)
-                    info["annos"]["num_points_in_gt"] = inside.astype(np.int32)
-            return info
-
-        return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
+        return over_frames(partial(self.get_info, has_label=has_label), sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
         self,

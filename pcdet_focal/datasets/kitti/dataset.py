@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -118,6 +119,17 @@ class KittiDataset(DatasetTemplate):
 
     # ---- info files and database ---------------------------------------------------------------------------------------------------
 
+    def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
+        """The info of a frame, from its files; see ``infos``."""
+        calib = self.get_calib(frame_id)
+        info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib)
+        if has_label:
+            info["annos"] = infos.annotations(self.get_label(frame_id), calib)
+            if count_inside_pts:
+                points = self._crop_to_image(self.get_lidar(frame_id), info["image"]["image_shape"], calib)
+                info["annos"]["num_points_in_gt"] = infos.num_points_in_gt(info["annos"], points)
+        return info
+
     def get_infos(
         self, num_workers: int = 4, has_label: bool = True, count_inside_pts: bool = True, sample_id_list: Optional[Sequence[str]] = None
     ) -> list[dict[str, Any]]:
@@ -126,17 +138,7 @@ class KittiDataset(DatasetTemplate):
             sample_id_list = self.sample_id_list
         if sample_id_list is None:
             raise InputError(f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, one id a line")
-
-        def info_of(frame_id: str) -> dict[str, Any]:
-            calib = self.get_calib(frame_id)
-            info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib)
-            if has_label:
-                info["annos"] = infos.annotations(self.get_label(frame_id), calib)
-                if count_inside_pts:
-                    points = self._crop_to_image(self.get_lidar(frame_id), info["image"]["image_shape"], calib)
-                    info["annos"]["num_points_in_gt"] = infos.num_points_in_gt(info["annos"], points)
-            return info
-
+        info_of = partial(self.get_info, has_label=has_label, count_inside_pts=count_inside_pts)
         return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
