@@ -1,0 +1,91 @@
+"""Do the anchors fit the objects?"""
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from ...geometry.boxes import boxes3d_nearest_bev_iou
+from ...models.dense_heads.target_assigner.anchor_generator import AnchorGenerator
+from ...ops.rotated_iou import boxes_aligned_iou3d
+from .collect import Boxes
+from .findings import Example, Finding
+from .grid import head_map_sizes
+
+LEAST_OBJECTS = 5  # of a class, for medians to mean something
+
+
+def best_overlaps(boxes: np.ndarray, entry: Mapping[str, Any], grid: Sequence[int], point_cloud_range: Sequence[float], match_height: bool) -> np.ndarray:
+    """The greatest IoU of each box (M, 7) with an anchor of its class as training computes it: seen from above with both turned to the nearest axis, or
+    of the volumes with ``match_height``. Only the anchors at the nine nearest places are looked at; the best is always among them."""
+    laid, _ = AnchorGenerator(np.array(point_cloud_range, np.float32), [entry]).generate_anchors([head_map_sizes(grid, entry)])
+    anchors = laid[0].numpy().astype(np.float64)  # (heights, ny, nx, sizes, rotations, 7)
+    x, y = anchors[0, 0, :, 0, 0, 0], anchors[0, :, 0, 0, 0, 1]
+    best = np.zeros(len(boxes))
+    for i, box in enumerate(boxes):
+        columns, rows = (_nearest_three(places, value) for places, value in ((x, box[0]), (y, box[1])))
+        near = anchors[:, rows][:, :, columns].reshape(-1, 7)
+        if match_height:
+            best[i] = boxes_aligned_iou3d(np.repeat(box[None], len(near), axis=0), near).max()
+        else:
+            best[i] = boxes3d_nearest_bev_iou(box[None], near).max()
+    return best
+
+
+def _nearest_three(places: np.ndarray, value: float) -> slice:
+    nearest = int(np.argmin(np.abs(places - value)))
+    return slice(max(nearest - 1, 0), nearest + 2)
+
+
+def check_anchors(boxes: Boxes, head: Mapping[str, Any], grid: Sequence[int], point_cloud_range: Sequence[float]) -> list[Finding]:
+    """Each entry of ANCHOR_GENERATOR_CONFIG against the objects of its class that are inside the range."""
+    inside = ((boxes.boxes[:, :3] >= point_cloud_range[:3]) & (boxes.boxes[:, :3] <= point_cloud_range[3:])).all(axis=1)
+    findings = []
+    match_height = bool(head.get("TARGET_ASSIGNER_CONFIG", {}).get("MATCH_HEIGHT", False))
+    for i, entry in enumerate(head.get("ANCHOR_GENERATOR_CONFIG", ())):
+        own = boxes[inside & (boxes.names == entry["class_name"])]
+        if len(own) >= LEAST_OBJECTS:
+            findings += _check_entry(own, entry, f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[{i}]", grid, point_cloud_range, match_height)
+    return findings
+
+
+def _check_entry(own: Boxes, entry: Mapping[str, Any], path: str, grid: Sequence[int], point_cloud_range: Sequence[float], match_height: bool) -> list[Finding]:
+    name, findings = entry["class_name"], []
+    sizes = np.array(entry["anchor_sizes"], dtype=np.float64)
+    median = np.median(own.boxes[:, 3:6], axis=0)
+    nearest = sizes[np.argmin(np.abs(np.log(sizes / median)).sum(axis=1))]
+    ratio = median / nearest
+    rounded = [round(float(value), 2) for value in median]
+    examples = tuple(Example(own.frame_ids[j], name, own.boxes[j], np.array([*own.boxes[j, :3], *nearest, own.boxes[j, 6]])) for j in range(min(3, len(own))))
+    if ((ratio > 1.4) | (ratio < 1 / 1.4)).any():
+        findings.append(Finding("warning", "anchor size", f"the median {name} is {_metres(median)} m, its anchor {_metres(nearest)}", f"{path}.anchor_sizes",
+                                f"anchor_sizes: [{rounded}]", examples))
+
+    bottoms = own.boxes[:, 2] - own.boxes[:, 5] / 2
+    bottom = float(np.median(bottoms))
+    gap = min((bottom - height for height in entry["anchor_bottom_heights"]), key=abs)
+    if abs(gap) > 0.8 * median[2]:
+        findings.append(Finding("warning", "anchor height", f"the median {name} stands at z = {bottom:.2f} m, its anchors at {entry['anchor_bottom_heights']}",
+                                f"{path}.anchor_bottom_heights", f"anchor_bottom_heights: [{bottom:.2f}]", examples))
+
+    threshold = entry["matched_threshold"]
+    best = best_overlaps(own.boxes, entry, grid, point_cloud_range, match_height)
+    missed = float(np.mean(best < threshold))
+    fitted = {**entry, "anchor_sizes": [rounded], "anchor_bottom_heights": [round(bottom, 2)]}
+    reachable = best_overlaps(own.boxes, fitted, grid, point_cloud_range, match_height)
+    missed_fitted = float(np.mean(reachable < threshold))
+    what = f"{missed:.0%} of {len(own)} {name} boxes overlap no anchor by matched_threshold {threshold:g} (median of the best IoU: {np.median(best):.2f})"
+    if missed > 0.6 and missed_fitted < missed - 0.2:
+        findings.append(Finding("warning", "anchor overlap", f"{what}; with anchors of their median size and height it would be {missed_fitted:.0%}", path,
+                                f"anchor_sizes: [{rounded}], anchor_bottom_heights: [{bottom:.2f}]", examples))
+    elif missed > 0.6:
+        lower = max(0.2, np.floor(np.quantile(best, 0.2) * 20) / 20)
+        findings.append(Finding("warning", "anchor overlap", f"{what}: their sizes fit, their places are too coarse", path,
+                                f"matched_threshold: {lower:g}, unmatched_threshold: {lower - 0.15:g}; or a finer map (smaller voxels, smaller strides)", examples))
+    else:
+        findings.append(Finding("note", "anchor overlap", what, path))
+    return findings
+
+
+def _metres(sizes: np.ndarray) -> str:
+    return " x ".join(f"{value:.2f}" for value in sizes)

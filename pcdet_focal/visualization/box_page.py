@@ -1,0 +1,98 @@
+"""A page of boxes with the points around them, each from above and from the side."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+
+from .canvas import DETECTION, FAINT, GROUND_TRUTH, INK, new_figure, save_figure
+from .inputs import as_points, footprints
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 3  # boxes side by side
+_CELL = 3.0  # inches
+_AROUND = 2.0  # metres shown around a box
+
+
+def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | None = None) -> Figure:
+    """Draw boxes one by one: from above with the front to where it is, and below that from the side, along the box.
+
+    The labelled box is green and solid, with a tick at its front; where a corrected one is given it is red and dashed.
+
+    :param entries: (title, points (N, 3 or more), example), the example with ``frame_id``, ``name``, ``box`` (7,) and ``corrected`` (7,) or None
+    :param path: where to save it; None saves nothing
+    :raises InputError: points of a wrong shape, or a path that cannot be written
+    :raises ImportError: matplotlib is not installed
+    """
+    rows = -(-len(entries) // _COLUMNS)
+    figure = new_figure(_COLUMNS * _CELL + 0.4, rows * (1.75 * _CELL) + 0.4, 100)
+    figure.set_layout_engine("constrained")
+    cells = figure.subplots(2 * rows, _COLUMNS, squeeze=False, height_ratios=[1.0, 0.55] * rows)
+    for axes in cells.ravel():
+        axes.set_axis_off()
+    for place, (title, points, example) in enumerate(entries):
+        above, side = (cells[2 * (place // _COLUMNS) + part, place % _COLUMNS] for part in (0, 1))
+        boxes = [np.asarray(box, dtype=np.float64)[:7] for box in (example.box, example.corrected) if box is not None]
+        points = as_points(points)
+        near = points[np.hypot(points[:, 0] - boxes[0][0], points[:, 1] - boxes[0][1]) < np.hypot(*boxes[0][3:5]) + 3 * _AROUND, :3]
+        _draw_above(above, near, boxes)
+        _draw_side(side, near, boxes)
+        above.set_title(f"{title}\n{example.name} in {example.frame_id}", fontsize=8, color=INK, loc="left")
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _styles(boxes: Sequence[np.ndarray]) -> zip:
+    return zip(boxes, (GROUND_TRUTH, DETECTION), ("-", "--"))
+
+
+def _draw_above(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray]) -> None:
+    _dots(axes, points[:, 0], points[:, 1], points[:, 2], boxes[0])
+    for box, colour, line in _styles(boxes):
+        corners = footprints(box[None])[0]
+        front = corners[:2].mean(axis=0)
+        axes.plot(*np.concatenate([corners, corners[:1]]).T, color=colour, linestyle=line, linewidth=1.4)
+        tip = front + 0.6 * np.array([np.cos(box[6]), np.sin(box[6])])
+        axes.plot([box[0], tip[0]], [box[1], tip[1]], color=colour, linestyle=line, linewidth=1.4)
+    reach = np.hypot(*boxes[0][3:5]) / 2 + _AROUND
+    _frame(axes, (boxes[0][0] - reach, boxes[0][0] + reach), (boxes[0][1] - reach, boxes[0][1] + reach), "x [m], y [m]")
+
+
+def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray]) -> None:
+    """Along the labelled box's own axis, the front to the right; only points within its width and half a metre are shown."""
+    box = boxes[0]
+    cos, sin = np.cos(box[6]), np.sin(box[6])
+
+    def along(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x - box[0]) * cos + (y - box[1]) * sin
+
+    across = (points[:, 1] - box[1]) * cos - (points[:, 0] - box[0]) * sin
+    near = points[np.abs(across) < box[4] / 2 + 0.5]
+    _dots(axes, along(near[:, 0], near[:, 1]), near[:, 2], near[:, 2], box)
+    for other, colour, line in _styles(boxes):
+        places = along(*footprints(other[None])[0].T)
+        low, high = other[2] - other[5] / 2, other[2] + other[5] / 2
+        left, right = places.min(), places.max()
+        axes.plot([left, right, right, left, left], [low, low, high, high, low], color=colour, linestyle=line, linewidth=1.4)
+    reach = np.hypot(*box[3:5]) / 2 + _AROUND
+    middle = np.mean([other[2] for other in boxes])
+    _frame(axes, (-reach, reach), (middle - 0.55 * reach, middle + 0.55 * reach), "along the box [m], z [m]")
+
+
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, z: np.ndarray, box: np.ndarray) -> None:
+    axes.scatter(x, y, c=z, s=2.0, cmap="viridis", vmin=box[2] - box[5], vmax=box[2] + box[5], linewidths=0, rasterized=True)
+
+
+def _frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], label: str) -> None:
+    axes.set_axis_on()
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+    axes.set_aspect("equal")
+    axes.grid(True, color=FAINT, linewidth=0.4)
+    axes.tick_params(labelsize=6, colors=INK)
+    axes.set_xlabel(label, fontsize=6, color=INK)
