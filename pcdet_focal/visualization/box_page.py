@@ -19,7 +19,7 @@ _AROUND = 2.0  # metres shown around a box
 
 
 def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | None = None) -> Figure:
-    """Draw boxes one by one: from above with the front to where it is, and below that from the side, along the box.
+    """Draw boxes one by one: from above, and below that from the side, along the box; around the corrected box where there is one.
 
     The labelled box is green and solid, with a tick at its front; where a corrected one is given it is red and dashed.
 
@@ -29,8 +29,9 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
     :raises ImportError: matplotlib is not installed
     """
     rows = -(-len(entries) // _COLUMNS)
-    figure = new_figure(_COLUMNS * _CELL + 0.4, rows * (1.75 * _CELL) + 0.4, 100)
+    figure = new_figure(_COLUMNS * _CELL + 0.4, rows * (1.75 * _CELL) + 0.7, 100)
     figure.set_layout_engine("constrained")
+    figure.suptitle("solid: as labelled, the tick is at the front; dashed: as it should probably be. Above from above, below from the side", fontsize=8, color=INK)
     cells = figure.subplots(2 * rows, _COLUMNS, squeeze=False, height_ratios=[1.0, 0.55] * rows)
     for axes in cells.ravel():
         axes.set_axis_off()
@@ -38,9 +39,10 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
         above, side = (cells[2 * (place // _COLUMNS) + part, place % _COLUMNS] for part in (0, 1))
         boxes = [np.asarray(box, dtype=np.float64)[:7] for box in (example.box, example.corrected) if box is not None]
         points = as_points(points)
-        near = points[np.hypot(points[:, 0] - boxes[0][0], points[:, 1] - boxes[0][1]) < np.hypot(*boxes[0][3:5]) + 3 * _AROUND, :3]
-        _draw_above(above, near, boxes)
-        _draw_side(side, near, boxes)
+        shown = boxes[-1]  # the labelled box may be far from anything
+        near = points[np.hypot(points[:, 0] - shown[0], points[:, 1] - shown[1]) < np.hypot(*shown[3:5]) + 3 * _AROUND, :3]
+        _draw_above(above, near, boxes, shown)
+        _draw_side(side, near, boxes, shown)
         above.set_title(f"{title}\n{example.name} in {example.frame_id}", fontsize=8, color=INK, loc="left")
     if path is not None:
         save_figure(figure, path)
@@ -51,21 +53,20 @@ def _styles(boxes: Sequence[np.ndarray]) -> zip:
     return zip(boxes, (GROUND_TRUTH, DETECTION), ("-", "--"))
 
 
-def _draw_above(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray]) -> None:
-    _dots(axes, points[:, 0], points[:, 1], points[:, 2], boxes[0])
+def _draw_above(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray], shown: np.ndarray) -> None:
+    _dots(axes, points[:, 0], points[:, 1], points[:, 2], shown)
     for box, colour, line in _styles(boxes):
         corners = footprints(box[None])[0]
         front = corners[:2].mean(axis=0)
         axes.plot(*np.concatenate([corners, corners[:1]]).T, color=colour, linestyle=line, linewidth=1.4)
         tip = front + 0.6 * np.array([np.cos(box[6]), np.sin(box[6])])
         axes.plot([box[0], tip[0]], [box[1], tip[1]], color=colour, linestyle=line, linewidth=1.4)
-    reach = np.hypot(*boxes[0][3:5]) / 2 + _AROUND
-    _frame(axes, (boxes[0][0] - reach, boxes[0][0] + reach), (boxes[0][1] - reach, boxes[0][1] + reach), "x [m], y [m]")
+    reach = np.hypot(*shown[3:5]) / 2 + _AROUND
+    _frame(axes, (shown[0] - reach, shown[0] + reach), (shown[1] - reach, shown[1] + reach), "x [m], y [m]")
 
 
-def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray]) -> None:
-    """Along the labelled box's own axis, the front to the right; only points within its width and half a metre are shown."""
-    box = boxes[0]
+def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray], box: np.ndarray) -> None:
+    """Along the axis of the shown ``box``, the front to the right; only points within its width and half a metre."""
     cos, sin = np.cos(box[6]), np.sin(box[6])
 
     def along(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -80,8 +81,7 @@ def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray]) -> N
         left, right = places.min(), places.max()
         axes.plot([left, right, right, left, left], [low, low, high, high, low], color=colour, linestyle=line, linewidth=1.4)
     reach = np.hypot(*box[3:5]) / 2 + _AROUND
-    middle = np.mean([other[2] for other in boxes])
-    _frame(axes, (-reach, reach), (middle - 0.55 * reach, middle + 0.55 * reach), "along the box [m], z [m]")
+    _frame(axes, (-reach, reach), (box[2] - 0.55 * reach, box[2] + 0.55 * reach), "along the box [m], z [m]")
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, z: np.ndarray, box: np.ndarray) -> None:

@@ -79,9 +79,9 @@ def _check_entry(own: Boxes, entry: Mapping[str, Any], path: str, grid: Sequence
         findings.append(Finding("warning", "anchor overlap", f"{what}; with anchors of their median size and height it would be {missed_fitted:.0%}", path,
                                 f"anchor_sizes: [{rounded}], anchor_bottom_heights: [{bottom:.2f}]", examples))
     elif missed > 0.6:
-        lower = max(0.2, np.floor(np.quantile(best, 0.2) * 20) / 20)
-        findings.append(Finding("warning", "anchor overlap", f"{what}: their sizes fit, their places are too coarse", path,
-                                f"matched_threshold: {lower:g}, unmatched_threshold: {lower - 0.15:g}; or a finer map (smaller voxels, smaller strides)", examples))
+        cell = (point_cloud_range[3] - point_cloud_range[0]) / head_map_sizes(grid, entry)[0]
+        findings.append(Finding("note", "anchor overlap", f"{what}: anchors every {cell:.2f} m are too far apart for them, each has only its best one", path,
+                                "to give them more, lower both thresholds, or take smaller voxels or a smaller feature_map_stride"))
     else:
         findings.append(Finding("note", "anchor overlap", what, path))
     return findings

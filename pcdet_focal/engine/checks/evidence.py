@@ -10,15 +10,30 @@ ABOVE_GROUND = 0.2  # metres: points lower than this above the ground near the b
 EDGE = 0.05  # metres that a footprint is enlarged on each side: points lie on surfaces, with noise
 HEADINGS = ("h", "-h", "h + 90", "90 - h")  # a rectangle's footprint tells a heading up to half a turn; these are all ways to get it wrong
 
-# name -> (what the labels' axes then are, rows that take their centre to the points' axes (x ahead, y left, z up))
-FRAMES: dict[str, tuple[str, np.ndarray]] = {
-    "camera": ("x right, y down, z ahead (a camera's)", np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])),
-    "y up": ("x right, y up, z ahead", np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]])),
-    "y up, x ahead": ("x ahead, y up, z right", np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])),
-    "y ahead": ("x right, y ahead, z up", np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])),
-    "y right": ("x ahead, y right, z up (left-handed)", np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]])),
-    "x behind": ("x behind, y right, z up (turned by 180 degrees)", np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]])),
-    "x left": ("x left, y behind, z up", np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])),
+@dataclass(frozen=True)
+class Frame:
+    """Axes that labels may have by mistake. words: for people. axes (3, 3): takes their coordinates to the points' (x ahead, y left, z up).
+    heading: sign and offset of the usual heading there; conversion: the same as a formula, {bottom} where half a height may have to be added."""
+
+    words: str
+    axes: np.ndarray
+    heading: tuple[float, float]
+    conversion: str
+
+
+FRAMES = {
+    "camera": Frame("x right, y down, z ahead (a camera's)", np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]), (-1, -np.pi / 2),
+                    "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2 (better: with the calibration of sensor and camera)"),
+    "y up": Frame("x right, y up, z ahead", np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), (1, 0), "x, y, z = z_old, -x_old, y_old{bottom}"),
+    "y up, x ahead": Frame("x ahead, y up, z right", np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), (1, 0), "x, y, z = x_old, -z_old, y_old{bottom}"),
+    "y ahead": Frame("x right, y ahead, z up", np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), (1, -np.pi / 2),
+                     "x, y, z = y_old, -x_old, z_old{bottom}; heading = heading_old - pi/2"),
+    "y right": Frame("x ahead, y right, z up (left-handed)", np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]]), (-1, 0),
+                     "y = -y_old{bottom}; heading = -heading_old"),
+    "x behind": Frame("x behind, y right, z up (turned by 180 degrees)", np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]), (1, np.pi),
+                      "x, y, z = -x_old, -y_old, z_old{bottom}; heading = heading_old + pi"),
+    "x left": Frame("x left, y behind, z up", np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), (1, np.pi / 2),
+                    "x, y, z = -y_old, x_old, z_old{bottom}; heading = heading_old + pi/2"),
 }
 
 
@@ -72,8 +87,8 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
         for k, heading in enumerate((box[6], -box[6], box[6] + np.pi / 2, np.pi / 2 - box[6])):
             found.by_heading[i, k] = np.count_nonzero(in_footprint(circle, np.array([*box[:6], heading]), EDGE))
         found.in_body[i] = _count_in_body(points, box, box[:3])
-        for k, (_, axes) in enumerate(FRAMES.values()):
-            centre = axes @ box[:3]
+        for k, frame in enumerate(FRAMES.values()):
+            centre = frame.axes @ box[:3]
             found.by_frame[i, k] = [_count_in_body(points, box, centre), _count_in_body(points, box, centre + [0, 0, box[5] / 2])]
     return found
 
@@ -104,6 +119,11 @@ def _count_in_body(points: np.ndarray, box: np.ndarray, centre: np.ndarray) -> i
     height = near[:, 2] - centre[2]
     near = near[(height > -box[5] / 4) & (height <= box[5] / 2)]
     return int(np.count_nonzero(np.hypot(near[:, 0] - centre[0], near[:, 1] - centre[1]) <= radius))
+
+
+def clearest(rows: np.ndarray, points: np.ndarray, most: int = 4) -> np.ndarray:
+    """Those of ``rows`` that have the most ``points`` (one number a row): the ones to draw."""
+    return rows[np.argsort(-points[rows], kind="stable")][:most]
 
 
 def flattest_axis(scans: Iterator[np.ndarray] | Iterable[np.ndarray]) -> tuple[int, np.ndarray]:

@@ -6,19 +6,10 @@ from typing import Iterable
 import numpy as np
 
 from .collect import Boxes
-from .evidence import FRAMES, Evidence, flattest_axis
+from .evidence import FRAMES, Evidence, clearest, flattest_axis
 from .findings import Example, Finding, some
 
 ENOUGH_POINTS = 5  # points that an object shows
-_CONVERSIONS = {
-    "camera": "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2 (better: with the calibration of sensor and camera)",
-    "y up": "x, y, z = z_old, -x_old, y_old{bottom}",
-    "y up, x ahead": "x, y, z = x_old, -z_old, y_old{bottom}",
-    "y ahead": "x, y, z = y_old, -x_old, z_old{bottom}; heading = heading_old - pi/2",
-    "y right": "y = -y_old{bottom}; heading = -heading_old",
-    "x behind": "x, y = -x_old, -y_old{bottom}; heading = heading_old + pi",
-    "x left": "x, y = -y_old, x_old{bottom}; heading = heading_old + pi/2",
-}
 
 
 def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
@@ -31,16 +22,17 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     best = shares[frame, bottom]
     if own >= 0.5 or best < 0.5 or best < own + 0.3:
         return []
-    name = list(FRAMES)[frame]
-    words, axes = FRAMES[name]
-    centres = boxes.boxes[:, :3] @ axes.T
-    centres[:, 2] += bottom * boxes.boxes[:, 5] / 2
-    examples = tuple(Example(frame_id, kind, box, np.concatenate([centre, box[3:]]))
-                     for frame_id, kind, box, centre in zip(boxes.frame_ids[:4], boxes.names, boxes.boxes, centres))
-    conversion = _CONVERSIONS[name].format(bottom=" + dz/2 (they give the middle of the underside)" if bottom else "")
+    right = list(FRAMES.values())[frame]
+    corrected = boxes.boxes.copy()
+    corrected[:, :3] = boxes.boxes[:, :3] @ right.axes.T
+    corrected[:, 2] += bottom * boxes.boxes[:, 5] / 2
+    corrected[:, 6] = right.heading[0] * boxes.boxes[:, 6] + right.heading[1]
+    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], corrected[i])
+                     for i in clearest(np.arange(len(boxes)), evidence.by_frame[:, frame, bottom]))
+    conversion = right.conversion.format(bottom=" + dz/2 (they give the middle of the underside)" if bottom else "")
     return [Finding(
         "error", "wrong frame",
-        f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes were: {words}",
+        f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes were: {right.words}",
         f"frames {some(boxes.frame_ids)}", f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}", examples,
     )]
 

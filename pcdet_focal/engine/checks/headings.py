@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from .collect import Boxes
-from .evidence import HEADINGS, Evidence
+from .evidence import HEADINGS, Evidence, clearest
 from .findings import Example, Finding, some
 
 LEAST_POINTS = 15  # points of an object that tell how it lies
@@ -45,14 +45,14 @@ def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     wins, losses = better.sum(axis=0), worse.sum(axis=0)
     best = int(np.argmax(wins - losses))
     if wins[best] >= 5 and wins[best] >= 3 * losses[best]:
-        return [_systematic(best, boxes, np.flatnonzero(better[:, best]), int(wins[best]), int(losses[best]))]
+        return [_systematic(best, boxes, evidence, np.flatnonzero(better[:, best]), int(losses[best]))]
     return _single(boxes, evidence, long)
 
 
-def _systematic(best: int, boxes: Boxes, rows: np.ndarray, wins: int, losses: int) -> Finding:
-    what = f"{wins} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading h, {losses} hold fewer"
+def _systematic(best: int, boxes: Boxes, evidence: Evidence, rows: np.ndarray, losses: int) -> Finding:
+    what = f"{len(rows)} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading h, {losses} hold fewer"
     where = f"frames {some(boxes.frame_ids[rows])}"
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], best)) for i in rows[:4])
+    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], best)) for i in clearest(rows, evidence.around))
     if best == 1:
         return Finding("error", "heading sign", what, where, "write -heading: headings turn anticlockwise from +x to +y, seen from above", examples)
     if best == 3:
@@ -77,7 +77,7 @@ def _single(boxes: Boxes, evidence: Evidence, long: np.ndarray) -> list[Finding]
     rows = np.flatnonzero(long & (evidence.around >= 40) & (across >= 1.5 * evidence.by_heading[:, 0]) & (across >= 0.6 * evidence.around))
     if not len(rows):
         return []
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], 2)) for i in rows[:4])
+    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], 2)) for i in clearest(rows, evidence.around))
     severity = "warning" if len(rows) >= max(3, 0.05 * np.count_nonzero(long)) else "note"
     return [Finding(severity, "boxes across their objects", f"{len(rows)} boxes hold half as many points again when turned by 90 degrees",
                     f"frames {some(boxes.frame_ids[rows])}", "look at the pictures: dx and dy of these may be swapped" if severity == "warning" else "", examples)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from .collect import Boxes
-from .evidence import Evidence
+from .evidence import Evidence, clearest
 from .findings import Example, Finding, some
 
 
@@ -22,7 +22,7 @@ def check_height(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     half = abs(abs(sunk) - 0.5) < 0.17
     shift = np.sign(sunk) * boxes.boxes[:, 5] / 2 if half else np.full(len(boxes), metres)
     examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], boxes.boxes[i] + np.array([0, 0, shift[i], 0, 0, 0, 0]))
-                     for i in np.flatnonzero(known)[:4])
+                     for i in clearest(np.flatnonzero(known), evidence.around))
     words = f"boxes are {abs(metres):.2f} m too {'low' if metres > 0 else 'high'} ({abs(sunk):.2f} of their height; median of {known.sum()} boxes)"
     if half:
         place, sign = ("underside", "+") if sunk > 0 else ("top", "-")
@@ -43,7 +43,7 @@ def check_size_order(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     if np.mean(reversed_) < 0.7:
         return []
     rows = np.flatnonzero(known)[reversed_]
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], boxes.boxes[i][[0, 1, 2, 5, 4, 3, 6]]) for i in rows[:4])
+    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], boxes.boxes[i][[0, 1, 2, 5, 4, 3, 6]]) for i in clearest(rows, evidence.around))
     return [Finding("error", "order of sizes", f"what stands in {len(rows)} of {len(misfit)} boxes is as high as their dx, not as their dz",
                     f"frames {some(boxes.frame_ids[rows])}", "write dx dy dz as length width height (KITTI's files have height width length)", examples)]
 

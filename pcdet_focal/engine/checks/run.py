@@ -91,10 +91,13 @@ def _check_boxes(found: Collected, cfg: Any) -> list[Finding]:
     misshapen = placement.check_size_order(scanned, evidence)
     if not turned and not misshapen:
         misshapen = headings.check_headings(scanned, evidence)
-    raised = placement.check_height(scanned, evidence)
-    findings += misshapen + (raised or placement.check_empty_boxes(scanned, evidence))
+    misfits = misshapen + placement.check_height(scanned, evidence)
+    findings += misfits
+    if any(finding.severity == "error" for finding in misfits):
+        return findings
+    findings += placement.check_empty_boxes(scanned, evidence)
     step = voxel_step(cfg.DATA_CONFIG)
-    if step is not None and not (raised or turned or any(finding.severity == "error" for finding in misshapen)):
+    if step is not None and not turned:
         findings += anchors.check_anchors(boxes, cfg.MODEL.get("DENSE_HEAD", {}), grid_size(step["VOXEL_SIZE"], point_range), point_range)
     return findings
 
