@@ -91,7 +91,7 @@ def check_range(boxes: Boxes, class_names: Sequence[str], point_cloud_range: Seq
     axes = ", ".join(f"{np.count_nonzero(out[:, axis])} along {name}" for axis, name in enumerate("xyz") if out[:, axis].any())
     reach = [np.percentile(own.boxes[:, axis], [1, 99]) for axis in range(3)]
     wanted = "; ".join(f"{name} {low_:.1f} to {high_:.1f}" for name, (low_, high_) in zip("xyz", reach))
-    severity = "error" if share >= 0.5 else "warning" if share >= 0.15 else "note"
+    severity = "error" if share >= 0.5 else "warning" if share >= 0.25 else "note"
     examples = tuple(Example(own.frame_ids[i], own.names[i], own.boxes[i]) for i in rows[:3])
     return [Finding(severity, "boxes out of range", f"{len(rows)} of {len(own)} boxes ({share:.0%}) are outside of POINT_CLOUD_RANGE: {axes}",
                     f"frames {some(own.frame_ids[rows])}",
