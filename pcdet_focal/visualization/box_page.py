@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3  # boxes side by side
-_CELL = 3.0  # inches
+_CELL_WIDTH, _CELL_HEIGHT, _SIDE, _HEAD = 3.0, 5.25, 2.6, 0.35  # inches: of a box, of the square of its view from above, above all
 _AROUND = 2.0  # metres shown around a box
+_LEGEND = "solid: as labelled, the tick is at the front; dashed: as it should probably be. Each box from above, below that from the side"
 
 
 def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | None = None) -> Figure:
@@ -29,14 +30,13 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
     :raises ImportError: matplotlib is not installed
     """
     rows = -(-len(entries) // _COLUMNS)
-    figure = new_figure(_COLUMNS * _CELL + 0.4, rows * (1.75 * _CELL) + 0.7, 100)
-    figure.set_layout_engine("constrained")
-    figure.suptitle("solid: as labelled, the tick is at the front; dashed: as it should probably be. Above from above, below from the side", fontsize=8, color=INK)
-    cells = figure.subplots(2 * rows, _COLUMNS, squeeze=False, height_ratios=[1.0, 0.55] * rows)
-    for axes in cells.ravel():
-        axes.set_axis_off()
+    width, height = _COLUMNS * _CELL_WIDTH, rows * _CELL_HEIGHT + _HEAD
+    figure = new_figure(width, height, 100)
+    figure.text(0.5, 1 - 0.2 / height, _LEGEND, fontsize=8, color=INK, ha="center")
     for place, (title, points, example) in enumerate(entries):
-        above, side = (cells[2 * (place // _COLUMNS) + part, place % _COLUMNS] for part in (0, 1))
+        left, top = place % _COLUMNS * _CELL_WIDTH + 0.35, height - _HEAD - place // _COLUMNS * _CELL_HEIGHT  # inches; no layout engine: they are slow
+        above = figure.add_axes((left / width, (top - 0.4 - _SIDE) / height, _SIDE / width, _SIDE / height))
+        side = figure.add_axes((left / width, (top - 0.85 - 1.5 * _SIDE) / height, _SIDE / width, 0.5 * _SIDE / height))
         boxes = [np.asarray(box, dtype=np.float64)[:7] for box in (example.box, example.corrected) if box is not None]
         points = as_points(points)
         shown = boxes[-1]  # the labelled box may be far from anything
@@ -81,7 +81,7 @@ def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray], box:
         left, right = places.min(), places.max()
         axes.plot([left, right, right, left, left], [low, low, high, high, low], color=colour, linestyle=line, linewidth=1.4)
     reach = np.hypot(*box[3:5]) / 2 + _AROUND
-    _frame(axes, (-reach, reach), (box[2] - 0.55 * reach, box[2] + 0.55 * reach), "along the box [m], z [m]")
+    _frame(axes, (-reach, reach), (box[2] - 0.5 * reach, box[2] + 0.5 * reach), "along the box [m], z [m]")
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, z: np.ndarray, box: np.ndarray) -> None:
@@ -89,7 +89,6 @@ def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, z: np.ndarray, box: np.ndarr
 
 
 def _frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], label: str) -> None:
-    axes.set_axis_on()
     axes.set_xlim(*x)
     axes.set_ylim(*y)
     axes.set_aspect("equal")

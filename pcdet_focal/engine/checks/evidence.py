@@ -76,7 +76,7 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
         distance = np.hypot(near[:, 0] - box[0], near[:, 1] - box[1])
         own = near[in_footprint(near, box, 0.0)]
         found.inside[i] = np.count_nonzero(np.abs(own[:, 2] - box[2]) <= box[5] / 2)
-        found.ground[i] = ground = _ground_height(near[distance > reach], box)
+        found.ground[i] = ground = _ground_height(near[distance > reach + EDGE], box)
         floor = (ground if np.isfinite(ground) else box[2] - box[5] / 2) + ABOVE_GROUND
         body = near[(near[:, 2] > floor) & (near[:, 2] < box[2] + 1.5 * box[5])]
         standing = body[in_footprint(body, box, EDGE), 2]

@@ -23,12 +23,12 @@ def check_divisible(point_cloud_range: Sequence[float], voxel_size: Sequence[flo
     return findings
 
 
-def encoded_height(cells: int, last_pad: int = 0) -> int:
-    """Layers that VoxelBackBone8x leaves of a grid ``cells`` high: one is added, three strided convolutions, one of stride 2 at the end."""
+def encoded_height(cells: int) -> int:
+    """Layers that VoxelBackBone8x leaves of a grid ``cells`` high: one is added, three convolutions of stride 2, one more at the end."""
     height = cells + 1
-    for pad in (1, 1, 0):
+    for pad in (1, 1, 0, 0):
         height = (height + 2 * pad - 3) // 2 + 1
-    return (height + 2 * last_pad - 3) // 2 + 1
+    return height
 
 
 def check_network(grid: Sequence[int], point_cloud_range: Sequence[float], voxel_size: Sequence[float], model: Mapping[str, Any]) -> list[Finding]:
@@ -50,12 +50,12 @@ def check_network(grid: Sequence[int], point_cloud_range: Sequence[float], voxel
 
 
 def _check_height(cells: int, point_cloud_range: Sequence[float], voxel_size: Sequence[float], sparse: Mapping, model: Mapping) -> list[Finding]:
-    left = encoded_height(cells, sparse.get("last_pad", 0))
+    left = encoded_height(cells)
     channels = model.get("MAP_TO_BEV", {}).get("NUM_BEV_FEATURES")
-    if channels is None or left * 128 == channels:
+    if channels is None or left * 128 == channels or sparse.get("last_pad"):
         return []
     height = point_cloud_range[5] - point_cloud_range[2]
-    fitting = [number for number in range(1, 200) if encoded_height(number, sparse.get("last_pad", 0)) * 128 == channels]
+    fitting = [number for number in range(1, 200) if encoded_height(number) * 128 == channels]
     change = f"set NUM_BEV_FEATURES to {128 * left}" if left > 0 else "take lower voxels"
     if fitting:
         best = min(fitting, key=lambda number: (abs(number - 40), abs(number - cells)) if 40 in fitting else abs(number - cells))
