@@ -1,4 +1,6 @@
 """Custom data through the command lines, from a folder of arrays and labels to detections in a scan, as docs/custom_data.md goes."""
+import contextlib
+import io
 import json
 import os
 import re
@@ -32,23 +34,21 @@ def run(name: str, *argv) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A working directory with data, its infos and a trained run; (directory, what training printed)."""
+    """A working directory with data, its infos and a trained run; (directory, what both commands printed)."""
     workplace = tmp_path_factory.mktemp("custom")
     shutil.copytree(tiny_custom.dataset(), workplace / "data/custom")
     content = tiny_custom.config("data/custom")
     content["MODEL"]["POST_PROCESSING"]["SCORE_THRESH"] = 0.0
     tiny_kitti.write_config(workplace / CFG, content)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tiny_kitti.REPOSITORY)}
-    printed = []
-    for command in (
-        ["-m", "pcdet_focal.datasets.custom.custom_dataset", "create_custom_infos", CFG],
-        [tiny_kitti.REPOSITORY / "tools/train.py", "--cfg_file", CFG, "--extra_tag", "first", "--workers", "1", "--save_to_file", "--fix_random_seed",
-         "--logger_iter_interval", "1"],
-    ):
-        done = subprocess.run([sys.executable, *map(str, command)], cwd=workplace, capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
-    return workplace, printed
+    command = [sys.executable, "-m", "pcdet_focal.datasets.custom.custom_dataset", "create_custom_infos", CFG]
+    environment = {**os.environ, "PYTHONPATH": str(tiny_kitti.REPOSITORY)}
+    made = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=300, env=environment)
+    assert made.returncode == 0, made.stderr
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(workplace)
+        assert run("train", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--save_to_file", "--fix_random_seed",
+                   "--logger_iter_interval", 1) == 0
+    return workplace, (made.stdout, printed.getvalue())
 
 
 @pytest.fixture
