@@ -36,6 +36,8 @@ class CustomDataset(DatasetTemplate):
     reported once there is a need for them (``why_empty``), because making them needs this class.
     """
 
+    how_to_make_infos = HOW_TO_MAKE_INFOS
+
     def __init__(
         self,
         dataset_cfg: Any,

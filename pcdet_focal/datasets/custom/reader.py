@@ -8,6 +8,7 @@ from typing import Sequence
 import numpy as np
 
 from ...errors import InputError
+from ..paths import find_folder, require_file
 from ..scans import finite_points, read_npy_scan
 
 LAYOUT = """\
@@ -21,19 +22,7 @@ _FIELDS = ("x", "y", "z", "dx", "dy", "dz", "heading")
 
 def find_root(candidates: Sequence[Path]) -> Path:
     """The first of the candidates that is a folder. Raises InputError, with what was tried and the layout, where none is."""
-    for path in candidates:
-        if path.is_dir():
-            return path
-    raise InputError(
-        f"the folder of the data set (DATA_CONFIG.DATA_PATH) is missing; tried {' and '.join(map(str, candidates))}. The layout is:\n{LAYOUT}"
-    )
-
-
-def _require_file(path: Path, what: str, frame_id: str, remedy: str) -> None:
-    if not path.is_file():
-        if not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent}, where {what} of frame {frame_id} should be. The layout is:\n{LAYOUT}")
-        raise InputError(f"frame {frame_id}: {what} {path} is missing; {remedy}, or take {frame_id} out of ImageSets and make the infos anew")
+    return find_folder(candidates, f"The layout is:\n{LAYOUT}")
 
 
 def read_points(path: Path, frame_id: str, feature_names: Sequence[str], drop_nonfinite: bool = False) -> np.ndarray:
@@ -42,7 +31,7 @@ def read_points(path: Path, frame_id: str, feature_names: Sequence[str], drop_no
     Raises InputError for a missing file, one that is not an array (N, len(feature_names)) of numbers, and NaN or infinite values unless
     ``drop_nonfinite``.
     """
-    _require_file(path, "the scan", frame_id, "add the file")
+    require_file(path, "the scan", frame_id, LAYOUT)
     where = f"frame {frame_id}: "
     return finite_points(read_npy_scan(path, feature_names, where), path, where, drop_nonfinite)
 
@@ -53,7 +42,7 @@ def read_labels(path: Path, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
     A line's last word is the class; numbers between the heading and the class are left out, as in OpenPCDet. Raises InputError for a missing
     file and, with the line's number, for a line of fewer than eight words, a word that is not a finite number, and a size that is not positive.
     """
-    _require_file(path, "the label file", frame_id, "a frame without objects has an empty one: add it")
+    require_file(path, "the label file", frame_id, LAYOUT, "a frame without objects has an empty one: add it")
     boxes: list[list[float]] = []
     names: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -68,25 +57,17 @@ def read_labels(path: Path, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
         if min(boxes[-1][3:6]) <= 0:
             raise InputError(f"{path}:{number}: the sizes dx, dy, dz are {', '.join(words[3:6])}; they are metres and must be positive")
         names.append(words[-1])
-        if _is_number(words[-1]):
-            raise InputError(f"{path}:{number}: the last word is the number {words[-1]}, and the class name is expected there")
     return np.array(boxes, dtype=np.float32).reshape(-1, 7), np.array(names, dtype=str)
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def _number(word: str, field: str, where: str) -> float:
-    if not _is_number(word):
-        raise InputError(f"{where}: the {field} is '{word}', which is not a number; a label is: x y z dx dy dz heading class")
-    if not math.isfinite(float(word)):
+    try:
+        number = float(word)
+    except ValueError:
+        raise InputError(f"{where}: the {field} is '{word}', which is not a number; a label is: x y z dx dy dz heading class") from None
+    if not math.isfinite(number):
         raise InputError(f"{where}: the {field} is {word}; it must be a finite number")
-    return float(word)
+    return number
 
 
 def write_labels(path: Path, boxes: np.ndarray, names: Sequence[str]) -> None:

@@ -34,6 +34,8 @@ class KittiDataset(DatasetTemplate):
     making them needs this class.
     """
 
+    how_to_make_infos = HOW_TO_MAKE_INFOS
+
     def __init__(
         self,
         dataset_cfg: Any,

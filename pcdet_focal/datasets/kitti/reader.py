@@ -9,6 +9,7 @@ from typing import Sequence
 import numpy as np
 
 from ...errors import InputError
+from .. import paths
 from ..scans import finite_points
 
 LAYOUT = """\
@@ -27,26 +28,13 @@ _PNG_HEAD = struct.Struct(">8sI4sII")  # signature, length of the first chunk, i
 
 def find_root(candidates: Sequence[Path]) -> Path:
     """The first of the candidates that is a folder. Raises InputError, with what was tried and how to get the data, where none is."""
-    for path in candidates:
-        if path.is_dir():
-            return path
-    raise InputError(
-        f"the folder of the data set (DATA_CONFIG.DATA_PATH) is missing; tried {' and '.join(map(str, candidates))}. Put KITTI there, or simulated "
-        f"frames: python -m pcdet_focal.datasets.synthetic --root {candidates[0]}. The layout is:\n{LAYOUT}"
-    )
-
-
-def require_folder(folder: Path, why: str) -> None:
-    """Raise InputError, with the layout of a KITTI folder, where ``folder`` is missing."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}, {why}. The layout is:\n{LAYOUT}")
+    return paths.find_folder(candidates, "Put KITTI there, or simulated frames: python -m pcdet_focal.datasets.synthetic "
+                                         f"--root {candidates[0]}. The layout is:\n{LAYOUT}")
 
 
 def require_file(path: Path, what: str, frame_id: str) -> None:
     """Raise InputError, naming file and frame, where ``path`` is missing."""
-    if not path.is_file():
-        require_folder(path.parent, f"where {what} of frame {frame_id} should be")
-        raise InputError(f"frame {frame_id}: {what} {path} is missing; add the file, or take {frame_id} out of ImageSets and make the infos anew")
+    paths.require_file(path, what, frame_id, LAYOUT)
 
 
 def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.ndarray:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...errors import InputError
 from .evidence import Evidence, box_evidence
 from .findings import Finding, some
 
-_CELLS = 200_000  # points whose places are kept for the checks of coordinates, over all scans
+_KEPT_POINTS = 200_000  # of all scans together, for the checks of coordinates and features
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,25 @@ class Boxes:
     def __getitem__(self, rows: Any) -> "Boxes":
         return Boxes(self.frame_ids[rows], self.boxes[rows], self.names[rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence["Boxes"]) -> "Boxes":
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("frame_ids", "boxes", "names")))
 
-@dataclass
+
+@dataclass(frozen=True)
 class Collected:
-    """frame_ids: the frames read; boxes: all their labels; scanned: the rows of ``boxes`` whose scans were read, with their ``evidence``;
-    samples: one scan a frame, thinned (n, columns); model_points: the scans as the model gets them, their x, y, z; infos: the frames' infos, made anew;
+    """frame_ids: the frames whose labels were read; boxes: all their labels; scanned: the rows of ``boxes`` whose scans were read, with their ``evidence``;
+    samples: frame -> its scan, thinned (n, columns); model_points: frame -> x, y, z (N, 3) that reach the voxels; infos: the frames' infos, made anew;
     findings: files that cannot be read."""
 
-    frame_ids: list[str] = field(default_factory=list)
-    boxes: Boxes = None
-    scanned: np.ndarray = None
-    evidence: Evidence = None
-    samples: dict[str, np.ndarray] = field(default_factory=dict)
-    model_points: dict[str, np.ndarray] = field(default_factory=dict)
-    infos: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    frame_ids: list[str]
+    boxes: Boxes
+    scanned: np.ndarray
+    evidence: Evidence
+    samples: dict[str, np.ndarray]
+    model_points: dict[str, np.ndarray]
+    infos: list[dict[str, Any]]
+    findings: list[Finding]
 
 
 def open_dataset(cfg: Any) -> DatasetTemplate:
@@ -61,14 +65,16 @@ def open_dataset(cfg: Any) -> DatasetTemplate:
 
 def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, progress: bool = True) -> Collected:
     """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them."""
-    result = Collected()
-    parts: list[tuple[str, np.ndarray, np.ndarray]] = []
-    evidence: list[Evidence] = []
+    infos: list[dict[str, Any]] = []
+    parts: list[Boxes] = [Boxes(np.zeros(0, str), np.zeros((0, 7)), np.zeros(0, str))]
+    evidence: list[Evidence] = [box_evidence(np.zeros((0, 3)), np.zeros((0, 7)))]
     scanned: list[int] = []
+    samples: dict[str, np.ndarray] = {}
+    model_points: dict[str, np.ndarray] = {}
+    faults: dict[str, list[tuple[str, str]]] = {check: [] for check in _REMEDY}
     chosen = set(np.linspace(0, len(frame_ids) - 1, min(num_scans, len(frame_ids))).round().astype(int).tolist())
-    kept = max(_CELLS // max(len(chosen), 1), 500)
+    kept = max(_KEPT_POINTS // max(len(chosen), 1), 500)
     drop_nonfinite = bool(dataset.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
-    faults: dict[str, list[tuple[str, str]]] = {"unreadable file": [], "NaN points": [], "empty scan": []}
     start = 0
     for place, frame_id in enumerate(tqdm(frame_ids, desc="checking", unit="frame", disable=not progress or None, leave=False)):
         dataset.dataset_cfg["DROP_NONFINITE_POINTS"] = drop_nonfinite
@@ -77,34 +83,36 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
         except InputError as error:
             faults["unreadable file"].append((frame_id, str(error)))
             continue
-        annos = info["annos"]
-        names = annos["name"][annos["name"] != "DontCare"].astype(str)
-        boxes = np.asarray(annos["gt_boxes_lidar"], dtype=np.float64).reshape(-1, 7)
-        result.frame_ids.append(frame_id)
-        result.infos.append(info)
-        parts.append((frame_id, boxes, names))
+        infos.append(info)
+        parts.append(_boxes_of(info))
         points = _read_points(dataset, frame_id, faults) if place in chosen else None
         if points is not None:
-            evidence.append(box_evidence(points, boxes))
-            scanned += range(start, start + len(boxes))
-            result.samples[frame_id] = points[::max(1, len(points) // kept)]
+            evidence.append(box_evidence(points, parts[-1].boxes))
+            scanned += range(start, start + len(parts[-1]))
+            samples[frame_id] = points[::max(1, len(points) // kept)]
             try:
-                result.model_points[frame_id] = _model_points(dataset, info)
+                model_points[frame_id] = _model_points(dataset, info)
             except InputError as error:
                 faults["unreadable file"].append((frame_id, str(error)))
-        start += len(boxes)
-    result.boxes = Boxes(
-        np.array([frame_id for frame_id, _, names in parts for _ in names], dtype=str),
-        np.concatenate([boxes for _, boxes, _ in parts]) if parts else np.zeros((0, 7)),
-        np.concatenate([names for _, _, names in parts]) if parts else np.zeros(0, dtype=str),
+        start += len(parts[-1])
+    return Collected(
+        frame_ids=[info["point_cloud"]["lidar_idx"] for info in infos], boxes=Boxes.joined(parts), scanned=np.array(scanned, dtype=np.int64),
+        evidence=Evidence.joined(evidence), samples=samples, model_points=model_points, infos=infos,
+        findings=[_fault(check, met) for check, met in faults.items() if met],
     )
-    result.scanned = np.array(scanned, dtype=np.int64)
-    result.evidence = Evidence.joined(evidence or [box_evidence(np.zeros((0, 3)), np.zeros((0, 7)))])
-    for check, met in faults.items():
-        if met:
-            more = f" (and {len(met) - 1} frames alike)" if len(met) > 1 else ""
-            result.findings.append(Finding("error", check, met[0][1] + more, f"frames {some([frame for frame, _ in met])}", _REMEDY[check]))
-    return result
+
+
+def _boxes_of(info: dict[str, Any]) -> Boxes:
+    annos = info["annos"]
+    names = annos["name"][annos["name"] != "DontCare"].astype(str)
+    boxes = np.asarray(annos["gt_boxes_lidar"], dtype=np.float64).reshape(-1, 7)
+    return Boxes(np.array([info["point_cloud"]["lidar_idx"]] * len(names), dtype=str), boxes, names)
+
+
+def _fault(check: str, met: list[tuple[str, str]]) -> Finding:
+    """One finding of all frames that a fault was met in; met: (frame, message)."""
+    more = f" (and {len(met) - 1} frames alike)" if len(met) > 1 else ""
+    return Finding("error", check, met[0][1] + more, f"frames {some([frame for frame, _ in met])}", _REMEDY[check])
 
 
 _REMEDY = {

@@ -1,16 +1,16 @@
 """Every check on one data set and configuration."""
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from ...datasets.info_files import load_infos
 from ...errors import InputError
 from ...ops.voxelize import grid_size
 from . import anchors, frames, grid, headings, labels, placement, scans, settings
-from .collect import Boxes, Collected, collect, open_dataset
+from .collect import Collected, collect, open_dataset
 from .findings import Example, Finding
 
 MOST_SCANS = 100
@@ -49,7 +49,9 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCAN
         raise InputError(f"{dataset.root_path / 'ImageSets' / f'{split}.txt'} is missing or lists no frame; --split names one of the files in ImageSets")
     found = collect(dataset, dataset.sample_id_list, num_scans, progress)
     findings = [*found.findings, *check_configuration(cfg), *check_labels(found, cfg), *check_scans(found, cfg)]
-    findings += settings.check_infos(_load(dataset, made_of_split), found.infos, made_of_split, _how_to_make(dataset)) if made_of_split else []
+    if made_of_split:
+        made = load_infos(dataset.root_path, made_of_split, dataset.how_to_make_infos)
+        findings += settings.check_infos(made, found.infos, made_of_split, dataset.how_to_make_infos)
     ordinary = [("as labelled", Example(found.boxes.frame_ids[i], found.boxes.names[i], found.boxes.boxes[i])) for i in _ordinary(found)]
     examples = [(finding.check, example) for finding in findings if finding.severity != "note" for example in finding.examples]
     return Report(tuple(findings), len(found.frame_ids), len(found.boxes), len(found.samples), tuple(examples + ordinary), dataset)
@@ -124,13 +126,3 @@ def _ordinary(found: Collected, most: int = 12) -> list[int]:
     queues = [[row for row in np.argsort(-inside, kind="stable") if names[row] == name and inside[row]] for name in np.unique(names)]
     turns = [queue[turn] for turn in range(most) for queue in queues if turn < len(queue)]
     return [int(found.scanned[row]) for row in turns[:most]]
-
-
-def _load(dataset: Any, names: Sequence[str]) -> list[dict[str, Any]]:
-    from ...datasets.info_files import load_infos
-
-    return load_infos(dataset.root_path, names, _how_to_make(dataset))
-
-
-def _how_to_make(dataset: Any) -> str:
-    return importlib.import_module(type(dataset).__module__).HOW_TO_MAKE_INFOS
