@@ -123,8 +123,9 @@ def y_up(index, points, boxes, names):
 DATA_MISTAKES = {
     "bottom-centred": (on_boxes(columns("x", "y", "z", bottom=-0.5)), "z origin", r"write z \+ dz/2"),
     "top-centred": (on_boxes(columns("x", "y", "z", bottom=0.5)), "z origin", r"write z - dz/2"),
-    "heights from the ground": (on_boxes(lambda boxes: boxes + np.array([0, 0, 1.73, 0, 0, 0, 0])), "z offset", r"add -1\.[67]\d to z of every label"),
-    "camera frame": (on_boxes(columns("-y", "-z", "x", bottom=-0.5, heading=(-1, -np.pi / 2))), "wrong frame", r"z_camera, -x_camera, -y_camera \+ dz/2"),
+    "heights from the ground": (on_boxes(lambda boxes: boxes + np.array([0, 0, 1.73, 0, 0, 0, 0])), "z offset", r"add -1\.[67]\d to z of every"),
+    "camera frame": (
+        on_boxes(columns("-y", "-z", "x", bottom=-0.5, heading=(-1, -np.pi / 2))), "wrong frame", r"z_camera, -x_camera, -y_camera \+ dz/2"),
     "camera frame, centred": (on_boxes(columns("-y", "-z", "x", heading=(-1, -np.pi / 2))), "wrong frame", r"z_camera, -x_camera, -y_camera;"),
     "y up": (on_boxes(columns("-y", "z", "x")), "wrong frame", r"z_old, -x_old, y_old"),
     "y ahead": (on_boxes(columns("-y", "x", "z", heading=(1, np.pi / 2))), "wrong frame", r"y_old, -x_old, z_old; heading = heading_old - pi/2"),

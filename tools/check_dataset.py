@@ -3,8 +3,8 @@
     python tools/check_dataset.py --cfg_file cfgs/custom_models/second.yaml
     python tools/check_dataset.py --cfg_file cfgs/kitti_models/second.yaml --split val --out output/check
 
-Run it from the repository's root, before and after create_custom_infos. It prints what is wrong, where, and what to change, and draws the boxes in question
-with their points to <out>/boxes.png. Exit status: 0, 1 where there are errors, 2 where there is nothing to check.
+Run it from the repository's root, before and after create_custom_infos. It prints what is wrong, where, and what to change, and draws the boxes in
+question with their points to <out>/boxes.png. Exit status: 0, 1 where there are errors, 2 where there is nothing to check.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pcdet_focal.visualization import draw_box_page
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default=None, help="a file of ImageSets, without .txt (default: DATA_SPLIT.train)")
-    parser.add_argument("--num_scans", type=cli.whole_number, default=MOST_SCANS, help="scans to read, evenly spread (default: %(default)s); labels: all")
+    parser.add_argument("--num_scans", type=cli.whole_number, default=MOST_SCANS, help="scans to read, evenly spread (default: %(default)s)")
     parser.add_argument("--out", default="output/check", help="folder for the picture (default: %(default)s)")
     cli.add_config_arguments(parser)
     return parser.parse_args(argv)
@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     if examples:
         draw_box_page([(title, scans[example.frame_id], example) for title, example in examples], picture)
         print(f"boxes in question, then ordinary ones: {picture}")
-    print(f"{report.num_frames} frames, {report.num_boxes} boxes, {report.num_scans} scans: {report.count('error')} errors, {report.count('warning')} warnings")
-    if report.count("error"):
+    errors, warnings = report.count("error"), report.count("warning")
+    print(f"{report.num_frames} frames, {report.num_boxes} boxes, {report.num_scans} scans: {errors} errors, {warnings} warnings")
+    if errors:
         sys.exit(1)
 
 

@@ -16,8 +16,9 @@ def create_custom_infos(
 ) -> dict[str, int]:
     """Make the info files and the object database of a folder, with OpenPCDet's names and content.
 
-    For each of the splits train, val and test that ImageSets lists: ``custom_infos_<split>.pkl`` (test has no labels where the first of its frames has
-    none); and of the train split ``gt_database/*.bin`` with ``custom_dbinfos_train.pkl``. Nothing appears in ``save_path`` before all of it is complete.
+    For each of the splits train, val and test that ImageSets lists: ``custom_infos_<split>.pkl`` (test has no labels where the first of its frames
+    has none); and of the train split ``gt_database/*.bin`` with ``custom_dbinfos_train.pkl``. Nothing appears in ``save_path`` before all of it is
+    complete.
 
     Args:
         dataset_cfg: the DATA_CONFIG. class_names: of the model; the files hold every class. data_path: the folder. save_path: where the files go;

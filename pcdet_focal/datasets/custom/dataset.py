@@ -116,7 +116,8 @@ class CustomDataset(DatasetTemplate):
     ) -> list[dict[str, Any]]:
         """The infos of the frames of this split (or of ``sample_id_list``), read in threads, with a progress bar.
 
-        ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns are those of src_feature_list.
+        ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns are those of
+        src_feature_list.
         """
         if sample_id_list is None:
             sample_id_list = self.sample_id_list

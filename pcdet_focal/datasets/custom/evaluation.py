@@ -38,8 +38,8 @@ def evaluate_as_kitti(
         with_fakelidar: the ground truth is in the old LiDAR convention.
 
     Returns:
-        OpenPCDet's table of the KITTI classes and its figures ('Car_3d/easy_R40', …). Where several of ``class_names`` are mapped to one KITTI class,
-        that class counts all of them, and a table and figures of each alone follow ('Truck_as_Car_3d/easy_R40').
+        OpenPCDet's table of the KITTI classes and its figures ('Car_3d/easy_R40', …). Where several of ``class_names`` are mapped to one KITTI
+        class, that class counts all of them, and a table and figures of each alone follow ('Truck_as_Car_3d/easy_R40').
     """
     check_class_map(map_class_to_kitti, class_names)
 

@@ -19,7 +19,7 @@ def write_database(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write ``folder/<frame>_<class>_<i>.bin`` for every object of the infos, DontCare excepted, and return the index of them.
 
-    A file holds the points of the object's box, float32 (n, columns) in the order of the scan, x, y, z relative to the box centre and not rotated. The
+    A file holds the points of the object's box, float32 (n, C) in the order of the scan, x, y, z relative to the box centre and not rotated. The
     box has a margin of 1 cm in x and y, as in OpenPCDet's CPU test, and points come from the whole scan, not the camera's view.
 
     Returns:

@@ -13,7 +13,7 @@ from ...datasets import DatasetTemplate
 from ...datasets import __all__ as datasets
 from ...errors import InputError
 from .evidence import Evidence, box_evidence
-from .findings import Finding, some
+from .findings import Example, Finding, some
 
 _KEPT_POINTS = 200_000  # of all scans together, for the checks of coordinates and features
 
@@ -32,6 +32,14 @@ class Boxes:
     def __getitem__(self, rows: Any) -> "Boxes":
         return Boxes(self.frame_ids[rows], self.boxes[rows], self.names[rows])
 
+    def where(self, rows: np.ndarray) -> str:
+        """The frames of some rows, in words."""
+        return f"frames {some(self.frame_ids[rows])}"
+
+    def examples(self, rows: np.ndarray, corrected: np.ndarray | None = None) -> tuple[Example, ...]:
+        """Some rows as boxes to draw, each with its row of ``corrected`` (M, 7)."""
+        return tuple(Example(self.frame_ids[i], self.names[i], self.boxes[i], None if corrected is None else corrected[i]) for i in rows)
+
     @classmethod
     def joined(cls, parts: Sequence["Boxes"]) -> "Boxes":
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("frame_ids", "boxes", "names")))
@@ -39,9 +47,12 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Collected:
-    """frame_ids: the frames whose labels were read; boxes: all their labels; scanned: the rows of ``boxes`` whose scans were read, with their ``evidence``;
-    samples: frame -> its scan, thinned (n, columns); model_points: frame -> x, y, z (N, 3) that reach the voxels; infos: the frames' infos, made anew;
-    findings: files that cannot be read."""
+    """What was read.
+
+    frame_ids: the frames whose labels were read. boxes: all their labels. scanned: the rows of ``boxes`` whose scans were read, with their
+    ``evidence``. samples: frame -> its scan, thinned (n, columns). model_points: frame -> x, y, z (N, 3) that reach the voxels. infos: the frames'
+    infos, made anew. findings: files that cannot be read.
+    """
 
     frame_ids: list[str]
     boxes: Boxes

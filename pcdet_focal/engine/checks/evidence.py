@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Iterable, Iterator
+from typing import Any, Iterable
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Frame:
 
 FRAMES = {
     "camera": Frame("x right, y down, z ahead (a camera's)", np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]), (-1, -np.pi / 2),
-                    "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2 (better: with the calibration of sensor and camera)"),
+                    "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2; better: by the sensors' calibration"),
     "y up": Frame("x right, y up, z ahead", np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), (1, 0), "x, y, z = z_old, -x_old, y_old{bottom}"),
     "y up, x ahead": Frame("x ahead, y up, z right", np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), (1, 0), "x, y, z = x_old, -z_old, y_old{bottom}"),
     "y ahead": Frame("x right, y ahead, z up", np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), (1, -np.pi / 2),
@@ -43,8 +43,8 @@ class Evidence:
 
     inside: points in the box. ground: height of the ground around it, NaN where it cannot be told. top: height of what stands in its footprint, NaN
     alike. around: points of an object (above the ground) within the box's circle. by_heading (M, 4): those of them in its footprint turned as
-    ``HEADINGS`` say. in_body: points in the upper three quarters of an upright cylinder about the box. by_frame (M, frames, 2): the same were its centre
-    given in each of ``FRAMES``, as the box's centre and as the middle of its underside.
+    ``HEADINGS`` say. in_body: points in the upper three quarters of an upright cylinder about the box. by_frame (M, frames, 2): the same were its
+    centre given in each of ``FRAMES``, as the box's centre and as the middle of its underside.
     """
 
     inside: np.ndarray
@@ -84,13 +84,18 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
             found.top[i] = np.percentile(standing, 95)
         circle = body[np.hypot(body[:, 0] - box[0], body[:, 1] - box[1]) <= reach + EDGE]
         found.around[i] = len(circle)
-        for k, heading in enumerate((box[6], -box[6], box[6] + np.pi / 2, np.pi / 2 - box[6])):
+        for k, heading in enumerate(headings_of(box[6])):
             found.by_heading[i, k] = np.count_nonzero(in_footprint(circle, np.array([*box[:6], heading]), EDGE))
         found.in_body[i] = _count_in_body(points, box, box[:3])
         for k, frame in enumerate(FRAMES.values()):
             centre = frame.axes @ box[:3]
             found.by_frame[i, k] = [_count_in_body(points, box, centre), _count_in_body(points, box, centre + [0, 0, box[5] / 2])]
     return found
+
+
+def headings_of(heading: Any) -> tuple[Any, Any, Any, Any]:
+    """What ``HEADINGS`` say of one heading, or of an array of them."""
+    return heading, -heading, heading + np.pi / 2, np.pi / 2 - heading
 
 
 def in_footprint(points: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
@@ -126,7 +131,7 @@ def clearest(rows: np.ndarray, points: np.ndarray, most: int = 4) -> np.ndarray:
     return rows[np.argsort(-points[rows], kind="stable")][:most]
 
 
-def flattest_axis(scans: Iterator[np.ndarray] | Iterable[np.ndarray]) -> tuple[int, np.ndarray]:
+def flattest_axis(scans: Iterable[np.ndarray]) -> tuple[int, np.ndarray]:
     """The axis along which scans spread least, and the spreads (3,): the median over scans of the middle 90 % of each coordinate, metres."""
     spreads = np.median([np.subtract(*np.percentile(scan[:, :3], [95, 5], axis=0)) for scan in scans if len(scan)] or [np.zeros(3)], axis=0)
     return int(np.argmin(spreads)), spreads

@@ -7,14 +7,15 @@ import numpy as np
 
 from .collect import Boxes
 from .evidence import FRAMES, Evidence, clearest, flattest_axis
-from .findings import Example, Finding, some
+from .findings import Finding
 
+LEAST_BOXES = 5  # for a share to mean something
 ENOUGH_POINTS = 5  # points that an object shows
 
 
 def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     """Whether the boxes lie where the objects are, or would if their axes were others; ``boxes`` are the rows of ``evidence``."""
-    if not len(boxes):
+    if len(boxes) < LEAST_BOXES:
         return []
     own = np.mean(evidence.in_body >= ENOUGH_POINTS)
     shares = np.mean(evidence.by_frame >= ENOUGH_POINTS, axis=0)  # (frames, 2)
@@ -27,13 +28,12 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     corrected[:, :3] = boxes.boxes[:, :3] @ right.axes.T
     corrected[:, 2] += bottom * boxes.boxes[:, 5] / 2
     corrected[:, 6] = right.heading[0] * boxes.boxes[:, 6] + right.heading[1]
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], corrected[i])
-                     for i in clearest(np.arange(len(boxes)), evidence.by_frame[:, frame, bottom]))
+    examples = boxes.examples(clearest(np.arange(len(boxes)), evidence.by_frame[:, frame, bottom]), corrected)
     conversion = right.conversion.format(bottom=" + dz/2 (they give the middle of the underside)" if bottom else "")
     return [Finding(
         "error", "wrong frame",
         f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes were: {right.words}",
-        f"frames {some(boxes.frame_ids)}", f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}", examples,
+        boxes.where(np.arange(len(boxes))), f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}", examples,
     )]
 
 
@@ -58,5 +58,6 @@ def check_units(scans: Iterable[np.ndarray], boxes: Boxes) -> list[Finding]:
     if len(boxes):
         size = np.median(boxes.boxes[:, 3:6])
         if size > 40 or size < 0.02:
-            findings.append(Finding("error", "units", f"the median size of all boxes is {size:g}", "all labels", "write positions and sizes in metres"))
+            what = f"the median size of all boxes is {size:g}"
+            findings.append(Finding("error", "units", what, "all labels", "write positions and sizes in metres"))
     return findings

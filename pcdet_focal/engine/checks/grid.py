@@ -17,9 +17,11 @@ def check_divisible(point_cloud_range: Sequence[float], voxel_size: Sequence[flo
     for axis, name in enumerate("xyz"):
         cells = (point_cloud_range[axis + 3] - point_cloud_range[axis]) / voxel_size[axis]
         if abs(cells - round(cells)) > 1e-3:
-            end = point_cloud_range[axis] + math.ceil(cells - 1e-3) * voxel_size[axis]
-            findings.append(Finding("error", "range and voxels", f"the range along {name} is {cells:.3f} voxels", f"DATA_CONFIG.POINT_CLOUD_RANGE and {key_path}",
-                                    f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}, which is {math.ceil(cells - 1e-3)} voxels of {voxel_size[axis]:g} m"))
+            whole = math.ceil(cells - 1e-3)
+            end = point_cloud_range[axis] + whole * voxel_size[axis]
+            change = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}, which is {whole} voxels of {voxel_size[axis]:g} m"
+            where = f"DATA_CONFIG.POINT_CLOUD_RANGE and {key_path}"
+            findings.append(Finding("error", "range and voxels", f"the range along {name} is {cells:.3f} voxels", where, change))
     return findings
 
 
@@ -85,18 +87,20 @@ def _check_levels(grid: list[int], stride: int, point_cloud_range: Sequence[floa
         end = point_cloud_range[axis] + cells * voxel_size[axis]
         remedy = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}: {cells} voxels, a multiple of {multiple}"
         where = "DATA_CONFIG.POINT_CLOUD_RANGE with VOXEL_SIZE and MODEL.BACKBONE_2D.LAYER_STRIDES"
+        voxels = f"{grid[axis]} voxels along {name}"
+        laid = ", ".join(map(str, sorted(wanted)))
         if len(set(sizes)) > 1:
-            findings.append(Finding("error", "backbone strides", f"{grid[axis]} voxels along {name} give maps of {', '.join(map(str, sizes))} cells, which do not "
-                                    "fit together", where, remedy))
+            what = f"{voxels} give maps of {', '.join(map(str, sizes))} cells, which do not fit together"
+            findings.append(Finding("error", "backbone strides", what, where, remedy))
         elif sizes and wanted and wanted != set(sizes):
             if grid[axis] % multiple:
-                findings.append(Finding("error", "backbone strides", f"{grid[axis]} voxels along {name} give a map of {sizes[0]} cells, and anchors for "
-                                        f"{', '.join(map(str, sorted(wanted)))}", where, remedy))
+                what = f"{voxels} give a map of {sizes[0]} cells, and anchors for {laid}"
+                findings.append(Finding("error", "backbone strides", what, where, remedy))
             elif axis == 0:
                 right = grid[axis] // sizes[0]
-                findings.append(Finding("error", "anchor stride", f"the head's map has {sizes[0]} cells along {name}, one every {right} voxels, and anchors are "
-                                        f"laid for {', '.join(map(str, sorted(wanted)))}",
-                                        "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[..].feature_map_stride", f"set every feature_map_stride to {right}"))
+                what = f"the head's map has {sizes[0]} cells along {name}, one every {right} voxels, and anchors are laid for {laid}"
+                where = "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[..].feature_map_stride"
+                findings.append(Finding("error", "anchor stride", what, where, f"set every feature_map_stride to {right}"))
     return findings
 
 

@@ -4,32 +4,27 @@ from __future__ import annotations
 import numpy as np
 
 from .collect import Boxes
-from .evidence import HEADINGS, Evidence, clearest
-from .findings import Example, Finding, some
+from .evidence import HEADINGS, Evidence, clearest, headings_of
+from .findings import Finding
 
 LEAST_POINTS = 15  # points of an object that tell how it lies
 LEAST_RATIO = 1.4  # long to short side of a box whose heading matters
+LEAST_VOTES = 5
 
 
 def check_radians(boxes: Boxes) -> list[Finding]:
     """Whether headings are angles in radians: none should be beyond a whole turn."""
-    beyond = np.abs(boxes.boxes[:, 6]) > 2 * np.pi + 0.1
-    if not beyond.any():
+    size = np.abs(boxes.boxes[:, 6])
+    rows = np.flatnonzero(size > 2 * np.pi + 0.1)
+    if not len(rows):
         return []
-    rows = np.flatnonzero(beyond)
-    degrees = np.abs(boxes.boxes[:, 6]).max() <= 361 and np.mean(beyond) > 0.05
-    what = f"{len(rows)} of {len(boxes)} headings are beyond a whole turn, up to {np.abs(boxes.boxes[:, 6]).max():g}"
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], in_radians(boxes)[i] if degrees else None) for i in rows[:3])
-    if degrees:
-        return [Finding("error", "heading in degrees", what, f"frames {some(boxes.frame_ids[rows])}", "write headings in radians: heading * pi / 180", examples)]
-    return [Finding("warning", "heading out of range", what, f"frames {some(boxes.frame_ids[rows])}", "write headings within -pi ... pi", examples)]
-
-
-def in_radians(boxes: Boxes) -> np.ndarray:
-    """The boxes (M, 7) with headings taken as degrees."""
-    turned = boxes.boxes.copy()
-    turned[:, 6] = np.radians(turned[:, 6])
-    return turned
+    what = f"{len(rows)} of {len(boxes)} headings are beyond a whole turn, up to {size.max():g}"
+    if size.max() <= 361 and len(rows) > 0.05 * len(boxes):
+        turned = boxes.boxes.copy()
+        turned[:, 6] = np.radians(turned[:, 6])
+        change = "write headings in radians: heading * pi / 180"
+        return [Finding("error", "heading in degrees", what, boxes.where(rows), change, boxes.examples(rows[:3], turned))]
+    return [Finding("warning", "heading out of range", what, boxes.where(rows), "write headings within -pi ... pi", boxes.examples(rows[:3]))]
 
 
 def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
@@ -44,40 +39,39 @@ def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     better, worse = (gain >= margin) & long[:, None], (gain <= -margin) & long[:, None]
     wins, losses = better.sum(axis=0), worse.sum(axis=0)
     best = int(np.argmax(wins - losses))
-    if wins[best] >= 5 and wins[best] >= 3 * losses[best]:
-        return [_systematic(best, boxes, evidence, np.flatnonzero(better[:, best]), int(losses[best]))]
-    return _single(boxes, evidence, long)
-
-
-def _systematic(best: int, boxes: Boxes, evidence: Evidence, rows: np.ndarray, losses: int) -> Finding:
-    what = f"{len(rows)} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading h, {losses} hold fewer"
-    where = f"frames {some(boxes.frame_ids[rows])}"
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], best)) for i in clearest(rows, evidence.around))
+    if wins[best] < LEAST_VOTES or wins[best] < 3 * losses[best]:
+        return _single(boxes, evidence, long)
+    rows = np.flatnonzero(better[:, best])
+    what = f"{len(rows)} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading h, {losses[best]} hold fewer"
+    swapped = np.mean(boxes.boxes[rows, 3] < boxes.boxes[rows, 4]) > 0.5
     if best == 1:
-        return Finding("error", "heading sign", what, where, "write -heading: headings turn anticlockwise from +x to +y, seen from above", examples)
-    if best == 3:
-        return Finding("error", "heading convention", what, where,
-                       "write pi/2 - heading: headings are counted anticlockwise from +x, not clockwise from +y", examples)
-    if np.mean(boxes.boxes[rows, 3] < boxes.boxes[rows, 4]) > 0.5:
-        return Finding("error", "length and width swapped", what + "; dx is their shorter side", where,
-                       "swap dx and dy: a label is x y z dx dy dz heading with dx along the heading (length) and dy across it (width)", examples)
-    return Finding("error", "heading off by 90 degrees", what, where,
-                   "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x", examples)
-
-
-def turned(box: np.ndarray, hypothesis: int) -> np.ndarray:
-    """The box (7,) with the heading that ``HEADINGS[hypothesis]`` says."""
-    heading = (box[6], -box[6], box[6] + np.pi / 2, np.pi / 2 - box[6])[hypothesis]
-    return np.array([*box[:6], heading])
+        check, change = "heading sign", "write -heading: headings turn anticlockwise from +x to +y, seen from above"
+    elif best == 3:
+        check, change = "heading convention", "write pi/2 - heading: headings are counted anticlockwise from +x, not clockwise from +y"
+    elif swapped:
+        check, what = "length and width swapped", what + "; dx is their shorter side"
+        change = "swap dx and dy: a label is x y z dx dy dz heading with dx along the heading (length) and dy across it (width)"
+    else:
+        check, change = "heading off by 90 degrees", "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x"
+    return [Finding("error", check, what, boxes.where(rows), change, boxes.examples(clearest(rows, evidence.around), _turned(boxes, best)))]
 
 
 def _single(boxes: Boxes, evidence: Evidence, long: np.ndarray) -> list[Finding]:
     """Boxes that lie across their objects though most do not."""
     across = evidence.by_heading[:, 2]
-    rows = np.flatnonzero(long & (evidence.around >= 40) & (across >= 1.5 * evidence.by_heading[:, 0]) & (across >= 0.6 * evidence.around))
+    clear = long & (evidence.around >= 40) & (across >= 1.5 * evidence.by_heading[:, 0]) & (across >= 0.6 * evidence.around)
+    rows = np.flatnonzero(clear)
     if not len(rows):
         return []
-    examples = tuple(Example(boxes.frame_ids[i], boxes.names[i], boxes.boxes[i], turned(boxes.boxes[i], 2)) for i in clearest(rows, evidence.around))
-    severity = "warning" if len(rows) >= max(3, 0.05 * np.count_nonzero(long)) else "note"
-    return [Finding(severity, "boxes across their objects", f"{len(rows)} boxes hold half as many points again when turned by 90 degrees",
-                    f"frames {some(boxes.frame_ids[rows])}", "look at the pictures: dx and dy of these may be swapped" if severity == "warning" else "", examples)]
+    many = len(rows) >= max(3, 0.05 * np.count_nonzero(long))
+    what = f"{'1 box holds' if len(rows) == 1 else f'{len(rows)} boxes hold'} half as many points again when turned by 90 degrees"
+    change = "look at the pictures: dx and dy of these may be swapped" if many else ""
+    examples = boxes.examples(clearest(rows, evidence.around), _turned(boxes, 2))
+    return [Finding("warning" if many else "note", "boxes across their objects", what, boxes.where(rows), change, examples)]
+
+
+def _turned(boxes: Boxes, hypothesis: int) -> np.ndarray:
+    """The boxes (M, 7) with the headings that ``HEADINGS[hypothesis]`` says."""
+    turned = boxes.boxes.copy()
+    turned[:, 6] = headings_of(turned[:, 6])[hypothesis]
+    return turned

@@ -18,8 +18,8 @@ MOST_SCANS = 100
 
 @dataclass(frozen=True)
 class Report:
-    """findings: what was found; num_frames, num_boxes, num_scans: what was read; examples: boxes to draw, those of findings first, then ordinary ones;
-    dataset: where their scans come from (``get_lidar``)."""
+    """findings: what was found. num_frames, num_boxes, num_scans: what was read. examples: (title, box to draw), those of findings first, then
+    ordinary ones. dataset: where their scans come from (``get_lidar``)."""
 
     findings: tuple[Finding, ...]
     num_frames: int
@@ -46,13 +46,14 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCAN
     made_of_split = [name for mode, names in cfg.DATA_CONFIG.INFO_PATH.items() if cfg.DATA_CONFIG.DATA_SPLIT.get(mode) == split for name in names]
     dataset.set_split(split)
     if not dataset.sample_id_list:
-        raise InputError(f"{dataset.root_path / 'ImageSets' / f'{split}.txt'} is missing or lists no frame; --split names one of the files in ImageSets")
+        path = dataset.root_path / "ImageSets" / f"{split}.txt"
+        raise InputError(f"{path} is missing or lists no frame; --split names one of the files in ImageSets")
     found = collect(dataset, dataset.sample_id_list, num_scans, progress)
     findings = [*found.findings, *check_configuration(cfg), *check_labels(found, cfg), *check_scans(found, cfg)]
     if made_of_split:
         made = load_infos(dataset.root_path, made_of_split, dataset.how_to_make_infos)
         findings += settings.check_infos(made, found.infos, made_of_split, dataset.how_to_make_infos)
-    ordinary = [("as labelled", Example(found.boxes.frame_ids[i], found.boxes.names[i], found.boxes.boxes[i])) for i in _ordinary(found)]
+    ordinary = [("as labelled", example) for example in found.boxes.examples(_ordinary(found))]
     examples = [(finding.check, example) for finding in findings if finding.severity != "note" for example in finding.examples]
     return Report(tuple(findings), len(found.frame_ids), len(found.boxes), len(found.samples), tuple(examples + ordinary), dataset)
 

@@ -24,16 +24,16 @@ def check_features(samples: Mapping[str, np.ndarray], feature_names: Sequence[st
                                     f"leave {name} out of POINT_FEATURE_ENCODING.used_feature_list (NUM_POINT_FEATURES stays)"))
         elif name in ("intensity", "reflectance") and (high > 1.001 or low < -0.001):
             whole = next((scale for scale in (255, 65535) if high <= scale), high)
-            findings.append(Finding("warning", "intensity range", f"{name} runs from {low:g} to {high:g}; networks and OpenPCDet's weights expect 0 to 1",
-                                    where, f"write {place} / {whole:g} into the arrays"))
+            what = f"{name} runs from {low:g} to {high:g}; networks and OpenPCDet's weights expect 0 to 1"
+            findings.append(Finding("warning", "intensity range", what, where, f"write {place} / {whole:g} into the arrays"))
     return findings
 
 
 def check_voxels(scans: Mapping[str, np.ndarray], point_cloud_range: Sequence[float], step: Mapping, mode: str) -> list[Finding]:
     """How many points the limits of the voxel step (an entry of DATA_PROCESSOR) leave out in ``mode``, train or test.
 
-    ``scans``: x, y, z of the points that reach the voxels. Above MAX_NUMBER_OF_VOXELS which voxels are left out depends on the order of the points, which
-    training shuffles: every point then has the same chance to be lost.
+    ``scans``: x, y, z of the points that reach the voxels. Above MAX_NUMBER_OF_VOXELS the order of the points, which training shuffles, decides which
+    voxels are left out: the sparse ones, mostly.
     """
     most, places = int(step["MAX_NUMBER_OF_VOXELS"][mode]), int(step["MAX_POINTS_PER_VOXEL"])
     nx, ny, _ = grid_size(step["VOXEL_SIZE"], point_cloud_range)
@@ -52,18 +52,18 @@ def check_voxels(scans: Mapping[str, np.ndarray], point_cloud_range: Sequence[fl
             lost_voxels[frame_id] = 1 - most / len(counts)
     findings = []
     if outside:
-        findings.append(Finding("error", "empty grid", f"{outside} of {len(scans)} scans have no point inside POINT_CLOUD_RANGE", "DATA_CONFIG.POINT_CLOUD_RANGE",
-                                "choose a range that holds the scene; do the scans' axes and units agree with it?"))
+        what = f"{outside} of {len(scans)} scans have no point inside POINT_CLOUD_RANGE"
+        change = "choose a range that holds the scene; do the scans' axes and units agree with it?"
+        findings.append(Finding("error", "empty grid", what, "DATA_CONFIG.POINT_CLOUD_RANGE", change))
     if lost_voxels:
         lost = np.sum(list(lost_voxels.values())) / len(scans)
-        findings.append(Finding(
-            "warning" if lost > 0.1 else "note", "too many voxels", f"{len(lost_voxels)} of {len(scans)} scans have more than {most} voxels, up to "
-            f"{max(voxels)}; {lost:.0%} of all voxels are lost", f"MAX_NUMBER_OF_VOXELS.{mode}; frames {some(list(lost_voxels))}",
-            f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels" if lost > 0.1 else ""))
-    if lost_points:
+        what = f"{len(lost_voxels)} of {len(scans)} scans have more than {most} voxels, up to {max(voxels)}; {lost:.0%} of all voxels are lost"
+        where = f"MAX_NUMBER_OF_VOXELS.{mode}; frames {some(list(lost_voxels))}"
+        change = f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels"
+        findings.append(Finding("warning", "too many voxels", what, where, change) if lost > 0.1 else Finding("note", "too many voxels", what, where))
+    if lost_points and np.mean(lost_points) > 0.02:
         lost = float(np.mean(lost_points))
-        if lost > 0.02:
-            findings.append(Finding(
-                "warning" if lost > 0.5 else "note", "full voxels", f"voxels with more than {places} points lose {lost:.0%} of the points", "MAX_POINTS_PER_VOXEL",
-                f"set MAX_POINTS_PER_VOXEL to {2 * places}, or take smaller voxels" if lost > 0.5 else ""))
+        what, where = f"voxels with more than {places} points lose {lost:.0%} of the points", "MAX_POINTS_PER_VOXEL"
+        change = f"set MAX_POINTS_PER_VOXEL to {2 * places}, or take smaller voxels"
+        findings.append(Finding("warning", "full voxels", what, where, change) if lost > 0.5 else Finding("note", "full voxels", what, where))
     return findings

@@ -34,7 +34,8 @@ def check_class_entries(class_names: Sequence[str], data_cfg: Mapping[str, Any],
                                         f"write it as in CLASS_NAMES, or remove it: {nearest_hint(name, class_names)}"))
         missing = [name for name in class_names if name not in named]
         if missing and all_needed:
-            findings.append(Finding("error", "class entries", f"there is no entry for {some(missing)}", where, "add one for each class of CLASS_NAMES"))
+            what = f"there is no entry for {some(missing)}"
+            findings.append(Finding("error", "class entries", what, where, "add one for each class of CLASS_NAMES"))
 
     anchors = model.get("DENSE_HEAD", {}).get("ANCHOR_GENERATOR_CONFIG")
     if anchors is not None:
@@ -47,8 +48,8 @@ def check_class_entries(class_names: Sequence[str], data_cfg: Mapping[str, Any],
         compare([str(entry).rpartition(":")[0] for entry in fewest], f"{path}.PREPARE.filter_by_min_points", False)
         columns = len(data_cfg["POINT_FEATURE_ENCODING"]["src_feature_list"])
         if step.get("NUM_POINT_FEATURES", columns) != columns:
-            findings.append(Finding("error", "point features", f"NUM_POINT_FEATURES is {step['NUM_POINT_FEATURES']}, and src_feature_list has {columns} columns",
-                                    f"{path}.NUM_POINT_FEATURES", f"NUM_POINT_FEATURES: {columns}"))
+            what = f"NUM_POINT_FEATURES is {step['NUM_POINT_FEATURES']}, and src_feature_list has {columns} columns"
+            findings.append(Finding("error", "point features", what, f"{path}.NUM_POINT_FEATURES", f"NUM_POINT_FEATURES: {columns}"))
     return findings
 
 
@@ -61,7 +62,8 @@ def check_infos(made: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, 
     changed = []
     for info in fresh:
         annos, before = info["annos"], old.get(info["point_cloud"]["lidar_idx"])
-        if before is None or not np.array_equal(before["name"], annos["name"]) or not np.allclose(before["gt_boxes_lidar"], annos["gt_boxes_lidar"], atol=1e-4):
+        same = before is not None and np.array_equal(before["name"], annos["name"])
+        if not same or not np.allclose(before["gt_boxes_lidar"], annos["gt_boxes_lidar"], atol=1e-4):
             changed.append(info["point_cloud"]["lidar_idx"])
     gone = set(old) - {info["point_cloud"]["lidar_idx"] for info in fresh}
     if not changed and not gone:

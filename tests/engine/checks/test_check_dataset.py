@@ -173,7 +173,7 @@ ALL = slice(None)
 CONFIG_MISTAKES = {
     "range, x": ("pointpillar", point_range(-76.8, -76.8, -4, 76.9, 76.8, 2), "range and voxels", r"upper x of POINT_CLOUD_RANGE to 77,"),
     "range, z": ("second", point_range(-76.8, -76.8, -4, 76.8, 76.8, 2.1), "range and voxels", r"upper z of POINT_CLOUD_RANGE to 2\.15,"),
-    "strides, x": ("pointpillar", point_range(-76.8, -76.8, -4, 76.4, 76.8, 2), "backbone strides", r"upper x of POINT_CLOUD_RANGE to 76\.8: 768 voxels"),
+    "strides, x": ("pointpillar", point_range(-76.8, -76.8, -4, 76.4, 76.8, 2), "backbone strides", r"upper x of POINT_CLOUD_RANGE to 76\.8: 768"),
     "strides, y": ("second", point_range(-76.8, -76.8, -4, 76.8, 75.9, 2), "backbone strides", r"upper y of POINT_CLOUD_RANGE to 76\.8: 1536 voxels"),
     "pillars of half the height": ("pointpillar", voxels(VOXEL_SIZE=[0.2, 0.2, 3]), "pillar height", r"height of VOXEL_SIZE to 6"),
     "layers": ("second", voxels(VOXEL_SIZE=[0.1, 0.1, 0.1]), "grid height", r"VOXEL_SIZE to 0\.15 \(40 voxels.*NUM_BEV_FEATURES to 384"),
@@ -187,7 +187,7 @@ CONFIG_MISTAKES = {
     "sample groups": ("pointpillar", sampling(SAMPLE_GROUPS=["Vehicle:20", "Cycilst:15"]), "class entries", r"did you mean 'Cyclist'"),
     "fewest points": ("pointpillar", sampling(PREPARE={"filter_by_min_points": ["Car:5"]}), "class entries", r"write it as in CLASS_NAMES"),
     "columns": ("pointpillar", sampling(NUM_POINT_FEATURES=5), "point features", r"NUM_POINT_FEATURES: 4"),
-    "few voxels": ("pointpillar", voxels(MAX_NUMBER_OF_VOXELS={"train": 2000, "test": 60000}), "too many voxels", r"MAX_NUMBER_OF_VOXELS\.train to \d+000"),
+    "few voxels": ("pointpillar", voxels(MAX_NUMBER_OF_VOXELS={"train": 2000, "test": 60000}), "too many voxels", r"_VOXELS\.train to \d+000"),
     "full voxels": ("pointpillar", voxels(MAX_POINTS_PER_VOXEL=1), "full voxels", r"MAX_POINTS_PER_VOXEL to 2"),
     "small range": ("pointpillar", point_range(-12.8, -12.8, -4, 12.8, 12.8, 2), "boxes out of range", r"98 % of which are within x -?\d"),
     "range above": ("pointpillar", point_range(-76.8, -76.8, 0, 76.8, 76.8, 6), "boxes out of range", r"; z -\d\.\d to -\d\.\d m"),

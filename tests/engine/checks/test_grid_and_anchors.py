@@ -57,8 +57,8 @@ def test_a_range_that_is_no_whole_number_of_voxels():
     assert "704.500 voxels" in found.what and "upper x of POINT_CLOUD_RANGE to 70.5, which is 705" in found.change
 
 
-ENTRY = {"class_name": "Car", "anchor_sizes": [[3.9, 1.6, 1.5], [4.5, 1.8, 1.6]], "anchor_rotations": [0, 1.57], "anchor_bottom_heights": [-1.7, -1.0],
-         "align_center": False, "feature_map_stride": 2, "matched_threshold": 0.6, "unmatched_threshold": 0.45}
+ENTRY = {"class_name": "Car", "anchor_sizes": [[3.9, 1.6, 1.5], [4.5, 1.8, 1.6]], "anchor_rotations": [0, 1.57],
+         "anchor_bottom_heights": [-1.7, -1.0], "align_center": False, "feature_map_stride": 2, "matched_threshold": 0.6, "unmatched_threshold": 0.45}
 RANGE = [0, -10, -3, 32, 10, 1]
 
 
