@@ -13,6 +13,7 @@ from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.datasets.custom import custom_dataset
 from pcdet_focal.datasets.custom.custom_dataset import CustomDataset, create_custom_infos
 from pcdet_focal.datasets.custom.reader import read_labels
+from pcdet_focal.datasets.publish import save_pickle
 from pcdet_focal.datasets.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
 
@@ -164,6 +165,25 @@ def test_training_batches(folder, cfg):
     assert len(dataset) == 6
 
 
+def test_infos_and_database_as_openpcdet_makes_them(folder, cfg):
+    """Without num_points_in_gt; and its tutorial filters by a difficulty that its database has not, which raises KeyError there."""
+    create(cfg, folder)
+    for name in ("custom_infos_train.pkl", "custom_dbinfos_train.pkl"):
+        content = load_pickle(folder / name)
+        for info in content if isinstance(content, list) else ():
+            del info["annos"]["num_points_in_gt"]
+        for entries in content.values() if isinstance(content, dict) else ():
+            entries[:] = [{key: entry[key] for key in ("name", "path", "gt_idx", "box3d_lidar", "num_points_in_gt")} for entry in entries]
+        save_pickle(content, folder / name)
+    sampling = cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST[0]
+    sampling["PREPARE"] = {"filter_by_min_points": ["Vehicle:5"], "filter_by_difficulty": [-1]}
+    sampling["LIMIT_WHOLE_SCENE"] = False
+    (folder / "labels/a1.txt").write_text("")
+    dataset = CustomDataset(cfg, CLASSES, root_path=folder)
+    assert len(dataset.data_augmentor.data_augmentor_queue[0].db_infos["Vehicle"]) == 2
+    assert dataset[0]["frame_id"] == "a1" and len(dataset[0]["gt_boxes"]) == 1
+
+
 def test_boxes_with_few_points_can_be_left_out(folder, cfg):
     empty = np.array([-10.0, 0, 0, 4, 2, 2, 0])
     for path in (folder / "labels").iterdir():
@@ -212,6 +232,19 @@ def test_detections_equal_to_the_truth_are_perfect_and_others_are_not(folder, cf
     annos[0]["boxes_lidar"] = annos[0]["boxes_lidar"] + np.array([0, 0, 1.0, 0, 0, 0, 0])
     _, figures = dataset.evaluation(annos, CLASSES, eval_metric="kitti")
     assert figures["Car_3d/moderate_R40"] == 0 and figures["Car_bev/easy_R40"] == pytest.approx(100)
+
+
+def test_labels_in_the_old_lidar_convention(folder, cfg):
+    """INFO_WITH_FAKELIDAR: x y z w l h r with z of the underside and r = -heading - pi/2."""
+    boxes = grid(0)
+    old = np.column_stack([boxes[:, :2], boxes[:, 2] - boxes[:, 5] / 2, boxes[:, 4], boxes[:, 3], boxes[:, 5], -boxes[:, 6] - np.pi / 2])
+    (folder / "labels/b1.txt").write_text(lines(old, "Vehicle"))
+    create(cfg, folder)
+    found = {"name": np.array(["Vehicle"] * 50), "boxes_lidar": boxes, "score": np.linspace(0.9, 0.5, 50)}
+    for with_fakelidar, ap in ((True, 100), (False, 0)):
+        cfg["INFO_WITH_FAKELIDAR"] = with_fakelidar
+        _, figures = CustomDataset(cfg, CLASSES, training=False, root_path=folder).evaluation([found], CLASSES)
+        assert figures["Car_3d/easy_R40"] == pytest.approx(ap)
 
 
 def test_classes_that_are_not_mapped_are_left_out_and_those_that_share_a_kitti_class_are_told_apart(folder, cfg):
