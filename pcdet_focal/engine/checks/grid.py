@@ -60,7 +60,7 @@ def _check_height(cells: int, point_cloud_range: Sequence[float], voxel_size: Se
     fitting = [number for number in range(1, 200) if encoded_height(number) * 128 == channels]
     change = f"set NUM_BEV_FEATURES to {128 * left}" if left > 0 else "take lower voxels"
     if fitting:
-        best = min(fitting, key=lambda number: (abs(number - 40), abs(number - cells)) if 40 in fitting else abs(number - cells))
+        best = min(fitting, key=lambda number: abs(number - (40 if 40 in fitting else cells)))  # 40 is what OpenPCDet's configurations have
         change = (f"set the height of VOXEL_SIZE to {height / best:g} ({best} voxels over the {height:g} m of POINT_CLOUD_RANGE)"
                   + (f", or MODEL.MAP_TO_BEV.NUM_BEV_FEATURES to {128 * left}" if left > 0 else ""))
     return [Finding("error", "grid height", f"{cells} voxels of height leave {left} layers of 128 channels, and NUM_BEV_FEATURES is {channels}",
