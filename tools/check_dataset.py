@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(report_lines(report.findings)))
     picture = Path(args.out) / "boxes.png"
     examples = report.examples[:12]
-    scans = {example.frame_id: report.dataset.get_lidar(example.frame_id) for _, example in examples}
     if examples:
+        scans = {frame_id: report.scan(frame_id) for frame_id in {example.frame_id for _, example in examples}}
         draw_box_page([(title, scans[example.frame_id], example) for title, example in examples], picture)
         print(f"boxes in question, then ordinary ones: {picture}")
     errors, warnings = report.count("error"), report.count("warning")

@@ -64,6 +64,18 @@ def test_a_mistake_is_an_error_and_its_boxes_are_drawn(workplace, capsys):
     assert red.sum() > 300  # where the boxes should be
 
 
+def test_boxes_of_scans_that_cannot_be_read_are_drawn_without_points(workplace, capsys):
+    points = workplace / "data/custom/points"
+    (points / "000000.npy").unlink()
+    np.save(points / "000001.npy", np.load(points / "000001.npy") * np.float32([1, 1, 1, np.nan]))
+    labels = workplace / "data/custom/labels/000000.txt"
+    labels.write_text(labels.read_text() * 2)
+    assert run("--cfg_file", "cfg.yaml") == 1
+    out = capsys.readouterr().out
+    assert {"unreadable file", "NaN points", "duplicate labels"} <= set(re.findall(r"^error    (.*?)  ", out, re.M))
+    assert (workplace / "output/check/boxes.png").is_file()
+
+
 def test_nothing_to_check_is_one_line_and_exit_status_2(workplace, capsys):
     assert run("--cfg_file", "cfg.yaml", "--split", "test") == 2
     assert re.match(r"error: .*ImageSets/test\.txt is missing or lists no frame", capsys.readouterr().err)

@@ -75,7 +75,7 @@ def open_dataset(cfg: Any) -> DatasetTemplate:
 
 
 def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, progress: bool = True) -> Collected:
-    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them."""
+    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them. ``dataset`` drops points that are not finite from then on."""
     infos: list[dict[str, Any]] = []
     parts: list[Boxes] = [Boxes(np.zeros(0, str), np.zeros((0, 7)), np.zeros(0, str))]
     evidence: list[Evidence] = [box_evidence(np.zeros((0, 3)), np.zeros((0, 7)))]
@@ -106,6 +106,7 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
             except InputError as error:
                 faults["unreadable file"].append((frame_id, str(error)))
         start += len(parts[-1])
+    dataset.dataset_cfg["DROP_NONFINITE_POINTS"] = True
     return Collected(
         frame_ids=[info["point_cloud"]["lidar_idx"] for info in infos], boxes=Boxes.joined(parts), scanned=np.array(scanned, dtype=np.int64),
         evidence=Evidence.joined(evidence), samples=samples, model_points=model_points, infos=infos,

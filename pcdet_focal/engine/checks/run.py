@@ -31,6 +31,13 @@ class Report:
     def count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)
 
+    def scan(self, frame_id: str) -> np.ndarray:
+        """The points to draw with the boxes of a frame, (N, 3 or more); none where they cannot be read, which the findings say."""
+        try:
+            return self.dataset.get_lidar(frame_id)
+        except InputError:
+            return np.zeros((0, 3))
+
 
 def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCANS, progress: bool = True) -> Report:
     """Check the labels and scans of a split, and the configuration against them.
