@@ -72,6 +72,14 @@ def columns(*picked, bottom=0.0, heading=(1.0, 0.0)):
     return change
 
 
+def sparse(mistake):
+    """The same with every twelfth point."""
+    def change(*frame):
+        points, boxes, names = mistake(*frame)
+        return points[::12], boxes, names
+    return change
+
+
 def swap_sizes(boxes):
     return boxes[:, [0, 1, 2, 4, 3, 5, 6]]
 
@@ -130,6 +138,8 @@ DATA_MISTAKES = {
     "y up": (on_boxes(columns("-y", "z", "x")), "wrong frame", r"z_old, -x_old, y_old"),
     "y ahead": (on_boxes(columns("-y", "x", "z", heading=(1, np.pi / 2))), "wrong frame", r"y_old, -x_old, z_old; heading = heading_old - pi/2"),
     "left-handed": (on_boxes(columns("x", "-y", "z", heading=(-1, 0))), "wrong frame", r"y = -y_old; heading = -heading_old"),
+    "left-handed, few beams": (
+        sparse(on_boxes(columns("x", "-y", "z", heading=(-1, 0)))), "wrong frame", r"y = -y_old; heading = -heading_old"),
     "all y up": (y_up, "z is not up", r"turn points and labels so that z is up: .*z_old, x_old, y_old"),
     "heading sign": (on_boxes(columns("x", "y", "z", heading=(-1, 0))), "heading sign", r"write -heading"),
     "heading clockwise from y": (on_boxes(columns("x", "y", "z", heading=(-1, np.pi / 2))), "heading convention", r"write pi/2 - heading"),

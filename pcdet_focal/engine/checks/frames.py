@@ -21,7 +21,9 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     shares = np.mean(evidence.by_frame >= ENOUGH_POINTS, axis=0)  # (frames, 2)
     frame, bottom = np.unravel_index(np.argmax(shares), shares.shape)
     best = shares[frame, bottom]
-    if own >= 0.5 or best < 0.5 or best < own + 0.3:
+    many = best >= 0.5 and best >= own + 0.3
+    few_but_far_more = best >= max(0.25, 3 * own) and best * len(boxes) >= LEAST_BOXES  # a sensor of few beams: most boxes have hardly a point
+    if own >= 0.5 or not (many or few_but_far_more):
         return []
     right = list(FRAMES.values())[frame]
     corrected = boxes.boxes.copy()

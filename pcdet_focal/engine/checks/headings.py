@@ -52,7 +52,8 @@ def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         check, what = "length and width swapped", what + "; dx is their shorter side"
         change = "swap dx and dy: a label is x y z dx dy dz heading with dx along the heading (length) and dy across it (width)"
     else:
-        check, change = "heading off by 90 degrees", "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x"
+        check = "heading off by 90 degrees"
+        change = "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x; or swap dx and dy, if they are mixed up"
     return [Finding("error", check, what, boxes.where(rows), change, boxes.examples(clearest(rows, evidence.around), _turned(boxes, best)))]
 
 
