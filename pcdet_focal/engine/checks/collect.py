@@ -75,7 +75,7 @@ def open_dataset(cfg: Any) -> DatasetTemplate:
 
 
 def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, progress: bool = True) -> Collected:
-    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them. From then on ``dataset`` drops points that are not finite."""
+    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them. ``dataset`` then drops points that are not finite."""
     infos: list[dict[str, Any]] = []
     parts: list[Boxes] = [Boxes(np.zeros(0, str), np.zeros((0, 7)), np.zeros(0, str))]
     evidence: list[Evidence] = [box_evidence(np.zeros((0, 3)), np.zeros((0, 7)))]
