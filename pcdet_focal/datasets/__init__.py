@@ -13,6 +13,7 @@ import torch.distributed
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
+from .custom.dataset import CustomDataset
 from .dataset import DatasetTemplate
 from .kitti.dataset import KittiDataset
 from .samplers import EpochSampler
@@ -20,6 +21,7 @@ from .samplers import EpochSampler
 __all__ = {
     "DatasetTemplate": DatasetTemplate,
     "KittiDataset": KittiDataset,
+    "CustomDataset": CustomDataset,
 }
 
 

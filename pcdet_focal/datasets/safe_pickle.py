@@ -60,4 +60,5 @@ def load_pickle(path: str | Path) -> Any:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     except Exception as error:  # a damaged pickle can fail in any way: a bad index, a wrong type, an attribute that is not there
-        raise InputError(f"{path} is not a pickle of plain data ({error or type(error).__name__}); make it again with create_kitti_infos.") from error
+        reason = error or type(error).__name__
+        raise InputError(f"{path} is not a pickle of plain data ({reason}); make it again with create_kitti_infos or create_custom_infos.") from error

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..datasets import DatasetTemplate
+from ..datasets.scans import finite_points, read_npy_scan
 from ..errors import InputError
 from ..models import load_data_to_device
 
@@ -46,30 +47,19 @@ class DemoDataset(DatasetTemplate):
     def read_scan(self, path: Path) -> np.ndarray:
         """The points of a file, float32 (N, columns)."""
         names = list(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
-        wanted = f"{len(names)} columns ({', '.join(names)})"
         if path.suffix == ".npy":
-            try:
-                points = np.load(path, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise InputError(f"{path} is not an array saved by numpy, or is cut off: {error}") from error
-            if points.ndim != 2 or points.shape[1] != len(names) or points.dtype.kind not in "fiu":
-                raise InputError(f"{path} holds an array {points.shape} of {points.dtype}; a scan has {wanted}")
-            points = points.astype(np.float32)
+            points = read_npy_scan(path, names)
         elif path.suffix == ".bin":
             size = path.stat().st_size
             if size % (4 * len(names)):
-                raise InputError(f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 with {wanted}")
+                raise InputError(
+                    f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 with {len(names)} columns "
+                    f"({', '.join(names)})"
+                )
             points = np.fromfile(path, dtype="<f4").reshape(-1, len(names))
         else:
             raise InputError(f"{path}: a scan is a .bin or a .npy file")
-        finite = np.isfinite(points).all(axis=1)  # (N,)
-        if not finite.all():
-            if not self.dataset_cfg.get("DROP_NONFINITE_POINTS", False):
-                raise InputError(
-                    f"{path}: {int((~finite).sum())} of {len(points)} points have NaN or infinite values, the first is point "
-                    f"{int(np.argmin(finite))}; repair the scan, or leave such points out with --set DATA_CONFIG.DROP_NONFINITE_POINTS True"
-                )
-            points = points[finite]
+        points = finite_points(points, path, drop_nonfinite=self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
         if not len(points):
             warnings.warn(f"{path} has no point", stacklevel=2)
         return points

@@ -14,10 +14,10 @@ from .run_log import read_metrics
 
 
 def draw_results(dataset, result_file: str | Path, out_dir: str | Path, count: int = 8, score_thresh: float = 0.3) -> list[Path]:
-    """Draw ``count`` frames, evenly spread, of a KITTI-style data set with the detections of a ``result.pkl``.
+    """Draw ``count`` frames, evenly spread, of a data set with the detections of a ``result.pkl``.
 
     Args:
-        dataset: an evaluation data set with ``kitti_infos``, ``get_lidar`` and ``point_cloud_range``.
+        dataset: an evaluation data set with ``infos``, ``get_lidar`` and ``point_cloud_range``.
         result_file: what an evaluation wrote: one prediction dictionary a frame.
         score_thresh: weaker detections are left out.
 
@@ -30,7 +30,7 @@ def draw_results(dataset, result_file: str | Path, out_dir: str | Path, count: i
     if not Path(result_file).is_file():
         raise InputError(f"there is no {result_file}; evaluate first: python tools/test.py --cfg_file ...")
     found = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
-    infos = dataset.kitti_infos
+    infos = dataset.infos
     frames = [info["point_cloud"]["lidar_idx"] for info in infos]
     if not set(frames) & set(found):
         raise InputError(f"{result_file} holds no frame of this data set ({len(found)} frames, the first is {next(iter(found), 'none')})")

@@ -248,7 +248,7 @@ MISTAKES = {
     "demo: a folder without scans": (NOTHING, [*DEMO, "cfgs"], r"the folder cfgs has no \.bin file"),
     "demo: a scan that is cut off": (scan("a.bin", b"123456789012345"), [*DEMO, "a.bin"], r"a\.bin has 15 bytes, not a multiple of 16"),
     "demo: another kind of file": (scan("a.txt", b"1 2 3"), [*DEMO, "a.txt"], r"a\.txt: a scan is a \.bin or a \.npy file"),
-    "demo: NaN points": (scan("a.bin", NAN.tobytes()), [*DEMO, "a.bin"], r"a\.bin: 2 of 3 points have NaN .* point 1; .*DROP_NONFINITE_POINTS"),
+    "demo: NaN points": (scan("a.bin", NAN.tobytes()), [*DEMO, "a.bin"], r"2 of the 3 points in a\.bin have NaN .* point 1; .*DROP_NONFINITE_POINTS"),
     "demo: an array of another shape": (scan("a.npy", NAN[:, :3]), [*DEMO, "a.npy"], r"a\.npy holds an array \(3, 3\) .*; a scan has 4 columns"),
     "demo: not an array": (scan("a.npy", b"\x93NUMPY"), [*DEMO, "a.npy"], r"a\.npy is not an array saved by numpy"),
     "demo: another architecture": (

@@ -109,8 +109,8 @@ class DataBaseSampler:
         return paths, data, features
 
     def filter_by_difficulty(self, db_infos: dict[str, list[dict]], removed_difficulty: Sequence[int]) -> dict[str, list[dict]]:
-        """The objects whose KITTI difficulty (0, 1, 2, or -1 for none) is not in ``removed_difficulty``."""
-        kept = {name: [info for info in infos if info["difficulty"] not in removed_difficulty] for name, infos in db_infos.items()}
+        """The objects whose KITTI difficulty (0, 1, 2, or -1 for none; 0 where the data set has none) is not in ``removed_difficulty``."""
+        kept = {name: [info for info in infos if info.get("difficulty", 0) not in removed_difficulty] for name, infos in db_infos.items()}
         self._log_filter("difficulty", db_infos, kept)
         return kept
 

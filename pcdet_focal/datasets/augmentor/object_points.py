@@ -9,8 +9,8 @@ import numpy as np
 from pcdet_focal.errors import InputError
 
 MAKE_DATABASE = (
-    "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos cfgs/dataset_configs/kitti_dataset.yaml' "
-    "(with the configuration of your data set)."
+    "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG' (KITTI's folder layout) or "
+    "'python -m pcdet_focal.datasets.custom.custom_dataset create_custom_infos CFG' (custom data)."
 )
 CACHE_BYTES = 256 * 2**20  # a process stops keeping objects above this; KITTI's train split with at least 5 points an object needs about 90 MB
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ...errors import InputError
+from ..publish import published, save_pickle
 from .database import write_database
 from .dataset import KittiDataset
-from .publish import published, save_pickle
 
 
 def create_kitti_infos(

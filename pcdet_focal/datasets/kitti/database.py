@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 
 from ...ops.points_in_boxes import points_in_boxes_mask
-from .infos import over_frames
+from ..over_frames import over_frames
 
 
 def write_database(
@@ -19,11 +19,12 @@ def write_database(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write ``folder/<frame>_<class>_<i>.bin`` for every object of the infos, DontCare excepted, and return the index of them.
 
-    A file holds the points of the object's box, float32 (n, 4) in the order of the scan, x, y, z relative to the box centre and not rotated. The
+    A file holds the points of the object's box, float32 (n, C) in the order of the scan, x, y, z relative to the box centre and not rotated. The
     box has a margin of 1 cm in x and y, as in OpenPCDet's CPU test, and points come from the whole scan, not the camera's view.
 
     Returns:
-        {class: [{name, path ('<folder name>/<file>'), image_idx, gt_idx, box3d_lidar (7,), num_points_in_gt, difficulty, bbox (4,), score}]},
+        {class: [{name, path ('<folder name>/<file>'), image_idx, gt_idx, box3d_lidar (7,), num_points_in_gt, difficulty, bbox (4,), score}]}, the
+        last three where the annotations have them,
         classes and objects in the order of the infos; ``used_classes`` limits the index, not the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +47,7 @@ def write_database(
                 "gt_idx": i,
                 "box3d_lidar": box,
                 "num_points_in_gt": len(object_points),
-                "difficulty": annos["difficulty"][i],
-                "bbox": annos["bbox"][i],
-                "score": annos["score"][i],
+                **{key: annos[key][i] for key in ("difficulty", "bbox", "score") if key in annos},  # KITTI's; other data sets have none
             })
         return entries
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -11,11 +12,14 @@ from ...errors import InputError
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
 from ..dataset import DatasetTemplate
+from ..image_sets import read_split
+from ..info_files import load_infos, no_infos
+from ..over_frames import over_frames
 from ..paths import data_path_candidates
+from ..publish import published, save_pickle
 from ..safe_pickle import load_pickle
 from . import database, infos, predictions, reader
 from .object3d import Object3d, get_objects_from_label
-from .publish import published, save_pickle
 
 HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG"
 
@@ -29,6 +33,8 @@ class KittiDataset(DatasetTemplate):
     Raises InputError where the folder is missing. Missing info files are reported once there is a need for them (``why_empty``), because
     making them needs this class.
     """
+
+    how_to_make_infos = HOW_TO_MAKE_INFOS
 
     def __init__(
         self,
@@ -47,33 +53,25 @@ class KittiDataset(DatasetTemplate):
 
     def include_kitti_data(self, mode: str) -> None:
         """Append the infos that ``INFO_PATH[mode]`` lists; files that do not exist are left out."""
-        if self.logger is not None:
-            self.logger.info("Loading KITTI dataset")
-        found = []
-        for name in self.dataset_cfg.INFO_PATH[mode]:
-            path = self.root_path / name
-            if not path.exists():
-                if self.logger is not None:
-                    self.logger.warning(f"There is no info file {path}; make it with: {HOW_TO_MAKE_INFOS}")
-                continue
-            frames = load_pickle(path)
-            if not (isinstance(frames, list) and all(isinstance(frame, dict) and "point_cloud" in frame for frame in frames)):
-                raise InputError(f"{path} is not a list of KITTI frames; make it anew with: {HOW_TO_MAKE_INFOS}")
-            found.extend(frames)
+        found = load_infos(self.root_path, self.dataset_cfg.INFO_PATH[mode], HOW_TO_MAKE_INFOS, self.logger)
         self.kitti_infos.extend(found)
         if self.logger is not None:
             self.logger.info(f"Total samples for KITTI dataset: {len(found)}")
 
+    @property
+    def infos(self) -> list[dict[str, Any]]:
+        """One info a frame, in the order of the samples; every data set that has infos calls them so."""
+        return self.kitti_infos
+
     def why_empty(self) -> str:
-        paths = ", ".join(str(self.root_path / name) for name in self.dataset_cfg.INFO_PATH[self.mode])
-        return f"no {self.mode}ing frame: {paths} does not exist or lists none. Make it with: {HOW_TO_MAKE_INFOS}"
+        return no_infos(self.root_path, self.dataset_cfg.INFO_PATH[self.mode], self.mode, HOW_TO_MAKE_INFOS)
 
     def set_split(self, split: str) -> None:
         """Read from here on the frames of ImageSets/<split>.txt, in ``testing`` for 'test', else in ``training``."""
         self.split = split
         self.root_split_path = self.root_path / ("testing" if split == "test" else "training")
         split_file = self.root_path / "ImageSets" / f"{split}.txt"
-        self.sample_id_list = reader.read_split(split_file) if split_file.exists() else None
+        self.sample_id_list = read_split(split_file) if split_file.exists() else None
 
     # ---- files of a frame ----------------------------------------------------------------------------------------------------------
 
@@ -123,6 +121,17 @@ class KittiDataset(DatasetTemplate):
 
     # ---- info files and database ---------------------------------------------------------------------------------------------------
 
+    def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
+        """The info of a frame, from its files; see ``infos``."""
+        calib = self.get_calib(frame_id)
+        info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib)
+        if has_label:
+            info["annos"] = infos.annotations(self.get_label(frame_id), calib)
+            if count_inside_pts:
+                points = self._crop_to_image(self.get_lidar(frame_id), info["image"]["image_shape"], calib)
+                info["annos"]["num_points_in_gt"] = infos.num_points_in_gt(info["annos"], points)
+        return info
+
     def get_infos(
         self, num_workers: int = 4, has_label: bool = True, count_inside_pts: bool = True, sample_id_list: Optional[Sequence[str]] = None
     ) -> list[dict[str, Any]]:
@@ -131,18 +140,8 @@ class KittiDataset(DatasetTemplate):
             sample_id_list = self.sample_id_list
         if sample_id_list is None:
             raise InputError(f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, one id a line")
-
-        def info_of(frame_id: str) -> dict[str, Any]:
-            calib = self.get_calib(frame_id)
-            info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib)
-            if has_label:
-                info["annos"] = infos.annotations(self.get_label(frame_id), calib)
-                if count_inside_pts:
-                    points = self._crop_to_image(self.get_lidar(frame_id), info["image"]["image_shape"], calib)
-                    info["annos"]["num_points_in_gt"] = infos.num_points_in_gt(info["annos"], points)
-            return info
-
-        return infos.over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
+        info_of = partial(self.get_info, has_label=has_label, count_inside_pts=count_inside_pts)
+        return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
         self,

@@ -1,11 +1,9 @@
 """The info of a frame: what training and evaluation need to know of it without its scan, in OpenPCDet's form."""
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from ...geometry.calibration import Calibration
 from ...ops.points_in_boxes import count_points_in_boxes
@@ -68,13 +66,3 @@ def num_points_in_gt(annos: dict[str, np.ndarray], points: np.ndarray) -> np.nda
     boxes = annos["gt_boxes_lidar"]
     counts[:len(boxes)] = count_points_in_boxes(points[:, :3], boxes, margin=0.0)
     return counts
-
-
-def over_frames(work: Callable[[Any], Any], frames: Iterable[Any], total: int, what: str, num_workers: int) -> list[Any]:
-    """``[work(frame) for frame in frames]`` in ``num_workers`` threads, with a progress bar; the first error stops it at once."""
-    with ThreadPoolExecutor(max(1, num_workers)) as executor:
-        try:
-            return list(tqdm(executor.map(work, frames), total=total, desc=what, unit="frame"))
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise

@@ -9,6 +9,8 @@ from typing import Sequence
 import numpy as np
 
 from ...errors import InputError
+from .. import paths
+from ..scans import finite_points
 
 LAYOUT = """\
 <DATA_PATH>/
@@ -26,26 +28,13 @@ _PNG_HEAD = struct.Struct(">8sI4sII")  # signature, length of the first chunk, i
 
 def find_root(candidates: Sequence[Path]) -> Path:
     """The first of the candidates that is a folder. Raises InputError, with what was tried and how to get the data, where none is."""
-    for path in candidates:
-        if path.is_dir():
-            return path
-    raise InputError(
-        f"the folder of the data set (DATA_CONFIG.DATA_PATH) is missing; tried {' and '.join(map(str, candidates))}. Put KITTI there, or simulated "
-        f"frames: python -m pcdet_focal.datasets.synthetic --root {candidates[0]}. The layout is:\n{LAYOUT}"
-    )
-
-
-def require_folder(folder: Path, why: str) -> None:
-    """Raise InputError, with the layout of a KITTI folder, where ``folder`` is missing."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}, {why}. The layout is:\n{LAYOUT}")
+    return paths.find_folder(candidates, "Put KITTI there, or simulated frames: python -m pcdet_focal.datasets.synthetic "
+                                         f"--root {candidates[0]}. The layout is:\n{LAYOUT}")
 
 
 def require_file(path: Path, what: str, frame_id: str) -> None:
     """Raise InputError, naming file and frame, where ``path`` is missing."""
-    if not path.is_file():
-        require_folder(path.parent, f"where {what} of frame {frame_id} should be")
-        raise InputError(f"frame {frame_id}: {what} {path} is missing; add the file, or take {frame_id} out of ImageSets and make the infos anew")
+    paths.require_file(path, what, frame_id, LAYOUT)
 
 
 def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.ndarray:
@@ -61,16 +50,7 @@ def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.n
             "it is cut off, or not in KITTI's format"
         )
     points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
-    finite = np.isfinite(points)  # (N, 4)
-    if finite.all():
-        return points
-    finite = finite.all(axis=1)
-    if drop_nonfinite:
-        return points[finite]
-    raise InputError(
-        f"frame {frame_id}: {np.count_nonzero(~finite)} of the {len(points)} points in {path} have NaN or infinite values, the first is point "
-        f"{int(np.argmin(finite))}; repair the scan, or set DROP_NONFINITE_POINTS: True under DATA_CONFIG to leave such points out"
-    )
+    return finite_points(points, path, f"frame {frame_id}: ", drop_nonfinite)
 
 
 def png_shape(path: Path) -> tuple[int, int]:
@@ -138,12 +118,3 @@ def read_road_plane(path: Path) -> np.ndarray | None:
     if plane[1] > 0:
         plane = -plane
     return plane / np.linalg.norm(plane[:3])
-
-
-def read_split(path: Path) -> list[str]:
-    """The frame ids of an ImageSets file, in its order; blank lines are skipped. Raises InputError for one that stands twice."""
-    ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(set(ids)) < len(ids):
-        twice = next(frame_id for place, frame_id in enumerate(ids) if frame_id in ids[:place])
-        raise InputError(f"{path}: frame {twice} stands twice; each frame of a split is listed once")
-    return ids

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pcdet_focal.config import Config
-from pcdet_focal.datasets import build_dataloader
-from pcdet_focal.datasets.kitti import kitti_dataset, publish
+from pcdet_focal.datasets import build_dataloader, publish
+from pcdet_focal.datasets.kitti import kitti_dataset
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset, create_kitti_infos
 from pcdet_focal.datasets.kitti.kitti_utils import transform_annotations_to_kitti_format
 from pcdet_focal.datasets.safe_pickle import load_pickle

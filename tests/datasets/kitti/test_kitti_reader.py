@@ -109,15 +109,6 @@ def test_a_garbled_road_plane(tmp_path, content):
         reader.read_road_plane(path)
 
 
-def test_split_file(tmp_path):
-    path = tmp_path / "train.txt"
-    path.write_text("000003\r\n\n 000001 \n\n")
-    assert reader.read_split(path) == ["000003", "000001"]
-    path.write_text("000003\n000001\n000003\n")
-    with pytest.raises(InputError, match=r"train\.txt: frame 000003 stands twice"):
-        reader.read_split(path)
-
-
 def test_label_fields():
     car = Object3d(CAR)
     assert (car.cls_type, car.cls_id, car.truncation, car.occlusion, car.alpha) == ("Car", 1, 0.10, 1, -1.52)

@@ -1,0 +1,71 @@
+"""What points say about a box, on points laid by hand."""
+import numpy as np
+
+from pcdet_focal.engine.checks.evidence import FRAMES, Evidence, box_evidence, flattest_axis
+
+BOX = np.array([10.0, 5.0, -0.9, 4.0, 1.6, 1.6, 0.6])  # stands at z = -1.7
+
+
+def ground(step: float = 0.25) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(0, 20, step), np.arange(-5, 15, step))
+    return np.column_stack([x.ravel(), y.ravel(), np.full(x.size, -1.7)])
+
+
+def shell(box: np.ndarray) -> np.ndarray:
+    """Points on the four walls of a box, every 0.1 m, from 0.25 m above its underside to 1 cm below its top."""
+    along, across = np.arange(-box[3] / 2, box[3] / 2 + 1e-6, 0.1), np.arange(-box[4] / 2, box[4] / 2 + 1e-6, 0.1)
+    walls = [(u, side * box[4] / 2) for u in along for side in (-1, 1)] + [(side * box[3] / 2, v) for v in across for side in (-1, 1)]
+    heights = np.linspace(0.25, box[5] - 0.01, 15) - box[5] / 2
+    own = np.array([(u, v, z) for u, v in walls for z in heights])
+    cos, sin = np.cos(box[6]), np.sin(box[6])
+    return np.column_stack([own[:, 0] * cos - own[:, 1] * sin, own[:, 0] * sin + own[:, 1] * cos, own[:, 2]]) + box[:3]
+
+
+def test_a_box_on_a_flat_ground():
+    walls = shell(BOX)
+    points = np.concatenate([ground(), walls])
+    found = box_evidence(points, BOX[None])
+    assert found.ground[0] == -1.7 and found.around[0] == len(walls)
+    assert abs(found.top[0] - (-0.1)) < 0.1  # the 95th percentile of what reaches up to -0.1
+    assert found.by_heading[0, 0] == len(walls)
+    # a wall point stays in the footprint turned by 90 degrees where it is within 0.85 m of the middle along the box
+    inside = np.abs((walls[:, :2] - BOX[:2]) @ [np.cos(0.6), np.sin(0.6)]) <= 0.85
+    assert found.by_heading[0, 2] == inside.sum() < len(walls) / 2
+    assert found.by_heading[0, 1] < 0.8 * len(walls) and found.by_heading[0, 3] < 0.8 * len(walls)
+
+
+def test_a_tree_over_a_car_is_not_its_top_and_a_scan_without_ground_says_so():
+    tree = BOX[:3] + np.random.RandomState(0).uniform([-1, -1, 2.6], [1, 1, 5], (2000, 3))
+    found = box_evidence(np.concatenate([ground(), shell(BOX), tree]), BOX[None])
+    assert abs(found.top[0] - (-0.1)) < 0.1
+    alone = box_evidence(shell(BOX), BOX[None])
+    assert np.isnan(alone.ground[0]) and np.isfinite(alone.top[0])
+    empty = box_evidence(np.zeros((0, 3)), BOX[None])
+    assert empty.inside[0] == empty.around[0] == 0 and np.isnan(empty.top[0])
+
+
+def test_each_frame_brings_a_box_back_to_its_object():
+    points = np.concatenate([ground(), shell(BOX)])
+    for place, (name, frame) in enumerate(FRAMES.items()):
+        assert abs(abs(np.linalg.det(frame.axes)) - 1) < 1e-12, name
+        for bottom in (0, 1):
+            box = BOX.copy()
+            box[:3] = np.linalg.inv(frame.axes) @ (BOX[:3] - [0, 0, bottom * BOX[5] / 2])
+            found = box_evidence(points, box[None])
+            assert found.by_frame[0, place, bottom] == box_evidence(points, BOX[None]).in_body[0] > 100, name
+
+
+def test_evidence_of_frames_is_joined_in_their_order():
+    points = np.concatenate([ground(), shell(BOX)])
+    one, none = box_evidence(points, BOX[None]), box_evidence(points, np.zeros((0, 7)))
+    both = Evidence.joined([none, one, one])
+    assert both.by_frame.shape == (2, len(FRAMES), 2) and both.around.tolist() == [one.around[0]] * 2
+
+
+def test_the_flat_direction_of_a_scene():
+    random = np.random.RandomState(0)
+    scan = random.uniform([-40, -40, -2], [40, 40, 2], (5000, 3))
+    for axis, order in ((2, [0, 1, 2]), (0, [2, 0, 1]), (1, [0, 2, 1])):
+        flat, spreads = flattest_axis([scan[:, order]] * 3)
+        assert flat == axis
+        np.testing.assert_allclose(sorted(spreads), [3.6, 72, 72], rtol=0.05)  # the middle 90 % of uniform numbers
