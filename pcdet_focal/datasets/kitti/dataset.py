@@ -154,8 +154,8 @@ class KittiDataset(DatasetTemplate):
     ) -> None:
         """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
 
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train) and ``kitti_dbinfos_<split>.pkl``; both appear complete or
-        not at all.
+        Folder ``gt_database`` (``gt_database_<split>`` for another split than train), the same name with ``_global.npy``, and
+        ``kitti_dbinfos_<split>.pkl``; all appear complete or not at all.
         """
         name = "gt_database" if split == "train" else f"gt_database_{split}"
         with published(Path(save_path or self.root_path)) as folder:
