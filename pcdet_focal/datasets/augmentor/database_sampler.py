@@ -178,7 +178,7 @@ class DataBaseSampler:
 
         enlarged = sampled_gt_boxes[:, 0:7].copy()
         enlarged[:, 3:6] += np.asarray(self.sampler_cfg["REMOVE_EXTRA_WIDTH"], dtype=enlarged.dtype)
-        data_dict["points"] = np.concatenate([obj_points, points[outside_boxes(points, enlarged)]], axis=0)
+        data_dict["points"] = np.concatenate([obj_points, points.take(np.flatnonzero(outside_boxes(points, enlarged)), axis=0)], axis=0)
         data_dict["gt_boxes"] = np.concatenate([data_dict["gt_boxes"], sampled_gt_boxes], axis=0)
         data_dict["gt_names"] = np.concatenate([data_dict["gt_names"], np.array([info["name"] for info in total_valid_sampled_dict])], axis=0)
         return data_dict

@@ -14,6 +14,7 @@ from ..dataset import DatasetTemplate
 from ..paths import data_path_candidates
 from ..safe_pickle import load_pickle
 from . import database, infos, predictions, reader
+from .crop import index_in_image
 from .object3d import Object3d, get_objects_from_label
 from .publish import published, save_pickle
 
@@ -216,7 +217,7 @@ class KittiDataset(DatasetTemplate):
         return self.prepare_data(data_dict=frame)
 
     def _crop_to_image(self, points: np.ndarray, image_shape: Sequence[int], calib: Calibration) -> np.ndarray:
-        return points[self.get_fov_flag(calib.lidar_to_rect(points[:, :3]), image_shape, calib)]
+        return points.take(index_in_image(points, image_shape, calib), axis=0)
 
     @staticmethod
     def _ground_truth(annos: dict[str, np.ndarray], calib: Calibration, with_boxes2d: bool) -> dict[str, np.ndarray]:
