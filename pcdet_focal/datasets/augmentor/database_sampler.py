@@ -170,8 +170,9 @@ class DataBaseSampler:
         loaded = [self.object_points.read(info) for info in total_valid_sampled_dict]
         counts = [len(part) for part in loaded]
         obj_points = np.concatenate(loaded, axis=0)
-        centres = np.stack([info["box3d_lidar"][:3] for info in total_valid_sampled_dict]).astype(np.float32)
-        obj_points[:, :3] += np.repeat(centres, counts, axis=0)
+        shifts = np.zeros((len(counts), obj_points.shape[1]), dtype=np.float32)  # whole rows: numpy adds them faster than three columns
+        shifts[:, :3] = [info["box3d_lidar"][:3] for info in total_valid_sampled_dict]
+        obj_points += np.repeat(shifts, counts, axis=0)
         if lowered is not None:
             obj_points[:, 2] -= np.repeat(lowered, counts)
         obj_points = self._match_features(obj_points, points)

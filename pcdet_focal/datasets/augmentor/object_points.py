@@ -72,8 +72,7 @@ class ObjectPoints:
 
     def _forget(self) -> None:
         self._mapped: dict[str, np.ndarray | None] = {}  # database folder -> rows of its packed file, None where it has none
-        self._checked: set[tuple[str, int]] = set()  # (database folder, first row) of the objects whose check sum was right
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[str, np.ndarray] = {}  # path of an object -> its points
         self._kept_bytes = 0
 
     def __getstate__(self) -> dict:
@@ -89,18 +88,20 @@ class ObjectPoints:
         Raises:
             InputError: a file is missing or damaged, or is not the one that the index was made with.
         """
+        points = self._kept.get(info["path"])
+        if points is not None:
+            return points
         if info.get("global_data_offset") is not None:
             folder = database_folder(info)
             if folder not in self._mapped:
                 self._mapped[folder] = self._map(self._packed_file(folder))
             if self._mapped[folder] is not None:
-                return self._read_packed(info, folder, self._mapped[folder])
-        points = self._kept.get(info["path"])
-        if points is None:
-            points = self._read_file(info)
-            if self._kept_bytes + points.nbytes <= CACHE_BYTES:
-                self._kept[info["path"]] = points
-                self._kept_bytes += points.nbytes
+                points = self._kept[info["path"]] = self._slice(info, self._mapped[folder], folder)  # a view: it holds no memory
+                return points
+        points = self._read_file(info)
+        if self._kept_bytes + points.nbytes <= CACHE_BYTES:
+            self._kept[info["path"]] = points
+            self._kept_bytes += points.nbytes
         return points
 
     def _packed_file(self, folder: str) -> Path:
@@ -120,12 +121,10 @@ class ObjectPoints:
             )
         return rows.view(np.ndarray)  # slices of a plain array cost less than those of a memmap
 
-    def _read_packed(self, info: Mapping, folder: str, rows: np.ndarray) -> np.ndarray:
-        first, end = (int(place) for place in info["global_data_offset"])
+    def _slice(self, info: Mapping, rows: np.ndarray, folder: str) -> np.ndarray:
+        first, end = info["global_data_offset"]
         points = rows[first:end]
-        known = (folder, first) in self._checked
-        if len(points) == end - first == info["num_points_in_gt"] and (known or info.get("global_data_crc32") in (None, zlib.crc32(points))):
-            self._checked.add((folder, first))
+        if len(points) == end - first == info["num_points_in_gt"] and info.get("global_data_crc32") in (None, zlib.crc32(points)):
             return points
         raise InputError(
             f"{self._packed_file(folder)} has not the {info['num_points_in_gt']} points of {info['path']} in its rows {first} to {end} (of {len(rows)}): "
