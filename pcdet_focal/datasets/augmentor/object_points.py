@@ -1,9 +1,10 @@
 """The points of database objects: one packed file of all of them, mapped into memory, and one small file each.
 
-A database is an index (``kitti_dbinfos_train.pkl``: class -> entries) and a folder (``gt_database``) with a ``.bin`` file for every object, raw float32
-(n, C), x, y, z relative to the box centre. Beside the folder lies ``gt_database_global.npy``: all objects, float32 (N, C), one after the other; the entry
-of an object has its rows, ``global_data_offset`` [first, last + 1], and ``global_data_crc32``, the CRC-32 of their bytes. File name and offsets are what
-OpenPCDet has for Waymo (its ``tools/process_tools/create_integrated_database.py`` makes them for any database); the check sum is ours, and optional.
+A database is an index (``kitti_dbinfos_train.pkl``: class -> entries) and a folder (``gt_database``) with a ``.bin`` file for every object, raw
+float32 (n, C), x, y, z relative to the box centre. Beside the folder lies ``gt_database_global.npy``: all objects, float32 (N, C), one after the
+other; the entry of an object has its rows, ``global_data_offset`` [first, last + 1], and ``global_data_crc32``, the CRC-32 of their bytes. File
+name and offsets are what OpenPCDet has for Waymo (its ``tools/process_tools/create_integrated_database.py`` makes them for any database); the check
+sum is ours, and optional.
 """
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def packed_file(folder: Path) -> Path:
 
 
 def pack_objects(entries: Iterable[dict], root_path: str | Path, num_features: int, packed: Path) -> None:
-    """Write the small files of ``entries`` into one, in this order, and note offsets and check sums in the entries.
+    """Copy the small files of ``entries`` into one, in this order, and note offsets and check sums in the entries.
 
     Args:
         entries: of an index, with ``path`` (relative to ``root_path``) and ``num_points_in_gt``; they get the two keys above.
@@ -113,7 +114,9 @@ class ObjectPoints:
         try:
             rows = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} with the points of the object database cannot be read ({error}): it is cut off or damaged. {MAKE_DATABASE}") from error
+            raise InputError(
+                f"{path} with the points of the object database cannot be read ({error}): it is cut off or damaged. {MAKE_DATABASE}"
+            ) from error
         if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != self.num_features:
             raise InputError(
                 f"{path} holds {rows.dtype} {rows.shape}, and the points of the object database should be float32 (N, {self.num_features}) "
@@ -127,8 +130,8 @@ class ObjectPoints:
         if len(points) == end - first == info["num_points_in_gt"] and info.get("global_data_crc32") in (None, zlib.crc32(points)):
             return points
         raise InputError(
-            f"{self._packed_file(folder)} has not the {info['num_points_in_gt']} points of {info['path']} in its rows {first} to {end} (of {len(rows)}): "
-            f"it was made at another time than the database index. {MAKE_DATABASE}"
+            f"{self._packed_file(folder)} has not the {info['num_points_in_gt']} points of {info['path']} in its rows {first} to {end} (of "
+            f"{len(rows)}): it was made at another time than the database index. {MAKE_DATABASE}"
         )
 
     def _read_file(self, info: Mapping) -> np.ndarray:
@@ -136,7 +139,7 @@ class ObjectPoints:
         try:
             content = path.read_bytes()
         except OSError as error:
-            packed = f", nor is there {packed_file(path.parent)}" if info.get("global_data_offset") is not None else ""
+            packed = f", nor is there {self._packed_file(database_folder(info))}" if info.get("global_data_offset") is not None else ""
             raise InputError(f"Cannot read {path}, which the object database lists: {error.strerror or error}{packed}. {MAKE_DATABASE}") from error
         for dtype in (np.float32, np.float64):
             if len(content) == count * self.num_features * np.dtype(dtype).itemsize:

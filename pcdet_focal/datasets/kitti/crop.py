@@ -28,8 +28,8 @@ def _index_in_image(points, image, forward, width, height):
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         distance = forward[0] * x + forward[1] * y + forward[2] * z + forward[3]
-        # so that NaN and what is behind the camera stay outside; a depth below zero in front of it is no real camera's
-        if not (distance > 0.0 and image[2, 0] * x + image[2, 1] * y + image[2, 2] * z + image[2, 3] >= 0.0):
+        depth = image[2, 0] * x + image[2, 1] * y + image[2, 2] * z + image[2, 3]  # the same, where the last row of P2 is KITTI's 0 0 1
+        if not (distance > 0.0 and depth >= 0.0):  # behind the camera, or not a number
             continue
         u = image[0, 0] * x + image[0, 1] * y + image[0, 2] * z + image[0, 3]
         v = image[1, 0] * x + image[1, 1] * y + image[1, 2] * z + image[1, 3]

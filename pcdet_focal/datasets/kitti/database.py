@@ -18,8 +18,8 @@ def write_database(
     used_classes: Optional[Sequence[str]] = None,
     num_workers: int = 4,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write ``folder/<frame>_<class>_<i>.bin`` for every object of the infos, DontCare excepted, and all of them in one file beside ``folder``; return
-    the index of them. OpenPCDet reads the small files, ground-truth sampling here the packed one (``augmentor/object_points.py``).
+    """Write ``folder/<frame>_<class>_<i>.bin`` for every object of the infos, DontCare excepted, and all of them in one file beside ``folder``;
+    return the index of them. OpenPCDet reads the small files, ground-truth sampling here the packed one (``augmentor/object_points.py``).
 
     A file holds the points of the object's box, float32 (n, 4) in the order of the scan, x, y, z relative to the box centre and not rotated. The
     box has a margin of 1 cm in x and y, as in OpenPCDet's CPU test, and points come from the whole scan, not the camera's view.
@@ -30,10 +30,12 @@ def write_database(
         file, not the small files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    columns = set()
 
     def write_frame(info: dict[str, Any]) -> list[dict[str, Any]]:
         frame_id, annos = info["point_cloud"]["lidar_idx"], info["annos"]
         points, boxes = read_points(frame_id), annos["gt_boxes_lidar"]
+        columns.add(points.shape[1])
         inside = points_in_boxes_mask(points[:, :3], boxes)  # (M, N)
         entries = []
         for i, box in enumerate(boxes):
@@ -60,5 +62,5 @@ def write_database(
         for entry in entries:
             if used_classes is None or entry["name"] in used_classes:
                 index.setdefault(str(entry["name"]), []).append(entry)
-    pack_objects((entry for entries in index.values() for entry in entries), folder.parent, 4, packed_file(folder))
+    pack_objects((entry for entries in index.values() for entry in entries), folder.parent, max(columns, default=4), packed_file(folder))
     return index

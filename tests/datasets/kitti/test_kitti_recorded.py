@@ -225,7 +225,7 @@ def test_predictions_become_annotations(tmp_path):
 
 
 def test_samples_from_the_packed_file_and_from_small_files_are_the_same(sample_folder, tmp_path):
-    """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, in this process and in two workers."""
+    """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, here and in two workers."""
     for name in ("openpcdet", "packed"):
         (tmp_path / name).mkdir()
         for path in sample_folder.iterdir():
