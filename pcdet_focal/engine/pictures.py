@@ -60,14 +60,15 @@ def draw_curves(dataset, result_file: str | Path, path: str | Path) -> Path | No
     """Draw precision over recall (3-D) of a ``result.pkl`` of a KITTI-style data set.
 
     Returns:
-        ``path``, or None where there is nothing to compare: a frame without labels or detections of its own, or none of KITTI's classes.
+        ``path``, or None where KITTI's evaluation has nothing to compare: a frame without detections of its own or without labels that
+        have image boxes, or none of KITTI's classes.
 
     Raises:
         InputError: no such file, or it is of other frames than the data set's.
     """
     frames, found = _read_result(dataset, result_file)
     classes = [name for name in dataset.class_names if name in CLASS_NAMES]
-    if not classes or not all("annos" in info and frame in found for info, frame in zip(dataset.kitti_infos, frames)):
+    if not classes or not all("bbox" in info.get("annos", ()) and frame in found for info, frame in zip(dataset.kitti_infos, frames)):
         return None
     result = evaluate_kitti([info["annos"] for info in dataset.kitti_infos], [found[frame] for frame in frames], classes)
     draw_precision_recall(result, path, title=f"precision over recall, {len(frames)} frames")
