@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import shapely
 import shapely.affinity
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids, index_in_box, outside_boxes
@@ -108,6 +108,7 @@ def test_points_that_are_not_numbers_are_nowhere():
 
 @given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([1.0, 10.0, 100.0, 1e5, 3e7]), size=st.sampled_from([0.5, 5.0, 80.0, 500.0]),
        wild=st.sampled_from([None, np.nan, np.inf]))
+@settings(max_examples=80, deadline=None)
 def test_outside_boxes_wherever_they_are(seed, spread, size, wild):
     """Against the rule written out, in float64 and for points clear of the faces: near and far, small and huge, and beside a box that is none."""
     rng = np.random.default_rng(seed)

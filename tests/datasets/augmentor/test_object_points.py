@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor.database_sampler import DataBaseSampler
@@ -55,6 +55,7 @@ def test_the_packed_file_is_plain_numpy_with_openpcdets_offsets(database):
 
 
 @given(counts=st.lists(st.integers(0, 40), max_size=6), features=st.integers(3, 6))
+@settings(max_examples=40, deadline=None)
 def test_whatever_the_objects_they_come_back(tmp_path_factory, counts, features):
     root = tmp_path_factory.mktemp("database")
     entries, objects = make_small_files(root, counts, features)

@@ -1,7 +1,7 @@
 """The crop to the image in one pass, against the projection written out and on the real frames against the recorded rule."""
 import numpy as np
 from golden_data import KITTI_SAMPLE, needs_kitti_sample
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.kitti.crop import index_in_image
@@ -14,6 +14,7 @@ NUMBERS = st.floats(-0.3, 0.3)
 
 @given(seed=st.integers(0, 2**32 - 1), turn=st.tuples(NUMBERS, NUMBERS, NUMBERS), shift=st.tuples(NUMBERS, NUMBERS, NUMBERS),
        offset=st.tuples(st.floats(-50, 50), st.floats(-50, 50), st.floats(-0.01, 0.01)), focal=st.floats(50, 900), columns=st.integers(3, 6))
+@settings(max_examples=60, deadline=None)
 def test_against_the_projection_written_out(seed, turn, shift, offset, focal, columns):
     """Skewed cameras of any kind; points within a thousandth of a pixel of the border may go either way."""
     forward = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) + np.array([[0, turn[0], turn[1]], [-turn[0], 0, turn[2]], [-turn[1], -turn[2], 0]])

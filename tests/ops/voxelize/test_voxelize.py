@@ -203,7 +203,7 @@ def read_scan(frame):
 
 @given(seed=st.integers(0, 2**32 - 1), cells=st.tuples(*[st.sampled_from([1, 2, 7, 1408, 2**20 - 1])] * 3), spread=st.sampled_from([0.01, 1.0, 1.5]),
        columns=st.integers(3, 6), most=st.integers(1, 60), per_voxel=st.integers(1, 4))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_grid_gives_the_voxels_of_the_plain_loop(backend, seed, cells, spread, columns, most, per_voxel):
     """From one cell to the largest grid that is accepted, with points outside it and points that are not numbers."""
     random = np.random.default_rng(seed)
