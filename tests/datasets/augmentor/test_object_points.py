@@ -89,7 +89,7 @@ def test_in_worker_processes(database, method):
     queue = context.Queue()
     worker = context.Process(target=_sums, args=(reader, entries, queue))
     worker.start()
-    assert queue.get(timeout=60) == [float(points.sum()) for points in objects]
+    assert queue.get(timeout=300) == [float(points.sum()) for points in objects]
     worker.join()
     assert worker.exitcode == 0
 
