@@ -35,15 +35,15 @@ def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
     return kept[:_suppress(prepared, float(thresh), kept)]
 
 
-def _prepare(boxes: np.ndarray) -> np.ndarray:
+@numba.njit(cache=True, nogil=True)
+def _prepare(boxes):
     """(N, 9) float64: x, y, z, dx/2, dy/2, dz/2, cos, sin, circumscribed radius. Infinite headings give nan, which overlaps nothing."""
-    out = np.empty((len(boxes), 9))
-    out[:, :3] = boxes[:, :3]
-    out[:, 3:6] = boxes[:, 3:6] / 2
-    with np.errstate(invalid="ignore"):
-        np.cos(boxes[:, 6], out=out[:, 6])
-        np.sin(boxes[:, 6], out=out[:, 7])
-    np.hypot(out[:, 3], out[:, 4], out=out[:, 8])
+    out = np.empty((boxes.shape[0], 9))
+    for i in range(boxes.shape[0]):
+        for k in range(3):
+            out[i, k], out[i, 3 + k] = boxes[i, k], boxes[i, 3 + k] / 2
+        out[i, 6], out[i, 7] = math.cos(boxes[i, 6]), math.sin(boxes[i, 6])
+        out[i, 8] = math.hypot(out[i, 3], out[i, 4])
     return out
 
 
