@@ -1,4 +1,4 @@
-"""Draw what an evaluation found: bird's-eye pictures with ground truth, detections and scores, and the training curves.
+"""Draw what an evaluation found: bird's-eye pictures with ground truth, detections and scores, precision over recall, and the training curves.
 
     python tools/visualize.py --cfg_file cfgs/synthetic_models/pointpillar.yaml --extra_tag demo --out output/demo
     python tools/visualize.py --cfg_file cfgs/kitti_models/second.yaml --result output/kitti_models/second/default/eval/.../result.pkl
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.engine import cli
-from pcdet_focal.engine.pictures import draw_results, draw_run
+from pcdet_focal.engine.pictures import draw_curves, draw_results, draw_run
 from pcdet_focal.errors import InputError
 
 
@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out) if args.out else run_dir / "pictures"
     dataset, _, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, 1, dist=False, workers=0, training=False)
     paths = draw_results(dataset, result, out, args.num, args.score_thresh)
+    curves = draw_curves(dataset, result, out / "precision_recall.png")
+    if curves is not None:
+        paths.append(curves)
     if (run_dir / "metrics.jsonl").is_file():
         paths.append(draw_run(run_dir, out / "training.png"))
     print("\n".join(map(str, paths)))

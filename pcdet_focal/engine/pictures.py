@@ -1,4 +1,4 @@
-"""Pictures of a finished evaluation: scans with ground truth and detections, and the curves of the training run."""
+"""Pictures of a finished evaluation: scans with ground truth and detections, precision over recall, and the curves of the training run."""
 from __future__ import annotations
 
 import json
@@ -8,7 +8,9 @@ import numpy as np
 
 from ..datasets.safe_pickle import load_pickle
 from ..errors import InputError
+from ..evaluation.kitti import CLASS_NAMES, evaluate_kitti
 from ..visualization.bev import draw_bev
+from ..visualization.precision_recall import draw_precision_recall
 from ..visualization.reports import draw_training_curves
 from .run_log import read_metrics
 
@@ -27,13 +29,8 @@ def draw_results(dataset, result_file: str | Path, out_dir: str | Path, count: i
     Raises:
         InputError: no such file, or it is of other frames than the data set's.
     """
-    if not Path(result_file).is_file():
-        raise InputError(f"there is no {result_file}; evaluate first: python tools/test.py --cfg_file ...")
-    found = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
     infos = dataset.infos
-    frames = [info["point_cloud"]["lidar_idx"] for info in infos]
-    if not set(frames) & set(found):
-        raise InputError(f"{result_file} holds no frame of this data set ({len(found)} frames, the first is {next(iter(found), 'none')})")
+    frames, found = _read_result(dataset, result_file)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -57,6 +54,36 @@ def draw_results(dataset, result_file: str | Path, out_dir: str | Path, count: i
         )
         paths.append(path)
     return paths
+
+
+def draw_curves(dataset, result_file: str | Path, path: str | Path) -> Path | None:
+    """Draw precision over recall (3-D) of a ``result.pkl`` of a KITTI-style data set.
+
+    Returns:
+        ``path``, or None where KITTI's evaluation has nothing to compare: a frame without detections of its own or without labels that
+        have image boxes, or none of KITTI's classes.
+
+    Raises:
+        InputError: no such file, or it is of other frames than the data set's.
+    """
+    frames, found = _read_result(dataset, result_file)
+    classes = [name for name in dataset.class_names if name in CLASS_NAMES]
+    if not classes or not all("bbox" in info.get("annos", ()) and frame in found for info, frame in zip(dataset.infos, frames)):
+        return None
+    result = evaluate_kitti([info["annos"] for info in dataset.infos], [found[frame] for frame in frames], classes)
+    draw_precision_recall(result, path, title=f"precision over recall, {len(frames)} frames")
+    return Path(path)
+
+
+def _read_result(dataset, result_file: str | Path) -> tuple[list[str], dict[str, dict]]:
+    """The frame ids of a data set, and {frame id: detections} of a ``result.pkl``."""
+    if not Path(result_file).is_file():
+        raise InputError(f"there is no {result_file}; evaluate first: python tools/test.py --cfg_file ...")
+    found = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
+    frames = [info["point_cloud"]["lidar_idx"] for info in dataset.infos]
+    if not set(frames) & set(found):
+        raise InputError(f"{result_file} holds no frame of this data set ({len(found)} frames, the first is {next(iter(found), 'none')})")
+    return frames, found
 
 
 def draw_run(run_dir: str | Path, path: str | Path) -> Path:

@@ -40,8 +40,8 @@ def get_calib_from_file(calib_file: Union[str, os.PathLike]) -> dict[str, np.nda
         name, *values = line.replace(":", " ", 1).split() or [""]
         if name in wanted:
             matrix = wanted[name]
-            found[matrix] = _matrix([_number(value, f"{path}, line {number}, value {i} of {name}") for i, value in enumerate(values, start=1)],
-                                    SHAPES[matrix], f"{path}, line {number}: {name}")
+            place = f"{path}, line {number}"
+            found[matrix] = _matrix(_numbers(values, place, name), SHAPES[matrix], f"{place}: {name}")
     for matrix in ("P2", "R0", "Tr_velo2cam"):
         if matrix not in found:
             rows, columns = SHAPES[matrix]
@@ -141,11 +141,15 @@ def _affine(points: Array, matrix: np.ndarray) -> Array:
     return points @ weights[:, :-1].T + weights[:, -1]
 
 
-def _number(text: str, where: str) -> float:
+def _numbers(words: list[str], place: str, name: str) -> list[float]:
+    """The words as numbers. InputError, with the place and the name of the matrix, for the first that is none."""
+    numbers = []
     try:
-        return float(text)
+        for word in words:
+            numbers.append(float(word))
     except ValueError:
-        raise InputError(f"{where}: {text!r} is not a number.") from None
+        raise InputError(f"{place}, value {len(numbers) + 1} of {name}: {word!r} is not a number.") from None
+    return numbers
 
 
 def _matrix(values: Any, shape: tuple[int, int], where: str) -> np.ndarray:

@@ -89,6 +89,9 @@ def test_perfect_detections(count, expected):
     reached = min(count, 41)
     np.testing.assert_array_equal(result.precision["Car"]["3d"]["strict"][0], [1.0] * reached + [0.0] * (41 - reached))
     np.testing.assert_allclose(result.recall["Car"]["3d"]["strict"][0, :reached][-1], 1.0)
+    steps = np.arange(41) / 40 if count > 40 else np.arange(1, count + 1) / count  # as near to k / 40 as objects allow
+    np.testing.assert_allclose(result.recall["Car"]["3d"]["strict"][0, :reached], steps[:reached], atol=1 / count)
+    assert (np.diff(result.recall["Car"]["3d"]["strict"][0, :reached]) > 0).all()
     np.testing.assert_allclose(result.ap["Car"]["3d"]["strict"]["R11"], len(range(0, reached, 4)) / 11 * 100)
 
 

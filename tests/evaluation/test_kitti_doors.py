@@ -5,6 +5,7 @@ from pcdet_focal.datasets.kitti.kitti_object_eval_python import eval as kitti_ev
 from pcdet_focal.datasets.kitti.kitti_object_eval_python import evaluate as command
 from pcdet_focal.datasets.kitti.kitti_object_eval_python import kitti_common
 from pcdet_focal.errors import InputError
+from pcdet_focal.evaluation.kitti import evaluate_kitti
 
 LINE = "Car 0.00 0 0.30 {left:.2f} 100.00 {right:.2f} 160.00 1.50 2.00 4.00 {x:.2f} 1.60 30.00 0.00"
 
@@ -36,6 +37,13 @@ def test_official_result(folders):
     assert numbers["Car_image/moderate_R40"] == pytest.approx(100) and numbers["Car_3d/moderate_R40"] == 0
     assert {key: value.shape for key, value in curves.items()} == {key: (2, 3, 2, 41) for key in ("bbox", "bev", "3d", "aos")}
     assert curves["3d"][0, :, 0].max() == 0 and curves["3d"][0, :, 1].min() == 1 and curves["3d"][1].max() == 0
+    result = evaluate_kitti(gt, dt, ["Car", "Pedestrian"])
+    recalls = result.recalls_by_metric()
+    for key, value in result.curves_by_metric().items():
+        np.testing.assert_array_equal(value, curves[key])
+        assert recalls[key].shape == value.shape
+    np.testing.assert_allclose(recalls["3d"][0, 1, 1], np.arange(41) / 40, atol=3 / 135)  # 135 cars in threes of one score, all of them found
+    assert recalls["3d"][0, :, 0].max() == 0 and recalls["bbox"][0, :, :, -1].min() == 1 and recalls["aos"][1].max() == 0
     assert kitti_eval.get_official_eval_result(gt, dt, 0)[1] == {key: value for key, value in numbers.items() if key.startswith("Car")}
 
 

@@ -97,9 +97,9 @@ def twin(gts, dts, name, level, metric, minimum, tables):
             continue
         thresholds.append(score)
         recall += 1 / 40
-    precision, orientation = np.zeros(41), np.zeros(41)
+    precision, orientation, reached = np.zeros(41), np.zeros(41), np.zeros(41)
     for t, threshold in enumerate(thresholds):
-        hits, false, similarity = 0, 0, 0.0
+        hits, false, missed, similarity = 0, 0, 0, 0.0
         for f, (gt_states, dt_states) in enumerate(states):
             taken, table = set(), tables[metric][f]
             for i, state in enumerate(gt_states):
@@ -107,6 +107,7 @@ def twin(gts, dts, name, level, metric, minimum, tables):
                         and dts[f]["score"][j] >= threshold and table[i, j] > minimum]
                 counted = [j for j in fits if dt_states[j] == 0]
                 if not fits:
+                    missed += state == 0
                     continue
                 best = max(counted, key=lambda j: (table[i, j], -j)) if counted else fits[0]
                 taken.add(best)
@@ -119,8 +120,8 @@ def twin(gts, dts, name, level, metric, minimum, tables):
                     regions = [shapely.box(*gts[f]["bbox"][i]) for i, other in enumerate(gts[f]["name"]) if other == "DontCare"]
                     false += not (metric == "bbox" and any(region.intersection(box).area / box.area > minimum for region in regions))
         if hits:
-            precision[t], orientation[t] = hits / (hits + false), similarity / (hits + false)
-    return [np.array([max(curve[k:]) for k in range(41)]) for curve in (precision, orientation)], len(found)
+            precision[t], orientation[t], reached[t] = hits / (hits + false), similarity / (hits + false), hits / (hits + missed)
+    return [*(np.array([max(curve[k:]) for k in range(41)]) for curve in (precision, orientation)), reached], len(found)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -135,9 +136,10 @@ def test_curves_are_the_twins(seed):
         for key, sets in (("strict", STRICT_OVERLAPS), ("loose", LOOSE_OVERLAPS)):
             for metric, minimum in zip(("bbox", "bev", "3d"), sets[name]):
                 for level in range(3):
-                    (precision, orientation), found = twin(gts, dts, name, level, metric, minimum, tables)
+                    (precision, orientation, reached), found = twin(gts, dts, name, level, metric, minimum, tables)
                     where = f"{name} {metric} {key} {level}"
                     np.testing.assert_allclose(result.precision[name][metric][key][level], precision, atol=1e-12, err_msg=where)
+                    np.testing.assert_allclose(result.recall[name][metric][key][level], reached, atol=1e-12, err_msg=where)
                     assert result.found[name][metric][key][level] == found, where
                     if metric == "bbox":
                         np.testing.assert_allclose(result.precision[name]["aos"][key][level], orientation, atol=1e-12, err_msg=where)

@@ -154,7 +154,7 @@ def test_pictures_of_a_run(workplace, capsys):
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "first", "--num", 2, "--score_thresh", 0.9) == 0
     drawn = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
     first, last = tiny_kitti.NUM_TRAIN, tiny_kitti.NUM_TRAIN + tiny_kitti.NUM_VAL - 1
-    assert [path.name for path in drawn] == [f"{first:06d}.png", f"{last:06d}.png", "training.png"]
+    assert [path.name for path in drawn] == [f"{first:06d}.png", f"{last:06d}.png", "precision_recall.png", "training.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "none") == 2
     assert "there is no result.pkl below output/tiny_models/tiny/none/eval" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pcdet_focal.geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
 from ..config_checks import nearest_hint, require_keys
 from ..safe_pickle import load_pickle
 from .kernels import collides, outside_boxes
-from .object_points import MAKE_DATABASE, ObjectPoints
+from .object_points import MAKE_DATABASE, ObjectPoints, database_folder
 
 _REQUIRED = ("DB_INFO_PATH", "PREPARE", "SAMPLE_GROUPS", "NUM_POINT_FEATURES", "REMOVE_EXTRA_WIDTH")
 
@@ -27,7 +27,7 @@ def _name_and_number(entry: Any, key_path: str) -> tuple[str, int]:
 
 
 class DataBaseSampler:
-    """OpenPCDet's DataBaseSampler: ``sampler(data_dict)`` pastes objects from ``kitti_dbinfos_train.pkl`` and its ``gt_database`` folder.
+    """OpenPCDet's DataBaseSampler: ``sampler(data_dict)`` pastes objects from ``kitti_dbinfos_train.pkl`` and its points (``object_points.py``).
 
     For each class of ``SAMPLE_GROUPS`` it draws that many different objects (with ``LIMIT_WHOLE_SCENE`` so many that the scene then has that number),
     drops those whose bird's-eye rectangle shares area with a box of the scene, one pasted before, or another one drawn, and adds the rest: their
@@ -63,16 +63,18 @@ class DataBaseSampler:
 
         self.db_infos: dict[str, list[dict]] = {name: [] for name in self.class_names}
         info_paths, data_paths, features = self._database_paths()
-        for path in info_paths:
+        packed: dict[str, Path] = {}
+        for path, data_path in zip(info_paths, data_paths):
             infos = load_pickle(path)
             for name in self.class_names:
                 self.db_infos[name].extend(infos.get(name, []))
+            if data_path is not None:
+                packed.update({database_folder(entry): data_path for entries in infos.values() for entry in entries})
         for method, value in sampler_cfg["PREPARE"].items():
             known = [name for name in dir(self) if name.startswith("filter_by_")]
             if method not in known:
                 raise InputError(f"{key_path}.PREPARE.{method}: there is no such filter; {nearest_hint(method, known)}")
             self.db_infos = getattr(self, method)(self.db_infos, value)
-        packed = self.root_path / data_paths[0] if sampler_cfg.get("USE_SHARED_MEMORY", False) and data_paths else None
         self.object_points = ObjectPoints(self.root_path, features, packed)
 
         self.limit_whole_scene = bool(sampler_cfg.get("LIMIT_WHOLE_SCENE", False))
@@ -95,8 +97,13 @@ class DataBaseSampler:
         else:
             warnings.warn(message, stacklevel=3)
 
-    def _database_paths(self) -> tuple[list[Path], list[str], int]:
-        """Index files, packed point files and number of point features: those configured, or the ``BACKUP_DB_INFO`` if they are not there."""
+    def _database_paths(self) -> tuple[list[Path], list[Path | None], int]:
+        """Index files, the packed point file of each (None: the one beside its folder) and number of point features: those configured, or the
+        ``BACKUP_DB_INFO`` if they are not there.
+
+        ``USE_SHARED_MEMORY``, with which OpenPCDet copies the packed file to /dev/shm, here only says that it must be there: it is mapped, which
+        shares it as well, wherever it is.
+        """
         cfg = self.sampler_cfg
         names, data, features = list(cfg["DB_INFO_PATH"]), list(cfg.get("DB_DATA_PATH", ())), int(cfg["NUM_POINT_FEATURES"])
         backup = cfg.get("BACKUP_DB_INFO", None)
@@ -106,7 +113,13 @@ class DataBaseSampler:
         for i, path in enumerate(paths):
             if not path.is_file():
                 raise InputError(f"{self.key_path}.DB_INFO_PATH[{i}]: there is no object database {path}. {MAKE_DATABASE}")
-        return paths, data, features
+        packed = [self.root_path / name for name in data[:len(paths)]]
+        if cfg.get("USE_SHARED_MEMORY", False):
+            for i, path in enumerate(packed):
+                if not path.is_file():
+                    raise InputError(f"{self.key_path}.DB_DATA_PATH[{i}]: there is no file {path} with the points of the database. {MAKE_DATABASE}")
+        found = [path if path.is_file() else None for path in packed]
+        return paths, [*found, *[None] * (len(paths) - len(found))], features
 
     def filter_by_difficulty(self, db_infos: dict[str, list[dict]], removed_difficulty: Sequence[int]) -> dict[str, list[dict]]:
         """The objects whose KITTI difficulty (0, 1, 2, or -1 for none; 0 where the data set has none) is not in ``removed_difficulty``."""
@@ -157,15 +170,16 @@ class DataBaseSampler:
         loaded = [self.object_points.read(info) for info in total_valid_sampled_dict]
         counts = [len(part) for part in loaded]
         obj_points = np.concatenate(loaded, axis=0)
-        centres = np.stack([info["box3d_lidar"][:3] for info in total_valid_sampled_dict]).astype(np.float32)
-        obj_points[:, :3] += np.repeat(centres, counts, axis=0)
+        shifts = np.zeros((len(counts), obj_points.shape[1]), dtype=np.float32)  # whole rows: numpy adds them faster than three columns
+        shifts[:, :3] = [info["box3d_lidar"][:3] for info in total_valid_sampled_dict]
+        obj_points += np.repeat(shifts, counts, axis=0)
         if lowered is not None:
             obj_points[:, 2] -= np.repeat(lowered, counts)
         obj_points = self._match_features(obj_points, points)
 
         enlarged = sampled_gt_boxes[:, 0:7].copy()
         enlarged[:, 3:6] += np.asarray(self.sampler_cfg["REMOVE_EXTRA_WIDTH"], dtype=enlarged.dtype)
-        data_dict["points"] = np.concatenate([obj_points, points[outside_boxes(points, enlarged)]], axis=0)
+        data_dict["points"] = np.concatenate([obj_points, points.take(np.flatnonzero(outside_boxes(points, enlarged)), axis=0)], axis=0)
         data_dict["gt_boxes"] = np.concatenate([data_dict["gt_boxes"], sampled_gt_boxes], axis=0)
         data_dict["gt_names"] = np.concatenate([data_dict["gt_names"], np.array([info["name"] for info in total_valid_sampled_dict])], axis=0)
         return data_dict

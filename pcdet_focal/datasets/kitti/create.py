@@ -16,8 +16,8 @@ def create_kitti_infos(
     """Make the info files and the object database of a KITTI folder, with OpenPCDet's names and content.
 
     For each of the splits train, val and test that ImageSets lists: ``kitti_infos_<split>.pkl``; ``kitti_infos_trainval.pkl`` if there are both
-    train and val; and of the train split ``gt_database/*.bin`` with ``kitti_dbinfos_train.pkl``. Nothing appears in ``save_path`` before all of
-    it is complete.
+    train and val; and of the train split ``gt_database/*.bin``, ``gt_database_global.npy`` and ``kitti_dbinfos_train.pkl``. Nothing appears in
+    ``save_path`` before all of it is complete.
 
     Args:
         dataset_cfg: the DATA_CONFIG. class_names: of the model; the files hold every class. data_path: the KITTI folder. save_path: where the

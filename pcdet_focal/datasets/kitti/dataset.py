@@ -19,6 +19,7 @@ from ..paths import data_path_candidates
 from ..publish import published, save_pickle
 from ..safe_pickle import load_pickle
 from . import database, infos, predictions, reader
+from .crop import index_in_image
 from .object3d import Object3d, get_objects_from_label
 
 HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG"
@@ -153,8 +154,8 @@ class KittiDataset(DatasetTemplate):
     ) -> None:
         """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
 
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train) and ``kitti_dbinfos_<split>.pkl``; both appear complete or
-        not at all.
+        Folder ``gt_database`` (``gt_database_<split>`` for another split than train), the same name with ``_global.npy``, and
+        ``kitti_dbinfos_<split>.pkl``; all appear complete or not at all.
         """
         name = "gt_database" if split == "train" else f"gt_database_{split}"
         with published(Path(save_path or self.root_path)) as folder:
@@ -215,7 +216,7 @@ class KittiDataset(DatasetTemplate):
         return self.prepare_data(data_dict=frame)
 
     def _crop_to_image(self, points: np.ndarray, image_shape: Sequence[int], calib: Calibration) -> np.ndarray:
-        return points[self.get_fov_flag(calib.lidar_to_rect(points[:, :3]), image_shape, calib)]
+        return points.take(index_in_image(points, image_shape, calib), axis=0)
 
     @staticmethod
     def _ground_truth(annos: dict[str, np.ndarray], calib: Calibration, with_boxes2d: bool) -> dict[str, np.ndarray]:

@@ -25,7 +25,10 @@ from .simulator import Frame, simulate_frame
 VERSION = 1  # counted up when the same config gives other frames
 MARKER = "synthetic.json"
 # What stands in such a folder, with what create_kitti_infos adds to it; a folder with anything else in it is never replaced.
-_OWN = (MARKER, "image_shapes.json", "ImageSets", "training", "testing", "gt_database", "kitti_infos_*.pkl", "kitti_dbinfos_*.pkl")
+_OWN = (
+    MARKER, "image_shapes.json", "ImageSets", "training", "testing", "gt_database", "gt_database_global.npy", "kitti_infos_*.pkl",
+    "kitti_dbinfos_*.pkl",
+)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def run(
         plain.seed = watched.seed = 0
         now = time.process_time if cpu_time else time.perf_counter
         stopwatch = watch(watched, now)
-        points = [len(plain.get_lidar(info["point_cloud"]["lidar_idx"])) for info in plain.kitti_infos[:20]]
+        points = [len(plain.get_lidar(info["point_cloud"]["lidar_idx"])) for info in plain.infos[:20]]
         whole, stages = _time(plain, watched, stopwatch, rounds, round_of, now)
     source = "simulated" if root is None else "given with --root"
     shape = f"{len(plain)} frames {source}, {sum(points) // len(points):,} points"

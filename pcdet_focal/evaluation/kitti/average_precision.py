@@ -94,7 +94,7 @@ def _curves(gt: FlatAnnotations, dt: FlatAnnotations, overlaps: Overlaps, gt_sta
     curves = np.zeros((3, NUM_RECALLS))
     for row, part, whole in ((0, hits, hits + false), (1, similarity, hits + false), (2, hits, hits + missed)):
         ratio = np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
-        curves[row, :len(ratio)] = np.maximum.accumulate(ratio[::-1])[::-1]
+        curves[row, :len(ratio)] = ratio if row == 2 else np.maximum.accumulate(ratio[::-1])[::-1]
     return curves, len(scores)
 
 

@@ -28,8 +28,8 @@ class KittiResult:
 
     ``ap[class][metric][overlap set]['R11' or 'R40']`` is (3,) for easy, moderate, hard; metrics are bbox, bev, 3d and, if ``has_aos``, aos;
     overlap sets are 'strict' and 'loose'. ``precision[class][metric][overlap set]`` is (3, 41): the value at recall k / 40 (for aos the
-    orientation similarity), 0 where the detector never gets there; ``recall`` (3, 41) is the recall reached at those thresholds; ``found``
-    (3,) is how many counted ground truths are found when every score is accepted.
+    orientation similarity), 0 where the detector never gets there; ``recall`` (3, 41) is the recall at those score thresholds, near k / 40;
+    ``found`` (3,) is how many counted ground truths are found when every score is accepted.
     """
 
     classes: tuple[str, ...]
@@ -106,8 +106,15 @@ class KittiResult:
 
     def curves_by_metric(self) -> dict[str, np.ndarray]:
         """The precision curves as OpenPCDet's ``PR_detail_dict`` holds them: metric -> (classes, 3 difficulties, overlap sets, 41)."""
+        return self._by_metric(self.precision)
+
+    def recalls_by_metric(self) -> dict[str, np.ndarray]:
+        """The recall reached at each point of ``curves_by_metric``: metric -> (classes, 3 difficulties, overlap sets, 41)."""
+        return self._by_metric(self.recall)
+
+    def _by_metric(self, curves: dict[str, dict[str, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         metrics = (*METRICS, "aos") if self.has_aos else METRICS
-        return {metric: np.stack([np.stack([self.precision[name][metric][key] for key in self.overlap_sets], axis=1) for name in self.classes])
+        return {metric: np.stack([np.stack([curves[name][metric][key] for key in self.overlap_sets], axis=1) for name in self.classes])
                 for metric in metrics}
 
 

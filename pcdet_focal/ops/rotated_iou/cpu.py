@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 _MAX_CELLS_PER_AXIS = 512
+_STEPS = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # the 3 x 3 cells around one, the likeliest first
 _TOUCHING = 1 - 1e-12  # see reference.py
 
 
@@ -30,20 +31,19 @@ def iou_aligned(a: np.ndarray, b: np.ndarray, what: int) -> np.ndarray:
 def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
     """Greedy suppression of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending."""
     prepared = _prepare(boxes)
-    solid = np.isfinite(prepared).all(axis=1) & (prepared[:, 3] > 0) & (prepared[:, 4] > 0)
     kept = np.empty(len(boxes), dtype=np.int64)
-    return kept[:_suppress(prepared, solid, float(thresh), kept)]
+    return kept[:_suppress(prepared, float(thresh), kept)]
 
 
-def _prepare(boxes: np.ndarray) -> np.ndarray:
+@numba.njit(cache=True, nogil=True)
+def _prepare(boxes):
     """(N, 9) float64: x, y, z, dx/2, dy/2, dz/2, cos, sin, circumscribed radius. Infinite headings give nan, which overlaps nothing."""
-    out = np.empty((len(boxes), 9))
-    out[:, :3] = boxes[:, :3]
-    out[:, 3:6] = boxes[:, 3:6] / 2
-    with np.errstate(invalid="ignore"):
-        np.cos(boxes[:, 6], out=out[:, 6])
-        np.sin(boxes[:, 6], out=out[:, 7])
-    np.hypot(out[:, 3], out[:, 4], out=out[:, 8])
+    out = np.empty((boxes.shape[0], 9))
+    for i in range(boxes.shape[0]):
+        for k in range(3):
+            out[i, k], out[i, 3 + k] = boxes[i, k], boxes[i, 3 + k] / 2
+        out[i, 6], out[i, 7] = math.cos(boxes[i, 6]), math.sin(boxes[i, 6])
+        out[i, 8] = math.hypot(out[i, 3], out[i, 4])
     return out
 
 
@@ -151,8 +151,8 @@ def _fill_aligned(a, b, what, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def _suppress(boxes, solid, thresh, kept):
-    """Positions that stay into ``kept``, their number returned. ``boxes`` are prepared; one that is not ``solid`` overlaps nothing.
+def _suppress(boxes, thresh, kept):
+    """Positions that stay into ``kept``, their number returned. ``boxes`` are prepared.
 
     Kept boxes lie in a grid of square cells as wide as the largest box's circle, so that a box meets only those of the 3 x 3 cells
     around it; with boxes of very different sizes the cells get few and the search tends to all pairs, never to a wrong answer.
@@ -161,7 +161,11 @@ def _suppress(boxes, solid, thresh, kept):
     low_x = low_y = np.inf
     high_x = high_y = -np.inf
     reach = 0.0
+    solid = np.empty(count, dtype=np.bool_)  # whether the box can overlap anything
     for i in range(count):
+        solid[i] = boxes[i, 3] > 0 and boxes[i, 4] > 0
+        for value in range(9):
+            solid[i] &= math.isfinite(boxes[i, value])
         if solid[i]:
             low_x, high_x = min(low_x, boxes[i, 0]), max(high_x, boxes[i, 0])
             low_y, high_y = min(low_y, boxes[i, 1]), max(high_y, boxes[i, 1])
@@ -186,19 +190,19 @@ def _suppress(boxes, solid, thresh, kept):
             row = min(int((boxes[i, 1] - low_y) / cell), rows - 1)
         area = boxes[i, 3] * boxes[i, 4]
         suppressed = False
-        for r in range(max(row - 1, 0), min(row + 2, rows)):
-            for c in range(max(column - 1, 0), min(column + 2, columns)):
-                k = head[r * columns + c]
-                while k >= 0:
-                    other = kept[k]
-                    other_area = boxes[other, 3] * boxes[other, 4]
-                    # the smaller area over the larger one bounds the IoU: often that settles it
-                    if min(area, other_area) > thresh * max(area, other_area) and _measure(boxes, i, boxes, other, 1) > thresh:
-                        suppressed = True
-                        break
-                    k = following[k]
-                if suppressed:
+        for step in range(9):
+            r, c = row + _STEPS[step][0], column + _STEPS[step][1]
+            if r < 0 or r >= rows or c < 0 or c >= columns:
+                continue
+            k = head[r * columns + c]
+            while k >= 0:
+                other = kept[k]
+                other_area = boxes[other, 3] * boxes[other, 4]
+                # the smaller area over the larger one bounds the IoU: often that settles it
+                if min(area, other_area) > thresh * max(area, other_area) and _measure(boxes, i, boxes, other, 1) > thresh:
+                    suppressed = True
                     break
+                k = following[k]
             if suppressed:
                 break
         if suppressed:

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import shapely
 import shapely.affinity
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids, index_in_box, outside_boxes
 from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
@@ -102,3 +104,21 @@ def test_points_that_are_not_numbers_are_nowhere():
     box = np.array([[0, 0, 0, 4, 2, 2, 0.3]])
     assert len(index_in_box(points, box[0])) == 0 and outside_boxes(points, box).all()
     assert not in_pyramids(points, get_pyramids(box).reshape(-1, 5, 3)).any()
+
+
+@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([1.0, 10.0, 100.0, 1e5, 3e7]), size=st.sampled_from([0.5, 5.0, 80.0, 500.0]),
+       wild=st.sampled_from([None, np.nan, np.inf]))
+@settings(max_examples=80, deadline=None)
+def test_outside_boxes_wherever_they_are(seed, spread, size, wild):
+    """Against the rule written out, in float64 and for points clear of the faces: near and far, small and huge, and beside a box that is none."""
+    rng = np.random.default_rng(seed)
+    boxes = rng.uniform(-1, 1, (5, 7)) * [spread, spread, 2, 0, 0, 0, 4] + [0, 0, 0, 1, 1, 1, 0] * rng.uniform(0.3, 1, (5, 7)) * size
+    around = boxes[rng.integers(0, 5, 600), :3] + rng.uniform(-1, 1, (600, 3)) * size
+    points = np.concatenate([around, rng.uniform(-1, 1, (200, 3)) * spread, [[np.nan, 0, 0], [np.inf, 0, 0]]])
+    with np.errstate(invalid="ignore"):
+        depth = np.max([np.min([box[3] / 2 + 0.01 - np.abs(x), box[4] / 2 + 0.01 - np.abs(y), box[5] / 2 - np.abs(z)], axis=0)
+                        for box in boxes for x, y, z in [local(points, box)]], axis=0)
+    if wild is not None:
+        boxes = np.concatenate([boxes, np.full((1, 7), wild)])
+    clear = ~(np.abs(depth) < 1e-6 * spread)
+    np.testing.assert_array_equal(outside_boxes(points, boxes)[clear], ~(depth > 0)[clear])

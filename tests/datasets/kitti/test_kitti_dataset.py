@@ -10,7 +10,9 @@ import torch
 
 from pcdet_focal.config import Config
 from pcdet_focal.datasets import build_dataloader, publish
+from pcdet_focal.datasets.augmentor.object_points import ObjectPoints
 from pcdet_focal.datasets.kitti import kitti_dataset
+from pcdet_focal.datasets.kitti.database import write_database
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset, create_kitti_infos
 from pcdet_focal.datasets.kitti.kitti_utils import transform_annotations_to_kitti_format
 from pcdet_focal.datasets.safe_pickle import load_pickle
@@ -18,7 +20,9 @@ from pcdet_focal.errors import InputError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 CAR_BOX = [20, 1, -1.6 + 0.75, 4.0, 1.6, 1.5, 0]
-MADE = ["gt_database", "kitti_dbinfos_train.pkl", "kitti_infos_train.pkl", "kitti_infos_trainval.pkl", "kitti_infos_val.pkl"]
+MADE = [
+    "gt_database", "gt_database_global.npy", "kitti_dbinfos_train.pkl", "kitti_infos_train.pkl", "kitti_infos_trainval.pkl", "kitti_infos_val.pkl"
+]
 
 
 def create(folder, cfg):
@@ -38,7 +42,7 @@ def test_infos_of_a_known_frame(kitti_folder, dataset_cfg):
     assert annos["name"].tolist() == ["Car", "DontCare"] and annos["index"].tolist() == [0, -1] and annos["difficulty"].tolist() == [0, -1]
     np.testing.assert_allclose(annos["gt_boxes_lidar"], [CAR_BOX], atol=1e-6)
     assert annos["num_points_in_gt"].tolist() == [37, -1]
-    assert [len(frames) for frames in map(load_pickle, (kitti_folder / name for name in MADE[2:]))] == [3, 4, 1]
+    assert [len(frames) for frames in map(load_pickle, (kitti_folder / name for name in MADE[3:]))] == [3, 4, 1]
 
 
 def test_database_of_known_objects(kitti_folder, dataset_cfg):
@@ -46,11 +50,27 @@ def test_database_of_known_objects(kitti_folder, dataset_cfg):
     index = load_pickle(kitti_folder / "kitti_dbinfos_train.pkl")
     assert list(index) == ["Car"]
     assert [entry["path"] for entry in index["Car"]] == [f"gt_database/{frame}_Car_0.bin" for frame in ("000001", "000003", "000004")]
+    packed = np.load(kitti_folder / "gt_database_global.npy")
+    assert packed.shape == (3 * 37, 4)
     for entry in index["Car"]:
         points = np.fromfile(kitti_folder / entry["path"], dtype=np.float32).reshape(-1, 4)
         scan = np.fromfile(kitti_folder / "training/velodyne" / f"{entry['image_idx']}.bin", dtype=np.float32).reshape(-1, 4)
         assert entry["num_points_in_gt"] == len(points) == 37
+        np.testing.assert_array_equal(packed[slice(*entry["global_data_offset"])], points)
         np.testing.assert_allclose(points + np.float32([*CAR_BOX[:3], 0]), scan[-37:], atol=1e-5)
+
+
+def test_database_of_scans_with_another_number_of_columns(tmp_path):
+    """Other data sets use the same writer: whatever their points have is kept, and nothing at all makes an empty database."""
+    points = np.random.default_rng(0).uniform(-1, 1, (50, 6)).astype(np.float32)
+    annos = {"name": np.array(["Car"]), "gt_boxes_lidar": np.array([[0, 0, 0, 1, 1, 1, 0.0]]), "difficulty": np.array([0]), "bbox": np.zeros((1, 4)),
+             "score": np.zeros(1)}
+    index = write_database([{"point_cloud": {"lidar_idx": "a"}, "annos": annos}], lambda _: points, tmp_path / "gt_database", num_workers=1)
+    inside = points[(np.abs(points[:, :2]) < 0.51).all(axis=1) & (np.abs(points[:, 2]) <= 0.5)]
+    np.testing.assert_array_equal(np.load(tmp_path / "gt_database_global.npy"), inside)
+    np.testing.assert_array_equal(ObjectPoints(tmp_path, 6).read(index["Car"][0]), inside)
+    assert write_database([], lambda _: points, tmp_path / "other", num_workers=1) == {}
+    assert len(np.load(tmp_path / "other_global.npy")) == 0
 
 
 def test_making_again_replaces_everything(kitti_folder, dataset_cfg):

@@ -1,5 +1,6 @@
 """Infos, database, crop, samples and predictions on real frames: the recorded numbers of OpenPCDet and of an independent count."""
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from golden_data import GOLDEN, KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
 
 from pcdet_focal.config import Config, cfg_from_yaml_file
+from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset
 from pcdet_focal.datasets.kitti.object3d import difficulty_level
 from pcdet_focal.datasets.safe_pickle import load_pickle
@@ -220,3 +222,31 @@ def test_predictions_become_annotations(tmp_path):
     want = [case["out_alpha"][0], *case["out_bbox"][0], height, width, length, *case["out_location"][0]]
     want += [case["out_rotation_y"][0], case["out_score"][0]]
     np.testing.assert_allclose([float(word) for word in words[3:]], want, rtol=1e-4, atol=1e-2)
+
+
+def test_samples_from_the_packed_file_and_from_small_files_are_the_same(sample_folder, tmp_path):
+    """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, here and in two workers."""
+    for name in ("openpcdet", "packed"):
+        (tmp_path / name).mkdir()
+        for path in sample_folder.iterdir():
+            if path.name not in ("gt_database", "gt_database_global.npy", "kitti_dbinfos_train.pkl"):
+                (tmp_path / name / path.name).symlink_to(path)
+    (tmp_path / "packed/gt_database_global.npy").symlink_to(sample_folder / "gt_database_global.npy")
+    (tmp_path / "packed/kitti_dbinfos_train.pkl").symlink_to(sample_folder / "kitti_dbinfos_train.pkl")
+    (tmp_path / "openpcdet/gt_database").symlink_to(sample_folder / "gt_database")
+    index = load_pickle(sample_folder / "kitti_dbinfos_train.pkl")
+    ours = ("global_data_offset", "global_data_crc32")
+    index = {name: [{key: value for key, value in entry.items() if key not in ours} for entry in entries] for name, entries in index.items()}
+    (tmp_path / "openpcdet/kitti_dbinfos_train.pkl").write_bytes(pickle.dumps(index))
+
+    def batches(folder, workers):
+        cfg = cfg_from_yaml_file(REPOSITORY / "cfgs/kitti_models/second.yaml", Config())
+        _, loader, _ = build_dataloader(cfg.DATA_CONFIG, CLASSES, 2, dist=False, root_path=folder, workers=workers, seed=5)
+        return list(loader)
+
+    wanted = batches(tmp_path / "openpcdet", 0)
+    assert sum(len(batch["gt_boxes"]) for batch in wanted) == 8 and wanted[0]["gt_boxes"].shape[1] > 10  # objects were pasted
+    for got in (batches(tmp_path / "packed", 0), batches(tmp_path / "packed", 2), batches(sample_folder, 0)):
+        for one, other in zip(wanted, got):
+            for key in ("points", "voxels", "voxel_coords", "gt_boxes", "frame_id"):
+                np.testing.assert_array_equal(one[key], other[key])

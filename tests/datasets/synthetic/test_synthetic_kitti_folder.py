@@ -1,16 +1,20 @@
 """What is written is KITTI: file sizes and formats, labels that give the cast boxes back, folders that are never half done."""
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pcdet_focal.config import Config, cfg_from_yaml_file
+from pcdet_focal.datasets.kitti.kitti_dataset import create_kitti_infos
 from pcdet_focal.datasets.synthetic import SyntheticConfig, occlusion_level, simulate_frame, write_kitti_folder
 from pcdet_focal.datasets.synthetic import camera, kitti_writer
 from pcdet_focal.datasets.synthetic.__main__ import main
 from pcdet_focal.errors import InputError
 
 CONFIG = SyntheticConfig(seed=5)
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +130,11 @@ def test_the_same_request_is_not_repeated_and_another_one_replaces_it(tmp_path):
     first = scan.stat().st_mtime_ns
     assert not write_kitti_folder(root, 1, 1, CONFIG, progress=False)
     assert scan.stat().st_mtime_ns == first
-    (root / "kitti_infos_train.pkl").write_bytes(b"old")
+    create_kitti_infos(cfg_from_yaml_file(REPOSITORY / "cfgs/dataset_configs/kitti_dataset.yaml", Config()), ["Car"], root, root, workers=1)
+    made = [root / name for name in ("kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", "gt_database", "gt_database_global.npy")]
+    assert all(path.exists() for path in made)
     assert write_kitti_folder(root, 2, 1, CONFIG, progress=False)
-    assert len(list((root / "training" / "velodyne").iterdir())) == 3 and not (root / "kitti_infos_train.pkl").exists()
+    assert len(list((root / "training" / "velodyne").iterdir())) == 3 and not any(path.exists() for path in made)
     (root / "notes.txt").write_text("mine")
     assert not write_kitti_folder(root, 2, 1, CONFIG, progress=False)
     with pytest.raises(InputError, match="notes.txt"):

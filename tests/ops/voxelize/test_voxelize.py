@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from golden_data import KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.voxelize import dynamic_voxelize, grid_size, voxelize
@@ -197,3 +199,20 @@ def test_grid_size_and_mistakes():
 
 def read_scan(frame):
     return np.fromfile(KITTI_SAMPLE / "training" / "velodyne" / f"{frame}.bin", dtype=np.float32).reshape(-1, 4)
+
+
+@given(seed=st.integers(0, 2**32 - 1), cells=st.tuples(*[st.sampled_from([1, 2, 7, 1408, 2**20 - 1])] * 3), spread=st.sampled_from([0.01, 1.0, 1.5]),
+       columns=st.integers(3, 6), most=st.integers(1, 60), per_voxel=st.integers(1, 4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_grid_gives_the_voxels_of_the_plain_loop(backend, seed, cells, spread, columns, most, per_voxel):
+    """From one cell to the largest grid that is accepted, with points outside it and points that are not numbers."""
+    random = np.random.default_rng(seed)
+    size, low = np.float32([0.5, 0.25, 1.0]), np.float32([-1.0, 2.0, 0.0])
+    high = low + size * np.float32(cells)
+    points = random.uniform(-0.1, 1.1, (120, columns)).astype(np.float32)
+    points[:, :3] = low + (high - low) * points[:, :3] * np.float32(spread)
+    points[random.integers(0, 120, 30)] = points[random.integers(0, 120, 30)]  # several points in a cell of however large a grid
+    points[:4, 0], points[4:6, :3], points[6:8, :3] = [np.nan, np.inf, -np.inf, 1e30], low, high
+    arguments = (size, [*low, *high], per_voxel, most)
+    for got, wanted in zip(voxelize(points, *arguments), plain_loop(points, *arguments)):
+        np.testing.assert_array_equal(got, wanted)
