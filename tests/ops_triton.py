@@ -1,0 +1,22 @@
+"""Triton's kernels on a machine without a GPU: which backends a test file can ask for, and test files run again in Triton's interpreter.
+
+Triton decides when it is first imported whether its kernels are compiled or interpreted, so interpreted tests have a process of their own:
+``tests/ops/test_triton_kernels.py`` starts it. By hand: ``TRITON_INTERPRET=1 python -m pytest tests/ops/nms -k cuda``.
+"""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BACKENDS = ["reference", "cpu"] + (["cuda"] if INTERPRETED else [])  # for PCDET_FOCAL_BACKEND, with data in host memory
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_in_interpreter(tests: str, cases: str) -> int:
+    """Run ``cases`` (an expression for pytest's -k) of ``tests`` (relative to the repository): how many passed. Raises where one does not."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", "-k", cases, tests]
+    run = subprocess.run(command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, f"in Triton's interpreter:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}"
+    return int(re.search(r"(\d+) passed", run.stdout).group(1))
