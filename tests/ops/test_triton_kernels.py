@@ -8,6 +8,7 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="this process interprets Tri
 # room: the cases of its tests that take no more than a few programs; the interpreter needs about 30 ms for each
 ROOMS = {
     "rotated_iou": "closed_forms or heights or large_coordinates or tiny or not_finite or further_columns or symmetric or moving or pairs or every_backend",
+    "points_in_boxes": "recorded or faces or heading or first_box or not_a_number or empty or batch or moves",
     "nms": "by_hand or survivors or equal or touching or only or pre_maxsize or post_maxsize or 65 or axis_aligned or empty",
 }
 
