@@ -73,7 +73,7 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
         labels.zero_()
         return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": anchors.new_zeros(len(anchors))}
 
-    overlap = boxes_iou3d(anchors[:, :7], boxes[:, :7]) if rules.match_height else boxes3d_nearest_bev_iou(anchors[:, :7], boxes[:, :7])
+    overlap = overlaps(anchors, boxes, rules.match_height)
     best, best_box = overlap.max(dim=1)  # (N,)
     best_of_box = overlap.amax(dim=0)  # (M,)
     best_of_box = torch.where(best_of_box == 0, torch.full_like(best_of_box, -1), best_of_box)  # a box that no anchor meets claims none
@@ -91,6 +91,12 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
     if rules.norm_by_num_examples:
         reg_weights = reg_weights / (labels >= 0).sum().clamp(min=1)
     return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": reg_weights}
+
+
+def overlaps(anchors: Tensor, boxes: Tensor, match_height: bool) -> Tensor:
+    """What decides, of anchors (N, 7+) with boxes (M, 7+): (N, M). A box with a number that is not finite overlaps nothing."""
+    overlap = (boxes_iou3d if match_height else boxes3d_nearest_bev_iou)(anchors[:, :7], boxes[:, :7])
+    return torch.where(overlap > 0, overlap, 0)
 
 
 def keep_at_random(labels: Tensor, most_positive: int, total: int) -> None:
