@@ -17,6 +17,7 @@ from torch import Tensor
 from pcdet_focal.geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
 from pcdet_focal.ops.anchor_targets.layout import LARGEST, class_view, grid_of, places
 from pcdet_focal.ops.anchor_targets.reference import AssignmentRules, keep_at_random
+from pcdet_focal.ops.arrays import fresh_zeros
 
 SMALLEST_UNION = 1e-6  # square metres, that of boxes_iou_normal
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -36,7 +37,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     rectangles = boxes3d_lidar_to_aligned_bev_boxes(flat_boxes[:, :7]).cpu().numpy().reshape(batch, most, 4)
     classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, most)
 
-    labels = _zeros((batch, total), np.int32)
+    labels = fresh_zeros((batch, total), torch.empty(0, dtype=torch.int32))
     kind = _DTYPES[dtype]
     largest = max(anchors[..., 0].numel() for anchors in all_anchors)
     scratch = np.zeros(largest, kind), np.empty(largest, np.int32), np.zeros(largest, np.bool_)
@@ -61,8 +62,8 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         found = [rows[labels.view(-1)[rows[:, 0]] > 0] for rows in found]
 
     labels = labels.to(device)
-    targets = _zeros((batch, total, rules.box_coder.code_size), kind).to(device)
-    weights = _zeros((batch, total), kind).to(device)
+    targets = fresh_zeros((batch, total, rules.box_coder.code_size), gt_boxes)
+    weights = fresh_zeros((batch, total), gt_boxes)
     rows = torch.cat(found).to(device)
     if len(rows):
         positives = torch.cat([anchors.reshape(-1, anchors.shape[-1])[own[:, 2].to(device)] for anchors, own in zip(all_anchors, found)])
@@ -87,11 +88,6 @@ def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRul
         and (rules.class_major or len(shapes) == 1)
         and len(gt_boxes) > 0
     )
-
-
-def _zeros(shape: tuple[int, ...], kind: type) -> Tensor:
-    """As torch.zeros, which writes every zero; here the system gives zeroed pages, huge ones where it can, when they are first touched."""
-    return torch.from_numpy(np.zeros(shape, kind))
 
 
 # ---------------------------------------------------------------- kernels
