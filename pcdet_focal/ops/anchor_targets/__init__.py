@@ -15,7 +15,7 @@ from pcdet_focal.ops.anchor_targets import reference
 from pcdet_focal.ops.anchor_targets.reference import AssignmentRules
 from pcdet_focal.ops.backend import choose_backend
 
-__all__ = ["AssignmentRules", "assign_anchor_targets", "with_loss_weights"]
+__all__ = ["AssignmentRules", "assign_anchor_targets"]
 
 
 def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
@@ -33,8 +33,9 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
 
     Returns:
         ``box_cls_labels`` (B, N) int32: -1 ignored, 0 background, else the class; ``box_reg_targets`` (B, N, code size), zero but for the
-        positives, and ``reg_weights`` (B, N), 1 for the positives, both of the anchors' dtype; ``label_weights`` and ``bbox_weights`` of
-        ``with_loss_weights``. The N anchors are location by location
+        positives, and ``reg_weights`` (B, N), 1 for the positives, both of the anchors' dtype. Under mmdetection's names, ``label_weights``
+        (B, N): 1 for every anchor that counts in classification, 0 for the ignored; and ``bbox_weights`` (B, N, code size): ``reg_weights``
+        for each code, a view. The N anchors are location by location
         (nz, ny, nx), within a location class by class, size, rotation; with ``class_major`` class by class, then (size, rotation, nz, ny, nx).
 
     Raises:
@@ -60,18 +61,4 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
         result = cuda.assign(all_anchors, gt_boxes, rules)
     if result is None:
         result = reference.assign(all_anchors, gt_boxes, rules)
-    return with_loss_weights(result)
-
-
-def with_loss_weights(targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same entries, and the two that mmdetection's losses weigh by.
-
-    Args:
-        targets: ``box_cls_labels`` (B, N), ``box_reg_targets`` (B, N, code size), ``reg_weights`` (B, N).
-
-    Returns:
-        also ``label_weights`` (B, N): 1 for every anchor that counts in classification, 0 for the ignored; and ``bbox_weights``
-        (B, N, code size): ``reg_weights`` for each code, without memory of their own.
-    """
-    labels, codes, reg_weights = (targets[key] for key in ("box_cls_labels", "box_reg_targets", "reg_weights"))
-    return {**targets, "label_weights": (labels >= 0).to(reg_weights.dtype), "bbox_weights": reg_weights[..., None].expand_as(codes)}
+    return {**result, "bbox_weights": result["reg_weights"][..., None].expand_as(result["box_reg_targets"])}

@@ -38,6 +38,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, most)
 
     labels = fresh_zeros((batch, total), torch.empty(0, dtype=torch.int32))
+    label_weights = torch.ones(batch, total, dtype=dtype)
     kind = _DTYPES[dtype]
     largest = max(anchors[..., 0].numel() for anchors in all_anchors)
     scratch = np.zeros(largest, kind), np.empty(largest, np.int32), np.zeros(largest, np.bool_)
@@ -45,7 +46,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     placed = places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
     for grid, (in_result, own), class_id, matched, unmatched in zip(grids, placed, rules.class_ids, rules.matched, rules.unmatched):
         finite, rows = _match(*(border.cpu().numpy() for border in grid), *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
-                              labels.numpy(), *scratch)
+                              labels.numpy(), label_weights.numpy(), *scratch)
         if not finite:
             return None
         found.append(torch.from_numpy(rows))  # (n, 3): place in the result, box, anchor of its class
@@ -60,6 +61,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
                     keep_at_random(own, int(rules.pos_fraction * rules.sample_size), rules.sample_size)
                     view[b].copy_(own.view_as(view[b]))
         found = [rows[labels.view(-1)[rows[:, 0]] > 0] for rows in found]
+        label_weights = (labels >= 0).to(dtype)
 
     labels = labels.to(device)
     targets = fresh_zeros((batch, total, rules.box_coder.code_size), gt_boxes)
@@ -74,7 +76,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
             examples = [(class_view(labels, all_anchors, i, rules.class_major) >= 0).flatten(1).sum(1) for i in range(len(all_anchors))]  # (B,) each
             values = values / torch.cat([count[own[:, 1].to(device) // most] for count, own in zip(examples, found)]).clamp(min=1)
         weights.view(-1)[rows[:, 0]] = values
-    return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights}
+    return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights, "label_weights": label_weights.to(device)}
 
 
 def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> bool:
@@ -131,8 +133,9 @@ def _iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, smallest_union):
 
 @numba.njit(cache=True, nogil=True)
 def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, own_row, own_column, rectangles, classes, class_id,
-           matched, unmatched, smallest_union, labels, best, owner, claimed):
-    """One class of a batch: writes ``labels`` (B, N) and returns whether all boxes were finite, and a row for each positive.
+           matched, unmatched, smallest_union, labels, label_weights, best, owner, claimed):
+    """One class of a batch: writes ``labels`` (B, N), and 0 into ``label_weights`` (B, N) where they are ignored. Returns whether all boxes were
+    finite, and a row for each positive.
 
     ``best`` and ``claimed`` are scratch, zero before and after.
     """
@@ -194,6 +197,7 @@ def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, o
                             count += 1
                         elif not best[anchor] < unmatched:
                             labels[b, place] = -1
+                            label_weights[b, place] = 0
                         best[anchor] = 0
                         claimed[anchor] = False
     return True, found[:count]

@@ -50,7 +50,10 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         for i in range(len(all_anchors)):
             examples = (class_view(labels, all_anchors, i, rules.class_major) >= 0).sum((1, 2), keepdim=True)
             class_view(reg_weights, all_anchors, i, rules.class_major).div_(examples.clamp(min=1))
-    return {"box_cls_labels": labels, "box_reg_targets": torch.where(positive[..., None], codes, 0), "reg_weights": reg_weights}
+    return {
+        "box_cls_labels": labels, "box_reg_targets": torch.where(positive[..., None], codes, 0), "reg_weights": reg_weights,
+        "label_weights": (labels >= 0).to(anchors.dtype),
+    }
 
 
 def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> bool:

@@ -41,7 +41,8 @@ class AssignmentRules:
 def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
     """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`: sample by sample, class by class."""
     samples = [_assign_sample(all_anchors, boxes, rules) for boxes in gt_boxes]
-    return {key: torch.stack([sample[key] for sample in samples]) for key in ("box_cls_labels", "box_reg_targets", "reg_weights")}
+    result = {key: torch.stack([sample[key] for sample in samples]) for key in ("box_cls_labels", "box_reg_targets", "reg_weights")}
+    return {**result, "label_weights": (result["box_cls_labels"] >= 0).to(result["reg_weights"].dtype)}
 
 
 def _assign_sample(all_anchors: list[Tensor], boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:

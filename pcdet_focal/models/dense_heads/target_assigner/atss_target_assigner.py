@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ....errors import InputError
 from ....ops.anchor_search import search_anchors
-from ....ops.anchor_targets import with_loss_weights
 from ....ops.arrays import fresh_zeros
 from ....ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 
@@ -69,10 +68,11 @@ class ATSSTargetAssigner:
             place = torch.where(positive, place, batch * count)  # what is no claim is written into one more row, which is cut off
             codes = self.box_coder.encode_torch(boxes[box], anchors.reshape(-1, anchors.shape[-1])[anchor])
             labels[place], targets[place], weights[place] = classes[box], codes.to(targets.dtype), 1.0
-        return with_loss_weights({
-            "box_cls_labels": labels[:-1].view(batch, count), "box_reg_targets": targets[:-1].view(batch, count, targets.shape[1]),
-            "reg_weights": weights[:-1].view(batch, count),
-        })
+        labels, targets, weights = (t[:-1].view(batch, count, *t.shape[1:]) for t in (labels, targets, weights))
+        return {
+            "box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights,
+            "label_weights": torch.ones_like(weights), "bbox_weights": weights[..., None].expand_as(targets),
+        }
 
     def assign_targets_single(self, anchors: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One sample: anchors (N, 7+), gt_boxes (M, 7+), gt_classes (M,) -> labels (N,) int32, codes (N, code size), weights (N,)."""
