@@ -3,6 +3,7 @@
 Triton decides when it is first imported whether its kernels are compiled or interpreted, so interpreted tests have a process of their own:
 ``tests/ops/test_triton_kernels.py`` starts it. By hand: ``TRITON_INTERPRET=1 python -m pytest tests/ops/nms -k cuda``.
 """
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["reference", "cpu"] + (["cuda"] if INTERPRETED else [])  # for PCDET_FOCAL_BACKEND, with data in host memory
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="this process interprets Tri
 # room: the cases of its tests that take few programs; the interpreter needs about 20 ms for each
 ROOMS = {
     "rotated_iou": "closed_forms or large_coordinates or tiny or (not_finite and nan) or further_columns or symmetric or pairs or every_backend",
-    "nms": "groups_by_hand or survivors or equal or touching or only or post_maxsize or each-65 or axis_aligned or empty",
+    "nms": "n65 or groups_by_hand or survivors or equal or touching or only or post_maxsize or each-65 or axis_aligned or empty",
     "points_in_boxes": "faces or heading or first_box or not_a_number or empty or batch or moves",
     "anchor_targets": "worked or tiles or borders or of_equal or tiny or identical_gts",
     "anchor_search": "by_hand or no_grid or not_finite or blocks",

@@ -64,18 +64,25 @@ def _nms(boxes: Array, scores: Array, thresh, pre_maxsize: Limit, post_maxsize: 
     if not groups:
         order = order[:pre[0]]
     group = groups[0].long()[order] if groups else None
-    boxes = boxes[:, :7].double()
+    ranked = boxes[order, :7].double()
     if axis_aligned:
-        boxes = torch.cat([boxes[:, :6], torch.zeros_like(boxes[:, :1])], dim=1)
-    backend = choose_backend(boxes.device, "nms", has_cuda=True)
+        ranked[:, 6] = 0
+    return like_input(order[_positions(ranked, group, thresholds, pre, post)], was_numpy)
+
+
+def _positions(ranked: torch.Tensor, group: Optional[torch.Tensor], thresholds: list[float], pre: list[int], post: list[int]) -> torch.Tensor:
+    """Positions that stay, group by group, of boxes (N, 7) in the order of their scores. ``group`` None: all in the one group that there is."""
+    backend = choose_backend(ranked.device, "nms", has_cuda=True)
     if backend == "cuda":
         from pcdet_focal.ops.nms import cuda
-        return like_input(cuda.nms_rotated(boxes, order, group, thresholds, pre, post), was_numpy)
-    kept = []
-    for g, (own_thresh, own_pre, own_post) in enumerate(zip(thresholds, pre, post)):
-        own = (order if group is None else order[group == g])[:own_pre]
-        kept.append(own[_one_group(boxes[own], own_thresh, backend)[:own_post]])
-    return like_input(torch.cat(kept) if kept else order[:0], was_numpy)
+        return cuda.nms_rotated(ranked, group, thresholds, pre, post)
+    if group is None:
+        return _one_group(ranked[:pre[0]], thresholds[0], backend)[:post[0]]
+    kept = [torch.zeros(0, dtype=torch.int64, device=ranked.device)]
+    for g, (thresh, most, limit) in enumerate(zip(thresholds, pre, post)):
+        own = (group == g).nonzero().view(-1)[:most]
+        kept.append(own[_one_group(ranked[own], thresh, backend)[:limit]])
+    return torch.cat(kept)
 
 
 def _one_group(ranked: torch.Tensor, thresh: float, backend: str) -> torch.Tensor:

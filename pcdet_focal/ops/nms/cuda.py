@@ -9,7 +9,7 @@ The overlap is that of ``rotated_iou.cuda``, in float64.
 """
 from __future__ import annotations
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 import triton
@@ -23,63 +23,68 @@ _ROWS = 4  # boxes that a program compares with a tile: two pairs a thread with 
 _WORDS_AT_ONCE = 2048
 
 
-def nms_rotated(
-    boxes: torch.Tensor, order: torch.Tensor, group: Optional[torch.Tensor], thresh: list[float], pre: list[int], post: list[int]
-) -> torch.Tensor:
-    """Indices (K,) int64 of the boxes that stay, group by group, best first.
+def nms_rotated(boxes: torch.Tensor, group: Optional[torch.Tensor], thresh: list[float], pre: list[int], post: list[int]) -> torch.Tensor:
+    """Positions (K,) int64 of the boxes that stay, group by group, best first.
 
     Args:
-        boxes: (N, 7) float64.
-        order: (M,) int64 indices into ``boxes``, best first.
-        group: (M,) int64 of the boxes in ``order``, 0 .. G - 1; with any other number a box takes no part. None: all in group 0.
+        boxes: (N, 7) float64, best first.
+        group: (N,) int64, 0 .. G - 1; with any other number a box takes no part. None: all in group 0.
         thresh, pre, post: for each of the G groups the overlap from above which a box goes, how many enter and how many stay at most.
     """
-    count, device = len(order), boxes.device
-    most = [min(count, limit) for limit in pre]  # what the host knows of the groups' sizes
+    most = [min(len(boxes), limit) for limit in pre]  # what the host knows of the groups' sizes
     if max(most, default=0) == 0:
-        return order[:0]
-    place, limits = torch.arange(count, device=device), small_table(most, device)
-    if group is None:
-        size, group = limits.clone(), torch.zeros_like(place)
-        rank = place
-    else:
-        group = torch.where((group >= 0) & (group < len(pre)), group, len(pre))
-        group, by_group = torch.sort(group, stable=True)
-        order = order[by_group]
-        start = torch.searchsorted(group, torch.arange(len(pre) + 1, device=device))  # (G + 1,)
-        size = torch.minimum(start.diff(), limits)
-        rank = place - start[group]
-    tiles = (size + SLOTS.value - 1) // SLOTS.value
-    last_tile = tiles.cumsum(0)
-    first_tile = last_tile - tiles
-
-    # the boxes' slots; what takes no part shares one slot behind the last tile
-    all_tiles = min(count, sum(most)) // SLOTS.value + len(pre)
-    known = torch.where(group < len(pre), group, 0)
-    enters = (group < len(pre)) & (rank < size[known])
-    slot = torch.where(enters, first_tile[known] * SLOTS.value + rank, all_tiles * SLOTS.value)
-    box_of_slot = torch.full((all_tiles * SLOTS.value + 1,), -1, device=device)
-    box_of_slot[slot] = torch.where(enters, order, -1)
-    box_of_slot = box_of_slot[:-1]
-    ranked = boxes[box_of_slot.clamp(min=0)]
-    prepared = prepare(torch.where((box_of_slot >= 0)[:, None], ranked, float("nan")))
-
-    group_of_tile = torch.searchsorted(last_tile, torch.arange(all_tiles, device=device), right=True)
-    used = group_of_tile < len(pre)
-    group_of_tile = group_of_tile.clamp(max=len(pre) - 1)
-    end_of_tile = torch.where(used, last_tile[group_of_tile], 0).int()
-    thresh_of_tile = small_table(thresh, device)[group_of_tile]
-
+        return torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    slots = _arrange(group, len(boxes), most, boxes.device)
+    prepared = prepare(torch.where((slots.box >= 0)[:, None], boxes[slots.box.clamp(min=0)], float("nan")))
+    thresh_of_tile = small_table(thresh, boxes.device)[slots.group_of_tile]
     words = triton.cdiv(max(most), SLOTS.value)
-    suppresses = torch.empty(all_tiles * SLOTS.value, words, dtype=torch.int64, device=device)
-    stays = torch.zeros(all_tiles * SLOTS.value, dtype=torch.int8, device=device)
     padded = triton.next_power_of_2(words)
+    suppresses = torch.empty(len(slots.box), words, dtype=torch.int64, device=boxes.device)
+    stays = torch.zeros(len(slots.box), dtype=torch.int8, device=boxes.device)
     with torch.cuda.device_of(boxes):
-        grid = (all_tiles * (SLOTS.value // _ROWS), words)
-        _compare[grid](prepared, end_of_tile, thresh_of_tile, suppresses, all_tiles * SLOTS.value, words, _ROWS, enable_fp_fusion=False)
-        _settle[(len(pre),)](suppresses, first_tile, size, small_table(post, device), stays, words, padded,
-                             max(1, min(SLOTS.value, _WORDS_AT_ONCE // padded)))
-    return box_of_slot[stays.nonzero().view(-1)]
+        _compare[(len(slots.box) // _ROWS, words)](
+            prepared, slots.end_of_tile, thresh_of_tile, suppresses, len(slots.box), words, _ROWS, enable_fp_fusion=False
+        )
+        _settle[(len(pre),)](
+            suppresses, slots.first_tile, slots.size, small_table(post, boxes.device), stays, words, padded,
+            max(1, min(SLOTS.value, _WORDS_AT_ONCE // padded)),
+        )
+    return slots.box[stays.nonzero().view(-1)]
+
+
+class _Slots(NamedTuple):
+    """Boxes in tiles of slots, a group in tiles of its own, one group behind the other; there may be unused tiles at the end."""
+
+    box: torch.Tensor  # (tiles * SLOTS,) position of the box, -1 where there is none
+    first_tile: torch.Tensor  # (G,) of each group
+    size: torch.Tensor  # (G,) boxes of each group
+    group_of_tile: torch.Tensor  # (tiles,)
+    end_of_tile: torch.Tensor  # (tiles,) int32, the tile behind the last one of its group, 0 for an unused tile
+
+
+def _arrange(group: Optional[torch.Tensor], count: int, most: list[int], device: torch.device) -> _Slots:
+    """``count`` boxes, best first; at most ``most`` of each group enter. The host does not learn the groups' sizes."""
+    place, limits, groups = torch.arange(count, device=device), small_table(most, device), len(most)
+    if group is None:
+        size, group, rank, order = limits, torch.zeros_like(place), place, place
+    else:
+        group, order = torch.sort(torch.where((group >= 0) & (group < groups), group, groups), stable=True)
+        start = torch.searchsorted(group, torch.arange(groups + 1, device=device))
+        size, rank = torch.minimum(start.diff(), limits), place - start[group]
+    tiles = (size + SLOTS.value - 1) // SLOTS.value
+    end = tiles.cumsum(0)
+
+    # what takes no part shares one slot behind the last tile
+    all_tiles = min(count, sum(most)) // SLOTS.value + groups
+    known = group.clamp(max=groups - 1)
+    enters = (group < groups) & (rank < size[known])
+    slot = torch.where(enters, (end - tiles)[known] * SLOTS.value + rank, all_tiles * SLOTS.value)
+    box = torch.full((all_tiles * SLOTS.value + 1,), -1, device=device)
+    box[slot] = torch.where(enters, order, -1)
+
+    group_of_tile = torch.searchsorted(end, torch.arange(all_tiles, device=device), right=True)
+    known = group_of_tile.clamp(max=groups - 1)
+    return _Slots(box[:-1], end - tiles, size, known, torch.where(group_of_tile < groups, end[known], 0).int())
 
 
 @triton.jit(do_not_specialize=["slots", "words"])

@@ -9,7 +9,7 @@ from golden_data import cases, needs_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_data import load_cfg
-from ops_triton import BACKENDS, INTERPRETED
+from ops_triton import BACKENDS, HAS_TRITON, INTERPRETED
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.geometry.box_coders import ResidualCoder
@@ -17,7 +17,8 @@ from pcdet_focal.models.dense_heads.target_assigner.anchor_generator import Anch
 from pcdet_focal.models.dense_heads.target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
 from pcdet_focal.ops.anchor_targets import AssignmentRules, assign_anchor_targets, cpu, reference
 
-cuda = pytest.importorskip("pcdet_focal.ops.anchor_targets.cuda", reason="needs triton")
+if HAS_TRITON:
+    from pcdet_focal.ops.anchor_targets import cuda
 
 SIZES = [[[3.9, 1.6, 1.56]], [[0.8, 0.6, 1.73], [1.0, 1.0, 1.0]], [[1.76, 0.6, 1.73]]]
 ROTATIONS = [[0, 1.57], [0.0, math.pi / 4, 1.0], [0]]
@@ -334,6 +335,7 @@ def test_cuda_kernels_on_tiles(dtype, class_major, monkeypatch):
         assert {-1, 1, 2} <= set(want["box_cls_labels"].unique().tolist())
 
 
+@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
 class TestDenseWayOfTheGpu:
     """Plain torch, so it can be asked on any device."""
 

@@ -218,4 +218,5 @@ def test_moving_both_boxes_alike_changes_nothing(name, a, b, turn, x, y):
         two[0, 1] = one[0, 0] * math.sin(turn) + one[0, 1] * math.cos(turn) + y
         two[0, 6] += turn
         moved.append(two)
-    np.testing.assert_allclose(iou(*moved, 2), iou(a, b, 2), atol=1e-9)
+    for what in (1, 2):
+        np.testing.assert_allclose(iou(*moved, what), iou(a, b, what), atol=1e-9)
