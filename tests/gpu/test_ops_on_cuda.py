@@ -71,8 +71,9 @@ def boxes(count, extent=20.0, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("counts", [(1, 1), (37, 301), (1000, 1)])
 def test_rotated_iou(counts, dtype):
-    a, b = boxes(max(counts[0], 10), dtype=torch.float64)[:counts[0]].to(dtype), boxes(max(counts[1], 10), seed=1, dtype=torch.float64)[:counts[1]].to(dtype)
-    tolerance = dict(rtol=1e-9, atol=1e-12) if dtype == torch.float64 else dict(rtol=1e-3, atol=1e-3) if dtype == torch.float16 else dict(rtol=1e-6, atol=1e-7)
+    a, b = (boxes(max(count, 10), seed=seed, dtype=torch.float64)[:count].to(dtype) for seed, count in enumerate(counts))
+    error = {torch.float64: 1e-11, torch.float32: 1e-6, torch.float16: 1e-3}[dtype]
+    tolerance = dict(rtol=error, atol=error)
     for function in (boxes_overlap_bev, boxes_iou_bev, boxes_iou3d):
         assert_same(function(a.cuda(), b.cuda()), function(a, b), **tolerance)
     for function in (boxes_aligned_iou_bev, boxes_aligned_iou3d):

@@ -46,7 +46,8 @@ def test_overlap_thresholds(case, image):
     anchors = as_boxes(arrays["anchors"][looked_at]).view(1, 1, -1, 1, 1, 7)
     corners = arrays[f"gt_bboxes_{image}"]
     boxes = as_boxes(corners, torch.ones(len(corners), 1, dtype=torch.float64))
-    out = assign_anchor_targets([anchors], boxes[None], AssignmentRules((1,), (assigner["pos_iou_thr"],), (assigner["neg_iou_thr"],), ResidualCoder()))
+    rules = AssignmentRules((1,), (assigner["pos_iou_thr"],), (assigner["neg_iou_thr"],), ResidualCoder())
+    out = assign_anchor_targets([anchors], boxes[None], rules)
     weights = np.zeros(looked_at.shape)
     weights[looked_at] = out["label_weights"][0]
     positive_weight = max(record["train_cfg"]["pos_weight"], 1)

@@ -45,7 +45,8 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     found = []
     placed = places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
     for grid, (in_result, own), class_id, matched, unmatched in zip(grids, placed, rules.class_ids, rules.matched, rules.unmatched):
-        finite, rows = _match(*(border.cpu().numpy() for border in grid), *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
+        borders = (border.cpu().numpy() for border in grid)
+        finite, rows = _match(*borders, *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
                               labels.numpy(), label_weights.numpy(), *scratch)
         if not finite:
             return None

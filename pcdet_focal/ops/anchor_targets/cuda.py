@@ -21,6 +21,7 @@ from pcdet_focal.ops.arrays import small_table
 SMALLEST_UNION = tl.constexpr(1e-6)  # square metres, that of boxes_iou_normal
 _CELLS = 128  # of a window that a program looks at together
 _TILE_ROWS, _TILE_COLUMNS = 8, 32
+_PAIRS_AT_ONCE = 1 << 25  # of the dense way: 128 MB of overlaps
 _TABLE = tl.constexpr(8)  # class, nx, ny, borders along x, borders along y, place of the first anchor, steps to the next row and column
 
 
@@ -106,24 +107,35 @@ def _match(
 
 
 def _match_dense(all_anchors: list[Tensor], gt_boxes: Tensor, classes: Tensor, rules: AssignmentRules) -> tuple[Tensor, Tensor]:
-    """As ``_match``; the dense overlaps of a class with all boxes of the batch are in memory at once."""
+    """As ``_match``, from the dense overlaps of a class's anchors with the boxes of as many samples as memory should hold at once."""
     batch, most = classes.shape
     results = []
     for anchors, class_id, matched, unmatched in zip(all_anchors, rules.class_ids, rules.matched, rules.unmatched):
         flat = anchors.reshape(-1, anchors.shape[-1])
-        if flat.shape[0] * batch * most == 0:
+        if len(flat) * batch * most == 0:
             results.append([anchors.new_zeros((batch, *anchors.shape[:5]), dtype=torch.int32)] * 2)
             continue
-        own = classes == class_id  # (B, T)
-        overlap = overlaps(flat, gt_boxes[..., :-1].reshape(batch * most, -1), rules.match_height).view(-1, batch, most)
-        overlap = torch.where(own, overlap, -1.0)  # (n, B, T)
-        best, owner = overlap.max(dim=2)
-        best_of_box = overlap.amax(dim=0)  # (B, T)
-        claimed = ((overlap == best_of_box) & (best_of_box > 0)).any(dim=2)
-        label = torch.where(best < unmatched, 0, -1).masked_fill(claimed | (best >= matched), class_id)
-        label = torch.where(own.any(1), label, 0)  # (n, B)
-        results.append([t.int().T.reshape(batch, *anchors.shape[:5]) for t in (label, owner)])
+        samples = max(1, _PAIRS_AT_ONCE // (len(flat) * most))
+        parts = [
+            _match_class(flat, boxes, own, class_id, matched, unmatched, rules.match_height)
+            for boxes, own in zip(gt_boxes[..., :-1].split(samples), (classes == class_id).split(samples))
+        ]
+        results.append([torch.cat(part).view(batch, *anchors.shape[:5]) for part in zip(*parts)])
     return tuple(merged(list(parts), rules.class_major, batched=True) for parts in zip(*results))
+
+
+def _match_class(
+    anchors: Tensor, boxes: Tensor, own: Tensor, class_id: int, matched: float, unmatched: float, match_height: bool
+) -> tuple[Tensor, Tensor]:
+    """Anchors (n, 7+), boxes (b, T, 7+) and which of them are of the class (b, T) -> labels and owners (b, n) int32."""
+    overlap = overlaps(anchors, boxes.flatten(0, 1), match_height).view(-1, *own.shape)
+    overlap = torch.where(own, overlap, -1.0)  # (n, b, T)
+    best, owner = overlap.max(dim=2)
+    best_of_box = overlap.amax(dim=0)  # (b, T)
+    claimed = ((overlap == best_of_box) & (best_of_box > 0)).any(dim=2)
+    label = torch.where(best < unmatched, 0, -1).masked_fill(claimed | (best >= matched), class_id)
+    label = torch.where(own.any(1), label, 0)  # (n, b)
+    return label.int().T, owner.int().T
 
 
 def _kept_at_random(labels: Tensor, most_positive: int, total: int) -> Tensor:

@@ -55,7 +55,8 @@ def test_by_hand(backend):
     assert search_anchors(anchors, boxes, every(boxes), 1000)[0].sort(1).values.tolist() == [list(range(40))] * 3
 
 
-@pytest.mark.parametrize("kind", [dict(rotations=(0.0, 1.57)), dict(heights=(0.0, 1.0), sizes=((3.9, 1.6, 1.5), (1.0, 1.0, 1.0)), rotations=(0.0, 1.57, 0.5))])
+@pytest.mark.parametrize("kind", [
+    dict(rotations=(0.0, 1.57)), dict(heights=(0.0, 1.0), sizes=((3.9, 1.6, 1.5), (1.0, 1.0, 1.0)), rotations=(0.0, 1.57, 0.5))])
 @pytest.mark.parametrize("topk", [1, 9, 50])
 @pytest.mark.parametrize("match_height", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -116,8 +117,8 @@ STEP = st.sampled_from([0.25, 0.5, 1.0])
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.tuples(STEP, STEP), shape=st.tuples(st.integers(1, 7), st.integers(1, 7)), topk=st.integers(1, 12),
-       box=st.tuples(*[st.integers(-12, 12).map(lambda i: i / 4)] * 3, *[st.sampled_from([0.5, 1.0, 2.0, 20.0])] * 3, st.sampled_from([0, math.pi / 2, 0.3])))
+@given(steps=st.tuples(STEP, STEP), shape=st.tuples(st.integers(1, 7), st.integers(1, 7)), topk=st.integers(1, 12), box=st.tuples(
+    *[st.integers(-12, 12).map(lambda i: i / 4)] * 3, *[st.sampled_from([0.5, 1.0, 2.0, 20.0])] * 3, st.sampled_from([0, math.pi / 2, 0.3])))
 def test_ties_of_a_raster(steps, shape, topk, box):
     anchors = grid(np.arange(shape[0]) * steps[0] - 1, np.arange(shape[1]) * steps[1], (0.0, 0.5), ((2.0, 1.0, 1.0),), (0.0, math.pi / 2))
     boxes = torch.tensor([box], dtype=torch.float64)

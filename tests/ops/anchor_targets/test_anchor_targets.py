@@ -326,7 +326,8 @@ def small_scene(seed, dtype):
 def test_cuda_kernels_on_tiles(dtype, class_major, monkeypatch):
     """Grids that the tiles do not divide, of unlike classes; thresholds of 0; boxes with numbers that are not finite."""
     kinds = [([0.0], [[3.9, 1.6, 1.5]], [0.0, 1.57]), ([0.0], [[1.0, 0.8, 1.7]], [0.0])]
-    anchors = [grid_anchors(torch.arange(37) * 0.4 - 1, torch.arange(9 + 3 * class_major * i) * 0.8 - 4, *kind, dtype) for i, kind in enumerate(kinds)]
+    xs, heights = torch.arange(37) * 0.4 - 1, (9, 12 if class_major else 9)
+    anchors = [grid_anchors(xs, torch.arange(ny) * 0.8 - 4, *kind, dtype) for ny, kind in zip(heights, kinds)]
     monkeypatch.setattr(cuda, "_match_dense", None)
     for seed, thresholds in ((0, dict(matched=(0.6, 0.5), unmatched=(0.45, 0.35))), (1, dict(matched=(0.0, 0.5), unmatched=(0.0, 0.0)))):
         rules, boxes = make_rules(class_ids=(1, 2), class_major=class_major, **thresholds), small_scene(seed, dtype)
@@ -370,6 +371,10 @@ class TestDenseWayOfTheGpu:
             for label in (1, 2, 3):  # 6 positives at most of each class, all of them where there are fewer
                 assert torch.equal((labels == label).sum(1), (whole == label).sum(1).clamp(max=6))
             assert torch.equal((labels >= 0).sum(1), (drawn >= 0).sum(1)) and (labels >= 0).sum(1)[0] == 180
+
+    def test_a_sample_at_a_time(self, monkeypatch):
+        monkeypatch.setattr(cuda, "_PAIRS_AT_ONCE", 1)
+        self.check(three_classes(), scene(0), make_rules(match_height=True))
 
     def test_no_boxes_and_no_anchors(self):
         for boxes in (torch.zeros(2, 0, 8), torch.zeros(2, 5, 8)):

@@ -182,7 +182,8 @@ def test_groups_by_hand(backend):
 def test_groups_are_as_one_call_each(count, backend):
     """Around the size of a tile; ties; unlike limits; groups that are empty."""
     rng = np.random.default_rng(count)
-    boxes, scores, groups = random_boxes(rng, count, extent=4.0), rng.integers(0, 9, count) / 9, rng.choice([-1, 0, 2, 3], count, p=[0.1, 0.6, 0.2, 0.1])
+    boxes, scores = random_boxes(rng, count, extent=4.0), rng.integers(0, 9, count) / 9
+    groups = rng.choice([-1, 0, 2, 3], count, p=[0.1, 0.6, 0.2, 0.1])
     thresh, pre, post = [0.1, 0.2, 0.0, 0.5], [None, 7, 11, 200], [20, 1, None, 3]
     expected = []
     for g in range(4):

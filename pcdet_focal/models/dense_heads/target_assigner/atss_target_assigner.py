@@ -78,7 +78,7 @@ class ATSSTargetAssigner:
         """One sample: anchors (N, 7+), gt_boxes (M, 7+), gt_classes (M,) -> labels (N,) int32, codes (N, code size), weights (N,)."""
         plain = ATSSTargetAssigner(self.topk, self.box_coder, self.match_height)
         boxes = torch.cat([gt_boxes, gt_classes.to(gt_boxes.dtype)[:, None]], dim=1)
-        out = plain.assign_targets(anchors.view(1, 1, -1, 1, 1, anchors.shape[-1]), boxes[None])
+        out = plain.assign_targets(anchors.reshape(1, 1, -1, 1, 1, anchors.shape[-1]), boxes[None])
         return out["box_cls_labels"][0], out["box_reg_targets"][0], out["reg_weights"][0]
 
     def _claims(self, anchors: Tensor, boxes: Tensor, wanted: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
