@@ -46,7 +46,7 @@ KERNELS = {  # room.kernel: types of its arguments, constants
        for kernel in ("_fill_mask", "_fill_index", "_fill_count")},
     "anchor_targets._find_best": (GRID | pointers(fp32="best"), dict(WIDEST=256, HIGHEST=256, CELLS=128)),
     "anchor_targets._label": (
-        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("most total"), dict(ROWS=8, COLUMNS=32)),
+        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("most total"), dict(MOST=32, ROWS=8, COLUMNS=32)),
     "anchor_search._find_nearest": (
         pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count most topk"), dict(BLOCK=1024)),
     "anchor_search._find_most_overlapping": (

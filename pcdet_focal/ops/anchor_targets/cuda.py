@@ -101,7 +101,8 @@ def _match(
             *arguments, best, triton.next_power_of_2(widest), triton.next_power_of_2(highest), _CELLS, enable_fp_fusion=False
         )
         _label[(tiles, kinds, batch)](
-            *arguments, thresholds, best.amax(1), labels, owner, most, total, _TILE_ROWS, _TILE_COLUMNS, enable_fp_fusion=False
+            *arguments, thresholds, best.amax(1), labels, owner, most, total, triton.next_power_of_2(most), _TILE_ROWS, _TILE_COLUMNS,
+            enable_fp_fusion=False,
         )
     return labels, owner
 
@@ -194,7 +195,7 @@ def _find_best(low_x, high_x, low_y, high_y, table, rectangles, classes, best, W
 
 @triton.jit(do_not_specialize=["most", "total"])
 def _label(low_x, high_x, low_y, high_y, table, rectangles, classes, thresholds, best_of_box, labels, owners, most, total,
-           ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+           MOST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Label and box of a tile of anchors of one kind in one sample."""
     kind, sample = tl.program_id(1), tl.program_id(2)
     own = table + kind * _TABLE
@@ -209,26 +210,30 @@ def _label(low_x, high_x, low_y, high_y, table, rectangles, classes, thresholds,
         ay1, ay2 = tl.load(low_y + row, row < ny, 0.0), tl.load(high_y + row, row < ny, 0.0)
         left, right = tl.load(low_x + first_column), tl.load(high_x + tl.minimum(first_column + COLUMNS, nx) - 1)
         bottom, top = tl.load(low_y + first_row), tl.load(high_y + tl.minimum(first_row + ROWS, ny) - 1)
+        # the boxes of the class, and those of them that meet the tile: few, so only these are gone through
+        t = tl.arange(0, MOST)
+        box = sample * most + t
+        known = t < most
+        of_class = known & (tl.load(classes + box, known, 0) == class_id)
+        x1, y1 = tl.load(rectangles + box * 4, known, 0.0), tl.load(rectangles + box * 4 + 1, known, 0.0)
+        x2, y2 = tl.load(rectangles + box * 4 + 2, known, 0.0), tl.load(rectangles + box * 4 + 3, known, 0.0)
+        meets = of_class & (x1 < right) & (x2 > left) & (y1 < top) & (y2 > bottom)
+        first_box, number = tl.min(tl.where(of_class, t, MOST), axis=0), tl.min(tl.where(meets, t, MOST), axis=0)
+
         best = tl.zeros([ROWS, COLUMNS], best_of_box.dtype.element_ty)
-        owner = tl.full([ROWS, COLUMNS], -1, tl.int32)
+        owner = tl.zeros([ROWS, COLUMNS], tl.int32) + first_box
         claimed = tl.zeros([ROWS, COLUMNS], tl.int32)
-        t = 0
-        while t < most:
-            box = sample * most + t
-            if tl.load(classes + box) == class_id:
-                owner = tl.where(owner < 0, t, owner)
-                x1, y1 = tl.load(rectangles + box * 4), tl.load(rectangles + box * 4 + 1)
-                x2, y2 = tl.load(rectangles + box * 4 + 2), tl.load(rectangles + box * 4 + 3)
-                if (x1 < right) & (x2 > left) & (y1 < top) & (y2 > bottom):
-                    iou = _iou(ax1, ay1, ax2, ay2, x1, y1, x2, y2)
-                    owner = tl.where(iou > best, t, owner)  # of equal boxes the first
-                    best = tl.maximum(best, iou)
-                    claimed = tl.where((iou > 0) & (iou == tl.load(best_of_box + box)), 1, claimed)
-            t += 1
+        while number < MOST:
+            one = rectangles + (sample * most + number) * 4
+            iou = _iou(ax1, ay1, ax2, ay2, tl.load(one), tl.load(one + 1), tl.load(one + 2), tl.load(one + 3))
+            owner = tl.where(iou > best, number, owner)  # of equal boxes the first
+            best = tl.maximum(best, iou)
+            claimed = tl.where((iou > 0) & (iou == tl.load(best_of_box + sample * most + number)), 1, claimed)
+            number = tl.min(tl.where(meets & (t > number), t, MOST), axis=0)
         label = tl.where(best < tl.load(thresholds + kind * 2 + 1), 0, -1)
         label = tl.where((claimed > 0) | (best >= tl.load(thresholds + kind * 2)), class_id, label)
-        label = tl.where(owner < 0, 0, label)  # no box of the class
+        label = tl.where(owner == MOST, 0, label)  # no box of the class
         place = sample.to(tl.int64) * total + tl.load(own + 5) + row * tl.load(own + 6) + column * tl.load(own + 7)
         inside = (row < ny) & (column < nx)
         tl.store(labels + place, label, mask=inside)
-        tl.store(owners + place, tl.maximum(owner, 0), mask=inside)
+        tl.store(owners + place, tl.where(owner == MOST, 0, owner), mask=inside)
