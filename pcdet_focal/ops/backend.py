@@ -60,7 +60,7 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
     else:
         wanted = "cuda" if has_cuda else "reference"
     if wanted == "cuda" and not has_cuda:
-        _warn_once(f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its plain torch is used.")
+        _warn_once(f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower reference is used.")
         return "reference"
     if wanted != "reference" and not _can_import(_PACKAGE[wanted]):
         return "reference"
