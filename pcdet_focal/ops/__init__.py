@@ -1,4 +1,4 @@
-"""What needs a kernel: rotated IoU, NMS, points in boxes, voxelisation, sparse convolution.
+"""What needs a kernel: rotated IoU, NMS, points in boxes, voxelisation and grouping, sparse convolution, target assignment.
 
 Every room has the same files: ``__init__.py`` (public functions, checks, choice of the backend), ``reference.py`` (plain torch, the
 definition), ``cpu.py`` (numba) and, where there is one, ``cuda.py`` (Triton). ``backend.py`` says how the choice is made.

@@ -1,7 +1,7 @@
 """Numpy in, numpy out; torch in, torch out: the argument handling that the rooms of ``pcdet_focal.ops`` share."""
 from __future__ import annotations
 
-from typing import Union
+from typing import Sequence, Union
 
 import numpy as np
 import torch
@@ -44,3 +44,19 @@ def check_columns(name: str, tensor: torch.Tensor, columns: int, dims: int = 2) 
         raise InputError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, not {tensor.dtype}.")
+
+
+def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Integers (as int64) or floats (as float64) from the host on ``device``, (len(values),), without waiting for it."""
+    table = torch.tensor(values, dtype=torch.int64 if all(isinstance(value, int) for value in values) else torch.float64)
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
+def fresh_zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros of the type and on the device of ``like``.
+
+    As torch.zeros, which on a CPU writes every zero; here the system gives zeroed pages, huge ones where it can, when they are first touched.
+    """
+    if like.device.type == "cpu" and like.dtype != torch.bfloat16:
+        return torch.from_numpy(np.zeros(tuple(shape), torch.empty(0, dtype=like.dtype).numpy().dtype))
+    return like.new_zeros(shape)

@@ -91,6 +91,8 @@ def test_read_only_and_reversed_arrays_are_accepted_and_left_alone():
 
 
 def test_door_of_iou3d_nms():
+    assert set(iou3d_nms_utils.__all__) == {
+        "boxes_bev_iou_cpu", "boxes_iou_bev", "boxes_iou3d_gpu", "boxes_aligned_iou3d_gpu", "paired_boxes_iou3d_gpu", "nms_gpu", "nms_normal_gpu"}
     a = torch.tensor([[0, 0, 0, 2, 2, 2, 0.0], [5, 5, 0, 2, 2, 2, 0.0]])
     b = torch.tensor([[0, 1, 1, 2, 2, 2, 0.0], [5, 5, 0, 2, 2, 2, 0.0]])
     assert torch.allclose(iou3d_nms_utils.boxes_bev_iou_cpu(a, b), torch.tensor([[1 / 3, 0], [0, 1]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...ops.arrays import small_table
 from ...ops.nms import nms_axis_aligned, nms_rotated
 from ..registry import find_by_name
 
@@ -23,26 +24,33 @@ def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_
         (K,) indices of the boxes kept, best first, and their scores (K,).
     """
     candidates = torch.arange(len(box_scores), device=box_scores.device) if score_thresh is None else (box_scores >= score_thresh).nonzero().view(-1)
-    nms = find_by_name(_NMS, nms_config.NMS_TYPE, "MODEL.POST_PROCESSING.NMS_CONFIG.NMS_TYPE")
     # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are kept.
     candidates = candidates[box_scores[candidates].topk(min(nms_config.NMS_PRE_MAXSIZE, len(candidates))).indices]
-    keep = nms(box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH)
-    selected = candidates[keep[: nms_config.NMS_POST_MAXSIZE]]
+    keep = _nms_of(nms_config)(
+        box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH, post_maxsize=nms_config.NMS_POST_MAXSIZE
+    )
+    selected = candidates[keep]
     return selected, box_scores[selected]
 
 
 def multi_classes_nms(cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress each class on its own: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,), 0-based labels (K,), boxes (K, 7+)."""
-    kept = []
-    for label in range(cls_scores.shape[1]):
-        selected, scores = class_agnostic_nms(cls_scores[:, label], box_preds, nms_config, score_thresh)
-        kept.append((scores, torch.full_like(selected, label), box_preds[selected]))
-    scores, labels, boxes = (torch.cat(part) for part in zip(*kept))
-    return scores, labels, boxes
+    """Suppress each class on its own, all in one go: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,), 0-based labels (K,),
+    boxes (K, 7+), class by class. The limits are each class's."""
+    count, classes = cls_scores.shape
+    if score_thresh is not None:
+        cls_scores = cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
+    scores, candidates = cls_scores.topk(min(nms_config.NMS_PRE_MAXSIZE, count), dim=0)  # (k, classes), columns in descending order
+    labels = torch.arange(classes, device=cls_scores.device).expand_as(candidates)
+    scores, candidates, labels = (t.flatten() for t in (scores, candidates, labels))
+    groups = labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)
+    keep = _nms_of(nms_config)(
+        box_preds[candidates, :7], scores, [nms_config.NMS_THRESH] * classes, post_maxsize=nms_config.NMS_POST_MAXSIZE, groups=groups
+    )
+    return scores[keep], labels[keep], box_preds[candidates[keep]]
 
 
 def class_specific_nms(box_scores: Tensor, box_preds: Tensor, box_labels: Tensor, nms_config, score_thresh=None) -> tuple[Tensor, Tensor]:
-    """Suppress each class with its own limits: NMS_THRESH, NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE are lists, one entry a class.
+    """Suppress each class with its own limits, all in one go: NMS_THRESH, NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE are lists, one entry a class.
 
     Args:
         box_scores: (N,). box_preds: (N, 7+). box_labels: (N,) 0-based.
@@ -51,14 +59,17 @@ def class_specific_nms(box_scores: Tensor, box_preds: Tensor, box_labels: Tensor
     Returns:
         (K,) indices kept, class by class, and their scores (K,).
     """
-    selected = [box_labels.new_zeros(0, dtype=torch.long)]
-    for label in range(len(nms_config.NMS_THRESH)):
-        mask = box_labels == label
-        threshold = score_thresh[label] if isinstance(score_thresh, (list, tuple)) else score_thresh
-        if threshold is not None:
-            mask = mask & (box_scores > threshold)
-        candidates = mask.nonzero().view(-1)
-        keep = nms_rotated(box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH[label], pre_maxsize=nms_config.NMS_PRE_MAXSIZE[label])
-        selected.append(candidates[keep[: nms_config.NMS_POST_MAXSIZE[label]]])
-    selected = torch.cat(selected)
+    groups = box_labels.long()
+    if score_thresh is not None:
+        classes = len(nms_config.NMS_THRESH)
+        thresholds = score_thresh if isinstance(score_thresh, (list, tuple)) else [score_thresh] * classes
+        thresholds = small_table([float(t) for t in thresholds], box_scores.device).to(box_scores.dtype)
+        groups = torch.where(box_scores > thresholds[groups.clamp(0, classes - 1)], groups, -1)
+    selected = nms_rotated(
+        box_preds[:, :7], box_scores, list(nms_config.NMS_THRESH), list(nms_config.NMS_PRE_MAXSIZE), list(nms_config.NMS_POST_MAXSIZE), groups
+    )
     return selected, box_scores[selected]
+
+
+def _nms_of(nms_config):
+    return find_by_name(_NMS, nms_config.NMS_TYPE, "MODEL.POST_PROCESSING.NMS_CONFIG.NMS_TYPE")

@@ -1,8 +1,8 @@
 """What every anchor of a detection head should predict: class label and box code.
 
 Anchors and boxes are (x, y, z, dx, dy, dz, heading[, ...]) in one frame, metres and radians. The overlap that decides is the bird's-eye IoU
-of boxes turned to the nearest axis, so on a regular grid of anchors only those near a box can match: the CPU backend looks at those alone,
-and its work grows with the boxes instead of with boxes times anchors. Labels are the reference's exactly, ties included.
+of boxes turned to the nearest axis, so on a regular grid of anchors only those near a box can match: the CPU and the GPU backend look at those
+alone, and their work grows with the boxes instead of with boxes times anchors. Labels are the reference's exactly, ties included.
 
 Source: SECOND (Yan et al., Sensors 2018); OpenPCDet ``AxisAlignedTargetAssigner``.
 """
@@ -33,7 +33,9 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
 
     Returns:
         ``box_cls_labels`` (B, N) int32: -1 ignored, 0 background, else the class; ``box_reg_targets`` (B, N, code size), zero but for the
-        positives, and ``reg_weights`` (B, N), 1 for the positives, both of the anchors' dtype. The N anchors are location by location
+        positives, and ``reg_weights`` (B, N), 1 for the positives, both of the anchors' dtype. Under mmdetection's names, ``label_weights``
+        (B, N): 1 for every anchor that counts in classification, 0 for the ignored; and ``bbox_weights`` (B, N, code size): ``reg_weights``
+        for each code, a view. The N anchors are location by location
         (nz, ny, nx), within a location class by class, size, rotation; with ``class_major`` class by class, then (size, rotation, nz, ny, nx).
 
     Raises:
@@ -50,9 +52,13 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
         if anchors.device != gt_boxes.device:
             raise InputError(f"Anchors and boxes must be on one device: all_anchors[{i}] is on {anchors.device}, gt_boxes on {gt_boxes.device}.")
 
-    if choose_backend(gt_boxes.device, "anchor_targets") == "cpu":
+    backend, result = choose_backend(gt_boxes.device, "anchor_targets", has_cuda=True), None
+    if backend == "cpu":
         from pcdet_focal.ops.anchor_targets import cpu
         result = cpu.assign(all_anchors, gt_boxes, rules)
-        if result is not None:
-            return result
-    return reference.assign(all_anchors, gt_boxes, rules)
+    elif backend == "cuda":
+        from pcdet_focal.ops.anchor_targets import cuda
+        result = cuda.assign(all_anchors, gt_boxes, rules)
+    if result is None:
+        result = reference.assign(all_anchors, gt_boxes, rules)
+    return {**result, "bbox_weights": result["reg_weights"][..., None].expand_as(result["box_reg_targets"])}

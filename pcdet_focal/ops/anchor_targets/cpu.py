@@ -7,40 +7,27 @@ order of operations and the same type: equal overlaps are equal here too.
 """
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pcdet_focal.geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
+from pcdet_focal.ops.anchor_targets.layout import LARGEST, class_view, grid_of, places
 from pcdet_focal.ops.anchor_targets.reference import AssignmentRules, keep_at_random
+from pcdet_focal.ops.arrays import fresh_zeros
 
 SMALLEST_UNION = 1e-6  # square metres, that of boxes_iou_normal
-LARGEST = 1e15  # metres: rectangles beyond it (or not finite) are left to the reference, because areas may overflow
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-
-
-class _Grid(NamedTuple):
-    """Borders of the anchors' rectangles: (kinds, nx) and (kinds, ny), kinds in the order height, size, rotation."""
-
-    low_x: np.ndarray
-    high_x: np.ndarray
-    low_y: np.ndarray
-    high_y: np.ndarray
-
-
-_grids: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor of anchors -> (its version, its grid or None)
 
 
 def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> Optional[dict[str, Tensor]]:
     """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`. None where only the reference can tell: see ``_can_serve``."""
     if not _can_serve(all_anchors, gt_boxes, rules):
         return None
-    grids = [_grid_of(anchors) for anchors in all_anchors]
+    grids = [grid_of(anchors) for anchors in all_anchors]
     if any(grid is None for grid in grids):
         return None
     dtype, device = gt_boxes.dtype, gt_boxes.device
@@ -50,22 +37,24 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     rectangles = boxes3d_lidar_to_aligned_bev_boxes(flat_boxes[:, :7]).cpu().numpy().reshape(batch, most, 4)
     classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, most)
 
-    labels = _zeros((batch, total), np.int32)
+    labels = fresh_zeros((batch, total), torch.empty(0, dtype=torch.int32))
+    label_weights = torch.ones(batch, total, dtype=dtype)
     kind = _DTYPES[dtype]
     largest = max(anchors[..., 0].numel() for anchors in all_anchors)
     scratch = np.zeros(largest, kind), np.empty(largest, np.int32), np.zeros(largest, np.bool_)
     found = []
-    places = _places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
-    for grid, (in_result, own), class_id, matched, unmatched in zip(grids, places, rules.class_ids, rules.matched, rules.unmatched):
-        finite, rows = _match(*grid, *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
-                              labels.numpy(), *scratch)
+    placed = places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
+    for grid, (in_result, own), class_id, matched, unmatched in zip(grids, placed, rules.class_ids, rules.matched, rules.unmatched):
+        borders = (border.cpu().numpy() for border in grid)
+        finite, rows = _match(*borders, *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
+                              labels.numpy(), label_weights.numpy(), *scratch)
         if not finite:
             return None
         found.append(torch.from_numpy(rows))  # (n, 3): place in the result, box, anchor of its class
 
     if rules.pos_fraction is not None:
         present = [(classes == class_id).any(axis=1) for class_id in rules.class_ids]
-        views = [_class_view(labels, all_anchors, i, rules.class_major) for i in range(len(all_anchors))]
+        views = [class_view(labels, all_anchors, i, rules.class_major) for i in range(len(all_anchors))]
         for b in range(batch):
             for view, here in zip(views, present):
                 if here[b]:
@@ -73,10 +62,11 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
                     keep_at_random(own, int(rules.pos_fraction * rules.sample_size), rules.sample_size)
                     view[b].copy_(own.view_as(view[b]))
         found = [rows[labels.view(-1)[rows[:, 0]] > 0] for rows in found]
+        label_weights = (labels >= 0).to(dtype)
 
     labels = labels.to(device)
-    targets = _zeros((batch, total, rules.box_coder.code_size), kind).to(device)
-    weights = _zeros((batch, total), kind).to(device)
+    targets = fresh_zeros((batch, total, rules.box_coder.code_size), gt_boxes)
+    weights = fresh_zeros((batch, total), gt_boxes)
     rows = torch.cat(found).to(device)
     if len(rows):
         positives = torch.cat([anchors.reshape(-1, anchors.shape[-1])[own[:, 2].to(device)] for anchors, own in zip(all_anchors, found)])
@@ -84,10 +74,10 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         targets.view(-1, targets.shape[-1])[rows[:, 0]] = codes.to(dtype)
         values = weights.new_ones(len(rows))
         if rules.norm_by_num_examples:
-            examples = [(_class_view(labels, all_anchors, i, rules.class_major) >= 0).flatten(1).sum(1) for i in range(len(all_anchors))]  # (B,) each
+            examples = [(class_view(labels, all_anchors, i, rules.class_major) >= 0).flatten(1).sum(1) for i in range(len(all_anchors))]  # (B,) each
             values = values / torch.cat([count[own[:, 1].to(device) // most] for count, own in zip(examples, found)]).clamp(min=1)
         weights.view(-1)[rows[:, 0]] = values
-    return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights}
+    return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights, "label_weights": label_weights.to(device)}
 
 
 def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> bool:
@@ -101,78 +91,6 @@ def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRul
         and (rules.class_major or len(shapes) == 1)
         and len(gt_boxes) > 0
     )
-
-
-def _zeros(shape: tuple[int, ...], kind: type) -> Tensor:
-    """As torch.zeros, which writes every zero; here the system gives zeroed pages, huge ones where it can, when they are first touched."""
-    return torch.from_numpy(np.zeros(shape, kind))
-
-
-# ---------------------------------------------------------------- the grid
-def _grid_of(anchors: Tensor) -> Optional[_Grid]:
-    """The grid of a tensor of anchors, None where it is none. Found once for a tensor, and again when it was changed in place."""
-    version = -1 if anchors.is_inference() else anchors._version
-    known = _grids.get(anchors)
-    if known is None or known[0] != version:
-        known = _grids[anchors] = (version, _find_grid(anchors))
-    return known[1]
-
-
-def _find_grid(anchors: Tensor) -> Optional[_Grid]:
-    anchors = anchors.detach()
-    rectangles = boxes3d_lidar_to_aligned_bev_boxes(anchors[..., :7].reshape(-1, 7)).cpu().view(*anchors.shape[:5], 4)
-    rectangles = rectangles.permute(5, 0, 3, 4, 1, 2).flatten(1, 3)  # (4, kinds, ny, nx)
-    rows, columns = rectangles[0::2], rectangles[1::2]  # x borders, y borders
-    low_high_x, low_high_y = rows[:, :, 0], columns[:, :, :, 0]  # (2, kinds, nx), (2, kinds, ny)
-    is_grid = (
-        bool((rectangles.abs() <= LARGEST).all())
-        and bool((rows == low_high_x[:, :, None]).all())
-        and bool((columns == low_high_y[..., None]).all())
-        and bool((low_high_x.diff(dim=-1) >= 0).all())
-        and bool((low_high_y.diff(dim=-1) >= 0).all())
-    )
-    if not is_grid:
-        return None
-    return _Grid(*(np.ascontiguousarray(border.numpy()) for pair in (low_high_x, low_high_y) for border in pair))
-
-
-class _Places(NamedTuple):
-    """Where anchors stand in a flat list: (kinds,) of the first of each kind, and the steps to the next row and the next column of the grid."""
-
-    first: np.ndarray
-    row: int
-    column: int
-
-
-@lru_cache(maxsize=64)
-def _places(shapes: tuple[tuple[int, ...], ...], class_major: bool) -> list[tuple[_Places, _Places]]:
-    """For each class, of shape (nz, ny, nx, n_sizes, n_rotations): its anchors' places in the result and in its own tensor."""
-    places, start = [], 0
-    per_location = sum(sizes * rotations for *_, sizes, rotations in shapes)
-    for shape in shapes:
-        nz, ny, nx, sizes, rotations = shape
-        if class_major:
-            first = start + (np.arange(sizes * rotations)[None, :] * nz + np.arange(nz)[:, None]) * (ny * nx)  # (nz, sizes * rotations)
-            in_result = _Places(first.reshape(-1), nx, 1)
-        else:
-            in_result = _by_location(shape, start, per_location)
-        places.append((in_result, _by_location(shape, 0, sizes * rotations)))
-        start += nz * ny * nx * sizes * rotations if class_major else sizes * rotations
-    return places
-
-
-def _by_location(shape: tuple[int, ...], start: int, per_location: int) -> _Places:
-    """Places where ``per_location`` anchors stand at each location and those of this class from ``start``."""
-    nz, ny, nx, sizes, rotations = shape
-    first = start + np.arange(nz)[:, None] * (ny * nx * per_location) + np.arange(sizes * rotations)[None, :]
-    return _Places(first.reshape(-1), nx * per_location, per_location)
-
-
-def _class_view(labels: Tensor, all_anchors: list[Tensor], i: int, class_major: bool) -> Tensor:
-    """(B, locations, kinds) or (B, anchors): the labels of class i, in the order of ``reference.assign_single``."""
-    counts = [anchors[..., 0].numel() if class_major else anchors.shape[3] * anchors.shape[4] for anchors in all_anchors]
-    start = sum(counts[:i])
-    return labels.view(len(labels), -1, sum(counts))[:, :, start:start + counts[i]]
 
 
 # ---------------------------------------------------------------- kernels
@@ -216,8 +134,9 @@ def _iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, smallest_union):
 
 @numba.njit(cache=True, nogil=True)
 def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, own_row, own_column, rectangles, classes, class_id,
-           matched, unmatched, smallest_union, labels, best, owner, claimed):
-    """One class of a batch: writes ``labels`` (B, N) and returns whether all boxes were finite, and a row for each positive.
+           matched, unmatched, smallest_union, labels, label_weights, best, owner, claimed):
+    """One class of a batch: writes ``labels`` (B, N), and 0 into ``label_weights`` (B, N) where they are ignored. Returns whether all boxes were
+    finite, and a row for each positive.
 
     ``best`` and ``claimed`` are scratch, zero before and after.
     """
@@ -279,6 +198,7 @@ def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, o
                             count += 1
                         elif not best[anchor] < unmatched:
                             labels[b, place] = -1
+                            label_weights[b, place] = 0
                         best[anchor] = 0
                         claimed[anchor] = False
     return True, found[:count]

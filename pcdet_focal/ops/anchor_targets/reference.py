@@ -41,7 +41,8 @@ class AssignmentRules:
 def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
     """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`: sample by sample, class by class."""
     samples = [_assign_sample(all_anchors, boxes, rules) for boxes in gt_boxes]
-    return {key: torch.stack([sample[key] for sample in samples]) for key in ("box_cls_labels", "box_reg_targets", "reg_weights")}
+    result = {key: torch.stack([sample[key] for sample in samples]) for key in ("box_cls_labels", "box_reg_targets", "reg_weights")}
+    return {**result, "label_weights": (result["box_cls_labels"] >= 0).to(result["reg_weights"].dtype)}
 
 
 def _assign_sample(all_anchors: list[Tensor], boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
         labels.zero_()
         return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": anchors.new_zeros(len(anchors))}
 
-    overlap = boxes_iou3d(anchors[:, :7], boxes[:, :7]) if rules.match_height else boxes3d_nearest_bev_iou(anchors[:, :7], boxes[:, :7])
+    overlap = overlaps(anchors, boxes, rules.match_height)
     best, best_box = overlap.max(dim=1)  # (N,)
     best_of_box = overlap.amax(dim=0)  # (M,)
     best_of_box = torch.where(best_of_box == 0, torch.full_like(best_of_box, -1), best_of_box)  # a box that no anchor meets claims none
@@ -91,6 +92,12 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
     if rules.norm_by_num_examples:
         reg_weights = reg_weights / (labels >= 0).sum().clamp(min=1)
     return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": reg_weights}
+
+
+def overlaps(anchors: Tensor, boxes: Tensor, match_height: bool) -> Tensor:
+    """What decides, of anchors (N, 7+) with boxes (M, 7+): (N, M). A box with a number that is not finite overlaps nothing."""
+    overlap = (boxes_iou3d if match_height else boxes3d_nearest_bev_iou)(anchors[:, :7], boxes[:, :7])
+    return torch.where(overlap > 0, overlap, 0)
 
 
 def keep_at_random(labels: Tensor, most_positive: int, total: int) -> None:

@@ -38,6 +38,11 @@ def points_in_boxes_index(points: Array, boxes: Array, margin: float = CUDA_MARG
             raise InputError(f"points {tuple(points.shape)} are a batch, so boxes must be (B, M, 7 or more) with the same B, "
                              f"not {tuple(boxes.shape)}.")
         (batch_points, batch_boxes), was_numpy = as_tensors(points=points, boxes=boxes)
+        if choose_backend(batch_points.device, "points_in_boxes", has_cuda=True) == "cuda":
+            check_columns("points", batch_points, 3, dims=3)
+            check_columns("boxes", batch_boxes, 7, dims=3)
+            from pcdet_focal.ops.points_in_boxes import cuda
+            return like_input(cuda.index(batch_points.float(), batch_boxes[..., :7].float(), margin), was_numpy)
         samples = [points_in_boxes_index(p, b, margin) for p, b in zip(batch_points, batch_boxes)]
         if not samples:
             return like_input(torch.empty(batch_points.shape[:2], dtype=torch.int32, device=batch_points.device), was_numpy)
@@ -63,8 +68,11 @@ def _checked(points: Array, boxes: Array) -> tuple[torch.Tensor, torch.Tensor, b
 
 def _backend(points: torch.Tensor):
     """The module that serves these points and the device of the result."""
-    if choose_backend(points.device, "points_in_boxes") == "cpu":
-        from pcdet_focal.ops.points_in_boxes import cpu
-        return cpu, points.device
-    from pcdet_focal.ops.points_in_boxes import reference
-    return reference, points.device
+    backend = choose_backend(points.device, "points_in_boxes", has_cuda=True)
+    if backend == "cpu":
+        from pcdet_focal.ops.points_in_boxes import cpu as module
+    elif backend == "cuda":
+        from pcdet_focal.ops.points_in_boxes import cuda as module
+    else:
+        from pcdet_focal.ops.points_in_boxes import reference as module
+    return module, points.device

@@ -58,9 +58,13 @@ def boxes_aligned_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
 
 def _matrix(boxes_a: Array, boxes_b: Array, what: int) -> Array:
     a, b, dtype, was_numpy = _checked(boxes_a, boxes_b)
-    if choose_backend(a.device, "rotated_iou") == "cpu":
+    backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
+    if backend == "cpu":
         from pcdet_focal.ops.rotated_iou import cpu
         result = torch.from_numpy(cpu.iou_matrix(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
+    elif backend == "cuda":
+        from pcdet_focal.ops.rotated_iou import cuda
+        result = cuda.iou_matrix(a, b, what, _written(dtype))
     else:
         from pcdet_focal.ops.rotated_iou import reference
         result = reference.iou_matrix(a, b, what)
@@ -73,13 +77,22 @@ def _aligned(boxes_a: Array, boxes_b: Array, what: int) -> Array:
     a, b, dtype, was_numpy = _checked(boxes_a, boxes_b)
     if len(a) != len(b):
         raise InputError(f"boxes_a and boxes_b must have as many rows for an aligned IoU, not {len(a)} and {len(b)}.")
-    if choose_backend(a.device, "rotated_iou") == "cpu":
+    backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
+    if backend == "cpu":
         from pcdet_focal.ops.rotated_iou import cpu
         result = torch.from_numpy(cpu.iou_aligned(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
+    elif backend == "cuda":
+        from pcdet_focal.ops.rotated_iou import cuda
+        result = cuda.iou_aligned(a, b, what, _written(dtype))
     else:
         from pcdet_focal.ops.rotated_iou import reference
         result = reference.iou_aligned(a, b, what)
     return like_input(result.to(dtype), was_numpy)
+
+
+def _written(dtype: torch.dtype) -> torch.dtype:
+    """The type that a Triton kernel writes for a result of type ``dtype``: half types are rounded from float64 afterwards, as on the CPU."""
+    return dtype if dtype == torch.float32 else torch.float64
 
 
 def _checked(boxes_a: Array, boxes_b: Array) -> tuple[torch.Tensor, torch.Tensor, torch.dtype, bool]:

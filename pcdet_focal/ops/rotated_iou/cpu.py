@@ -1,6 +1,7 @@
-"""Rotated overlap and rotated NMS on the CPU (numba, one thread, releases the GIL). ``reference.py`` derives the formula.
+"""Rotated overlap on the CPU (numba, one thread, releases the GIL). ``reference.py`` derives the formula.
 
-The NMS kernel stands here and not in ``ops/nms``, because numba's cache does not notice a change of a function in another file.
+The kernels of ``ops/nms`` and ``ops/anchor_search`` that need the overlap stand here too, because numba's cache does not notice a change of a
+function in another file.
 """
 from __future__ import annotations
 
@@ -33,6 +34,23 @@ def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
     prepared = _prepare(boxes)
     kept = np.empty(len(boxes), dtype=np.int64)
     return kept[:_suppress(prepared, float(thresh), kept)]
+
+
+def most_overlapping(
+    xs: np.ndarray, ys: np.ndarray, kinds: np.ndarray, per_height: int, boxes: np.ndarray, rows: np.ndarray, start: np.ndarray, what: int
+) -> np.ndarray:
+    """Of anchors on a grid, flattened as (height, y, x, kind of that height), the first that has the largest IoU with a box, in float32.
+
+    Args:
+        xs, ys: (nx,) and (ny,) float64, ascending. kinds: (K, 7) float64, height by height, ``per_height`` each, x and y zero.
+        boxes: (M, 7) float64. rows: which of them. start: (M,) an anchor to begin with. what: 1 IoU in the plane, 2 IoU of the volumes.
+
+    Returns:
+        (M,) int64, 0 where no anchor meets the box, and in other rows than ``rows``.
+    """
+    best = np.zeros(len(boxes), dtype=np.int64)
+    _find_most_overlapping(xs, ys, _prepare(kinds), per_height, _prepare(boxes), rows, start, what, best)
+    return best
 
 
 @numba.njit(cache=True, nogil=True)
@@ -213,3 +231,45 @@ def _suppress(boxes, thresh, kept):
         head[where] = number
         number += 1
     return number
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_most_overlapping(xs, ys, kinds, per_height, boxes, rows, start, what, best):
+    """The IoU is computed only where the upright rectangle around the anchor, in the box's frame, leaves room for more than was found."""
+    nx, ny = len(xs), len(ys)
+    anchor = np.empty((1, 9))
+    for m in rows:
+        x, y, hx, hy, cos_b, sin_b = boxes[m, 0], boxes[m, 1], boxes[m, 3], boxes[m, 4], boxes[m, 6], boxes[m, 7]
+        where = start[m]
+        k = where // (per_height * nx * ny) * per_height + where % per_height
+        anchor[0] = kinds[k]
+        anchor[0, 0], anchor[0, 1] = xs[where // per_height % nx], ys[where // (per_height * nx) % ny]
+        largest = np.float32(_measure(anchor, 0, boxes, m, what))
+        for k in range(kinds.shape[0]):
+            anchor[0] = kinds[k]
+            cos_t, sin_t = kinds[k, 6] * cos_b + kinds[k, 7] * sin_b, kinds[k, 7] * cos_b - kinds[k, 6] * sin_b
+            wide, high = abs(kinds[k, 3] * cos_t) + abs(kinds[k, 4] * sin_t), abs(kinds[k, 3] * sin_t) + abs(kinds[k, 4] * cos_t)
+            size_a, size_b, height = 4.0 * kinds[k, 3] * kinds[k, 4], 4.0 * hx * hy, 1.0
+            if what == 2:
+                height = min(kinds[k, 2] + kinds[k, 5], boxes[m, 2] + boxes[m, 5]) - max(kinds[k, 2] - kinds[k, 5], boxes[m, 2] - boxes[m, 5])
+                size_a, size_b = size_a * 2.0 * kinds[k, 5], size_b * 2.0 * boxes[m, 5]
+            if not (size_a > 0 and size_b > 0 and height > 0):
+                continue
+            reach = kinds[k, 8] + boxes[m, 8]
+            first, last = np.searchsorted(xs, x - reach), np.searchsorted(xs, x + reach, side="right")
+            for r in range(np.searchsorted(ys, y - reach), np.searchsorted(ys, y + reach, side="right")):
+                for c in range(first, last):
+                    dx, dy = xs[c] - x, ys[r] - y
+                    u, v = dx * cos_b + dy * sin_b, dy * cos_b - dx * sin_b
+                    room_u, room_v = min(hx, u + wide) - max(-hx, u - wide), min(hy, v + high) - max(-hy, v - high)
+                    if room_u <= 0 or room_v <= 0:
+                        continue
+                    room = min(room_u * room_v * height, size_a, size_b)
+                    if np.float32(room / (size_a + size_b - room) * (1 + 1e-9)) < largest:
+                        continue
+                    anchor[0, 0], anchor[0, 1] = xs[c], ys[r]
+                    iou = np.float32(_measure(anchor, 0, boxes, m, what))
+                    index = ((k // per_height * ny + r) * nx + c) * per_height + k % per_height
+                    if iou > largest or (iou == largest and index < where):
+                        largest, where = iou, index
+        best[m] = where if largest > 0 else 0

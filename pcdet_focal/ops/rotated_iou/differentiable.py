@@ -25,6 +25,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from pcdet_focal.errors import InputError
+from pcdet_focal.ops.backend import choose_backend
 from pcdet_focal.ops.rotated_iou.reference import overlap_of_pairs
 
 KINDS = ("iou", "giou", "diou")
@@ -108,7 +109,14 @@ class _Overlap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, pairs: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and choose_backend(pairs.device, "rotated_iou", has_cuda=True) == "cuda":
+            from pcdet_focal.ops.rotated_iou import cuda
+            area, derivative = cuda.overlap_with_derivative(pairs)  # one kernel for both: the time is that of its launch
+            ctx.save_for_backward(derivative)
+            ctx.derivative_is_known = True
+            return area
         ctx.save_for_backward(pairs)
+        ctx.derivative_is_known = False
         zero = torch.zeros_like(pairs[:, :1])
         a = torch.cat([pairs[:, :2], zero, pairs[:, 2:4], zero, pairs[:, 4:5]], dim=1)
         b = torch.cat([zero, zero, zero, pairs[:, 5:7], zero, pairs[:, 7:8]], dim=1)
@@ -117,15 +125,19 @@ class _Overlap(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        pairs, = ctx.saved_tensors
-        length_a, moment_a, normals_a = _border_inside(pairs[:, :2], pairs[:, 2:4], pairs[:, 4], pairs[:, 5:7], pairs[:, 7])
-        length_b, moment_b, _ = _border_inside(-pairs[:, :2], pairs[:, 5:7], pairs[:, 7], pairs[:, 2:4], pairs[:, 4])
-        derivative = torch.cat([
-            (length_a[:, :, None] * normals_a).sum(1),
-            (length_a[:, :2] + length_a[:, 2:]) / 2, -moment_a.sum(1, keepdim=True),
-            (length_b[:, :2] + length_b[:, 2:]) / 2, -moment_b.sum(1, keepdim=True),
-        ], dim=1)  # (N, 8)
-        return derivative * grad[:, None]
+        saved, = ctx.saved_tensors
+        return (saved if ctx.derivative_is_known else overlap_derivative(saved)) * grad[:, None]
+
+
+def overlap_derivative(pairs: torch.Tensor) -> torch.Tensor:
+    """Derivative (N, 8) of the shared area of ``pairs`` (N, 8), as in ``_Overlap``, by each of their columns."""
+    length_a, moment_a, normals_a = _border_inside(pairs[:, :2], pairs[:, 2:4], pairs[:, 4], pairs[:, 5:7], pairs[:, 7])
+    length_b, moment_b, _ = _border_inside(-pairs[:, :2], pairs[:, 5:7], pairs[:, 7], pairs[:, 2:4], pairs[:, 4])
+    return torch.cat([
+        (length_a[:, :, None] * normals_a).sum(1),
+        (length_a[:, :2] + length_a[:, 2:]) / 2, -moment_a.sum(1, keepdim=True),
+        (length_b[:, :2] + length_b[:, 2:]) / 2, -moment_b.sum(1, keepdim=True),
+    ], dim=1)
 
 
 def _border_inside(

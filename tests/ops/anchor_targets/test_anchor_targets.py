@@ -9,6 +9,7 @@ from golden_data import cases, needs_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_data import load_cfg
+from ops_triton import BACKENDS, HAS_TRITON, INTERPRETED
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.geometry.box_coders import ResidualCoder
@@ -16,16 +17,23 @@ from pcdet_focal.models.dense_heads.target_assigner.anchor_generator import Anch
 from pcdet_focal.models.dense_heads.target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
 from pcdet_focal.ops.anchor_targets import AssignmentRules, assign_anchor_targets, cpu, reference
 
+if HAS_TRITON:
+    from pcdet_focal.ops.anchor_targets import cuda
+
 SIZES = [[[3.9, 1.6, 1.56]], [[0.8, 0.6, 1.73], [1.0, 1.0, 1.0]], [[1.76, 0.6, 1.73]]]
 ROTATIONS = [[0, 1.57], [0.0, math.pi / 4, 1.0], [0]]
 HEIGHTS = [[-1.78, 0.5], [-0.6, 1.0], [-0.6, 0.0]]
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", request.param)
-    if request.param == "cpu":
+    if request.param != "reference":
         monkeypatch.setattr(reference, "assign", None)  # nothing may be left to it
+    if request.param == "cuda":
+        monkeypatch.setattr(cuda, "_match_dense", None)
+        monkeypatch.setattr(cuda, "_TILE_ROWS", 256)  # for the interpreter an operation costs the same whatever its size
+        monkeypatch.setattr(cuda, "_TILE_COLUMNS", 256)
 
 
 def grid_anchors(xs, ys, heights, sizes, rotations, dtype=torch.float32, columns=7):
@@ -230,7 +238,7 @@ def test_no_boxes():
     for boxes in (torch.zeros(2, 0, 8), torch.zeros(2, 5, 8)):
         out = assert_fast_is_dense(anchors, boxes, make_rules())
         assert out["box_cls_labels"].shape == (2, sum(a[..., 0].numel() for a in anchors))
-        assert not any(value.any() for value in out.values())
+        assert out.pop("label_weights").all() and not any(value.any() for value in out.values())
 
 
 def test_more_positives_than_expected():
@@ -271,7 +279,9 @@ def test_weights_by_number_of_examples():
 class TestLeftToTheReference:
     def check(self, anchors, boxes, rules):
         assert cpu.assign(anchors, boxes, rules) is None
-        assert_equal(assign_anchor_targets(anchors, boxes, rules), reference.assign(anchors, boxes, rules))
+        out = assign_anchor_targets(anchors, boxes, rules)
+        del out["bbox_weights"]
+        assert_equal(out, reference.assign(anchors, boxes, rules))
 
     def test_height_counts(self):
         self.check(three_classes(), scene(0), make_rules(match_height=True))
@@ -302,6 +312,87 @@ class TestLeftToTheReference:
     def test_two_types(self):
         anchors = three_classes(torch.float64)
         self.check(anchors, scene(0), make_rules())
+
+
+def small_scene(seed, dtype):
+    boxes = scene(seed, batch=2, most=13, dtype=dtype)
+    boxes[1] = scene(seed + 50, batch=2, most=13, dtype=dtype)[0]
+    boxes[0, 0, 0], boxes[0, 12, 3:5] = math.nan, math.inf
+    return boxes
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs Triton's interpreter")
+@pytest.mark.parametrize("dtype, class_major", [(torch.float32, False), (torch.float64, True)])
+def test_cuda_kernels_on_tiles(dtype, class_major, monkeypatch):
+    """Grids that the tiles do not divide, of unlike classes; thresholds of 0; boxes with numbers that are not finite."""
+    kinds = [([0.0], [[3.9, 1.6, 1.5]], [0.0, 1.57]), ([0.0], [[1.0, 0.8, 1.7]], [0.0])]
+    xs, heights = torch.arange(37) * 0.4 - 1, (9, 12 if class_major else 9)
+    anchors = [grid_anchors(xs, torch.arange(ny) * 0.8 - 4, *kind, dtype) for ny, kind in zip(heights, kinds)]
+    monkeypatch.setattr(cuda, "_match_dense", None)
+    for seed, thresholds in ((0, dict(matched=(0.6, 0.5), unmatched=(0.45, 0.35))), (1, dict(matched=(0.0, 0.5), unmatched=(0.0, 0.0)))):
+        rules, boxes = make_rules(class_ids=(1, 2), class_major=class_major, **thresholds), small_scene(seed, dtype)
+        want = reference.assign(anchors, boxes, rules)
+        assert_equal(cuda.assign(anchors, boxes, rules), want)
+        assert {-1, 1, 2} <= set(want["box_cls_labels"].unique().tolist())
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
+class TestDenseWayOfTheGpu:
+    """Plain torch, so it can be asked on any device."""
+
+    def check(self, anchors, boxes, rules):
+        want = reference.assign(anchors, boxes, rules)
+        assert_equal(cuda.assign(anchors, boxes, rules), want)
+        assert (want["box_cls_labels"] > 0).any()
+
+    @pytest.mark.parametrize("class_major", [False, True])
+    def test_height_counts(self, class_major):
+        self.check(three_classes(), scene(0), make_rules(match_height=True, class_major=class_major, norm_by_num_examples=True))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_no_grid(self, seed):
+        anchors = three_classes()
+        anchors[1][0, 3, 4, 0, 0, 0] += 1e-3
+        boxes = scene(seed)
+        boxes[0, 0, 4], boxes[1, 2, 0] = math.nan, math.inf
+        self.check(anchors, boxes, make_rules(class_major=True))
+        self.check(anchors, boxes, make_rules(matched=(0.0, 0.5, 0.5), unmatched=(0.0, 0.3, 0.0)))
+
+    @pytest.mark.parametrize("class_major", [False, True])
+    def test_sampling(self, class_major):
+        rules = make_rules(class_major=class_major, match_height=True, pos_fraction=0.1, sample_size=60)
+        whole = reference.assign(three_classes(), scene(3), make_rules(class_major=class_major, match_height=True))["box_cls_labels"]
+        torch.manual_seed(0)
+        first, second = (cuda.assign(three_classes(), scene(3), rules)["box_cls_labels"] for _ in range(2))
+        assert not torch.equal(first, second)
+        drawn = reference.assign(three_classes(), scene(3), rules)["box_cls_labels"]  # other anchors, as many of each kind
+        for labels in (first, second):
+            assert ((labels == whole) | (labels == -1)).all() and (labels[2] == 0).all()
+            for label in (1, 2, 3):  # 6 positives at most of each class, all of them where there are fewer
+                assert torch.equal((labels == label).sum(1), (whole == label).sum(1).clamp(max=6))
+            assert torch.equal((labels >= 0).sum(1), (drawn >= 0).sum(1)) and (labels >= 0).sum(1)[0] == 180
+
+    def test_a_sample_at_a_time(self, monkeypatch):
+        monkeypatch.setattr(cuda, "_PAIRS_AT_ONCE", 1)
+        self.check(three_classes(), scene(0), make_rules(match_height=True))
+
+    def test_no_boxes_and_no_anchors(self):
+        for boxes in (torch.zeros(2, 0, 8), torch.zeros(2, 5, 8)):
+            out = cuda.assign(three_classes(), boxes, make_rules(match_height=True))
+            assert_equal(out, reference.assign(three_classes(), boxes, make_rules(match_height=True)))
+        empty = [own[:, :0] for own in three_classes()]
+        assert cuda.assign(empty, torch.ones(2, 3, 8), make_rules())["box_cls_labels"].shape == (2, 0)
+
+
+@pytest.mark.parametrize("rules", [make_rules(), make_rules(pos_fraction=0.1, sample_size=60, norm_by_num_examples=True)])
+def test_weights_for_the_losses(rules, backend):
+    """What mmdetection gives its losses: 0 for the ignored in classification, the positives' weight for every code of the box."""
+    out = assign_anchor_targets(three_classes(nx=12, ny=9), scene(0, batch=2, most=13), rules)
+    labels = out["box_cls_labels"]
+    assert {-1, 0} < set(labels.unique().tolist())
+    assert torch.equal(out["label_weights"], torch.where(labels < 0, 0.0, 1.0))
+    assert torch.equal(out["bbox_weights"], out["reg_weights"][..., None].expand(-1, -1, 7)) and out["bbox_weights"].shape == (*labels.shape, 7)
+    assert torch.equal(out["bbox_weights"][..., 3] > 0, labels > 0)
 
 
 def test_a_change_of_the_anchors_is_noticed():

@@ -3,12 +3,16 @@ import numpy as np
 import pytest
 import torch
 from golden_data import cases, needs_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops_triton import BACKENDS, INTERPRETED
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.nms import nms_axis_aligned, nms_rotated
+from pcdet_focal.ops.rotated_iou import boxes_iou_bev
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", request.param)
     return request.param
@@ -151,6 +155,70 @@ def test_backends_agree(kind, thresh, monkeypatch):
     assert 0 < len(expected[0]) <= 400
 
 
+def test_post_maxsize_ends_the_search(backend):
+    boxes = torch.tensor([row(10.0 * i) for i in range(5)] + [row(10.5)])
+    scores = torch.tensor([0.1, 0.5, 0.3, 0.4, 0.2, 0.45])  # the last is suppressed by the best
+    assert nms_rotated(boxes, scores, 0.1, post_maxsize=2).tolist() == [1, 3]
+    assert nms_rotated(boxes, scores, 0.1, post_maxsize=9).tolist() == [1, 3, 2, 4, 0]
+    assert nms_rotated(boxes, scores, 0.1, pre_maxsize=2, post_maxsize=2).tolist() == [1]
+    assert nms_axis_aligned(boxes, scores, 0.1, post_maxsize=0).tolist() == []
+
+
+def test_groups_by_hand(backend):
+    """One place, so that every box of a group suppresses the rest of it: thresholds, limits and boxes that take no part."""
+    boxes = torch.tensor([row(0), row(0.5), row(0), row(0.5), row(0), row(0), row(9)])  # rows half a metre apart overlap by 1.5 / 2.5 = 0.6
+    scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.5])
+    groups = torch.tensor([0, 0, 1, 1, -1, 2, 1])
+    assert nms_rotated(boxes, scores, [0.5, 0.5, 0.5], groups=groups).tolist() == [1, 6, 3, 5]
+    assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], groups=groups).tolist() == [1, 0, 6, 3, 5]
+    assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], pre_maxsize=[1, None, 0], groups=groups).tolist() == [1, 6, 3]
+    assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], post_maxsize=1, groups=groups).tolist() == [1, 6, 5]
+    assert nms_axis_aligned(boxes, scores, [0.7, 0.5], post_maxsize=[None, 1], groups=groups.int()).tolist() == [1, 0, 6]
+    assert nms_rotated(boxes, scores, [], groups=groups).tolist() == []
+    assert nms_rotated(boxes.numpy(), scores.numpy(), [0.5], groups=np.full(7, 5)).tolist() == []
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 130])
+def test_groups_are_as_one_call_each(count, backend):
+    """Around the size of a tile; ties; unlike limits; groups that are empty."""
+    rng = np.random.default_rng(count)
+    boxes, scores = random_boxes(rng, count, extent=4.0), rng.integers(0, 9, count) / 9
+    groups = rng.choice([-1, 0, 2, 3], count, p=[0.1, 0.6, 0.2, 0.1])
+    thresh, pre, post = [0.1, 0.2, 0.0, 0.5], [None, 7, 11, 200], [20, 1, None, 3]
+    expected = []
+    for g in range(4):
+        own = np.nonzero(groups == g)[0]
+        expected += own[nms_rotated(boxes[own], scores[own], thresh[g], pre[g])[:post[g]]].tolist()
+    assert nms_rotated(boxes, scores, thresh, pre, post, groups).tolist() == expected and len(expected) > 10
+
+
+# sizes and places from a raster, so that boxes coincide, touch and nest; scores that tie
+BOX = st.tuples(*[st.integers(-4, 4).map(lambda i: i / 2)] * 2, st.just(0.0), *[st.sampled_from([0.5, 1.0, 2.0, 3.0])] * 3,
+                st.one_of(st.sampled_from([0.0, np.pi / 2, np.pi / 4]), st.floats(-10, 10)))
+SCORED = st.lists(st.tuples(BOX, st.integers(0, 5).map(lambda i: i / 5)), min_size=1, max_size=24)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=6 if INTERPRETED else 100, deadline=None)
+@given(scored=SCORED, thresh=st.sampled_from([0.0, 0.1, 0.5, 0.9]))
+def test_survivors_do_not_overlap_and_the_rest_has_a_better_one_that_does(name, scored, thresh):
+    boxes, scores = np.array([box for box, _ in scored]), np.array([score for _, score in scored])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCDET_FOCAL_BACKEND", name)
+        kept = nms_rotated(boxes, scores, thresh)
+        turned = boxes.copy()  # the whole scene turned and shifted
+        turned[:, 0], turned[:, 1], turned[:, 6] = 30 - boxes[:, 1], boxes[:, 0] - 7, boxes[:, 6] + np.pi / 2
+        kept_turned = nms_rotated(turned, scores, thresh)
+    iou = boxes_iou_bev(boxes, boxes)
+    assert len(set(kept)) == len(kept) and (np.diff(scores[kept]) <= 0).all()
+    among = iou[np.ix_(kept, kept)]
+    assert (among[~np.eye(len(kept), dtype=bool)] <= thresh).all()
+    for i in set(range(len(boxes))) - set(kept):
+        assert ((iou[i, kept] > thresh) & ((scores[kept] > scores[i]) | ((scores[kept] == scores[i]) & (kept < i)))).any()
+    if (np.abs(iou - thresh) > 1e-9).all() and (thresh > 0 or ((iou == 0) | (iou > 1e-9)).all()):
+        np.testing.assert_array_equal(kept_turned, kept)
+
+
 def test_empty_numpy_and_further_columns(backend):
     assert nms_rotated(torch.zeros(0, 7), torch.zeros(0), 0.1).shape == (0,)
     boxes = np.array([row(0) + [np.nan], row(0.1) + [np.nan]], dtype=np.float32)
@@ -169,5 +237,13 @@ def test_mistakes():
         nms_rotated(boxes, torch.zeros(3), -0.1)
     with pytest.raises(InputError, match="pre_maxsize must be None or at least 0, not -1"):
         nms_rotated(boxes, torch.zeros(3), 0.1, -1)
+    with pytest.raises(InputError, match=r"post_maxsize must be one number or one for each of the 2 groups, not \[1, 2, 3\]"):
+        nms_rotated(boxes, torch.zeros(3), [0.1, 0.1], None, [1, 2, 3], torch.zeros(3))
+    with pytest.raises(InputError, match="thresh must be a list of one IoU for each group, not 0.1"):
+        nms_rotated(boxes, torch.zeros(3), 0.1, groups=torch.zeros(3))
+    with pytest.raises(InputError, match="thresh must be one IoU where there are no groups"):
+        nms_rotated(boxes, torch.zeros(3), [0.1])
+    with pytest.raises(InputError, match=r"groups must have shape \(3,\), one for each box, not \(2,\)"):
+        nms_rotated(boxes, torch.zeros(3), [0.1], groups=torch.zeros(2))
     with pytest.raises(InputError, match=r"boxes must have shape \(N, 7 or more\), not \(3, 5\)"):
         nms_rotated(boxes[:, :5], torch.zeros(3), 0.1)

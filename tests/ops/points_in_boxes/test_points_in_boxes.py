@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from golden_data import GOLDEN, KITTI_SAMPLE, cases, needs_golden, needs_kitti_sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops_triton import BACKENDS, INTERPRETED
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.points_in_boxes import count_points_in_boxes, points_in_boxes_index, points_in_boxes_mask
 from pcdet_focal.ops.roiaware_pool3d.roiaware_pool3d_utils import points_in_boxes_cpu, points_in_boxes_gpu
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", request.param)
     return request.param
@@ -116,6 +119,46 @@ def test_backends_agree_to_the_bit(monkeypatch):
     for reference, fast in zip(answers["reference"], answers["cpu"]):
         np.testing.assert_array_equal(reference, fast)
         assert reference.dtype == fast.dtype
+
+
+@pytest.mark.parametrize("count", [1, 255, 257, 300])
+def test_batch_of_more_than_a_block(count, backend, monkeypatch):
+    """Points of a sample must see that sample's boxes only, with further columns on both."""
+    rng = np.random.default_rng(count)
+    points, boxes = rng.normal(0, 4, (2, count, 5)).astype(np.float32), np.zeros((2, 6, 9), dtype=np.float32)
+    boxes[..., :3], boxes[..., 3:6], boxes[..., 6] = rng.normal(0, 3, (2, 6, 3)), rng.uniform(2, 8, (2, 6, 3)), rng.uniform(-4, 4, (2, 6))
+    index = points_in_boxes_index(points, boxes)
+    counts = [count_points_in_boxes(points[b], boxes[b]).tolist() for b in range(2)]
+    mask = points_in_boxes_mask(points[0], boxes[0])
+    monkeypatch.setenv("PCDET_FOCAL_BACKEND", "reference")
+    np.testing.assert_array_equal(index, [points_in_boxes_index(p, b) for p, b in zip(points, boxes)])
+    assert counts == [points_in_boxes_mask(p, b).sum(1).tolist() for p, b in zip(points, boxes)]
+    np.testing.assert_array_equal(mask, points_in_boxes_mask(points[0], boxes[0]))
+
+
+NUMBER = st.floats(-20, 20, width=32)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=8 if INTERPRETED else 100, deadline=None)
+@given(point=st.tuples(NUMBER, NUMBER, NUMBER), centre=st.tuples(NUMBER, NUMBER, NUMBER), size=st.tuples(*[st.floats(0, 30)] * 3),
+       heading=st.floats(-10, 10), shift=st.tuples(NUMBER, NUMBER), turn=st.floats(-10, 10))
+def test_inside_is_the_distance_to_the_axes_and_moves_with_the_scene(name, point, centre, size, heading, shift, turn):
+    """In float64 the point's place along the box's axes tells; then point and box move together."""
+    along, across = math.cos(heading), math.sin(heading)
+    dx, dy, dz = (p - c for p, c in zip(point, centre))
+    room = [size[0] / 2 + 1e-2 - abs(dx * along + dy * across), size[1] / 2 + 1e-2 - abs(dy * along - dx * across), size[2] / 2 - abs(dz)]
+    if min(abs(r) for r in room) < 1e-3:
+        return  # on a face: float32 decides
+    cos, sin = math.cos(turn), math.sin(turn)
+    moved = [(x * cos - y * sin + shift[0], x * sin + y * cos + shift[1], z) for x, y, z in (point, centre)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCDET_FOCAL_BACKEND", name)
+        for p, c, angle in ((point, centre, heading), (*moved, heading + turn)):
+            points, boxes = np.array([p], dtype=np.float32), np.array([[*c, *size, angle]], dtype=np.float32)
+            assert points_in_boxes_mask(points, boxes).tolist() == [[int(min(room) > 0)]]
+            assert points_in_boxes_index(points, boxes, margin=1e-2).tolist() == [0 if min(room) > 0 else -1]
+            assert count_points_in_boxes(points, boxes).tolist() == [int(min(room) > 0)]
 
 
 def test_mistakes():

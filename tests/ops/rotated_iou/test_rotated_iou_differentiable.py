@@ -3,10 +3,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops_triton import BACKENDS
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.geometry.boxes import bbox3d_overlaps_diou
-from pcdet_focal.ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev, paired_iou
+from pcdet_focal.ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev, paired_iou, reference
+from pcdet_focal.ops.rotated_iou.differentiable import _Overlap, overlap_derivative
 
 KINDS, SPACES = ("iou", "giou", "diou"), ("bev", "3d")
 EVERY = [(kind, space) for kind in KINDS for space in SPACES]
@@ -293,3 +297,55 @@ def test_mistakes_are_explained(a, b, arguments, words):
     with pytest.raises(InputError) as error:
         paired_iou(a, b, **arguments)
     assert all(word in str(error.value) for word in words), error.value
+
+
+ANGLES = st.one_of(st.sampled_from([k * math.pi / 4 for k in range(-4, 5)]), st.floats(-10, 10))
+LENGTHS = st.one_of(st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.floats(0.01, 30))
+PLACES = st.one_of(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]), st.floats(-20, 20))
+BOXES = st.tuples(PLACES, PLACES, PLACES, LENGTHS, LENGTHS, LENGTHS, ANGLES).map(lambda t: torch.tensor([t], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind, space", EVERY)
+@settings(max_examples=40, deadline=None)
+@given(a=BOXES, b=BOXES, turn=ANGLES, x=PLACES, y=PLACES)
+def test_symmetric_bounded_one_for_itself_and_the_same_wherever_the_pair_stands(kind, space, a, b, turn, x, y):
+    value, grad_a, grad_b = gradients(a, b, kind, space)
+    swapped, _, _ = gradients(b, a, kind, space)
+    assert -1 <= value.item() <= 1 and value.item() == pytest.approx(swapped.item(), abs=1e-9)
+    assert paired_iou(a, a, kind, space).item() == pytest.approx(1, abs=1e-12)
+    assert torch.isfinite(grad_a).all() and torch.isfinite(grad_b).all()
+    if space == "bev":
+        assert not grad_a[:, [2, 5]].any()
+    moved = []
+    for one in (a, b):
+        two = one.clone()
+        two[0, 0] = one[0, 0] * math.cos(turn) - one[0, 1] * math.sin(turn) + x
+        two[0, 1] = one[0, 0] * math.sin(turn) + one[0, 1] * math.cos(turn) + y
+        two[0, 6] += turn
+        moved.append(two)
+    assert paired_iou(*moved, kind, space).item() == pytest.approx(value.item(), abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_has_the_same_values_and_gradients(backend, monkeypatch):
+    """Random, identical, parallel, touching, nested, far and empty pairs; a row count that is no multiple of a block."""
+    a, b = random_boxes(150), random_boxes(150, seed=1)
+    b[:10] = a[:10]
+    b[10:20, 6] = a[10:20, 6] + math.pi / 2
+    a[20], b[20] = torch.tensor(box(heading=0.0)), torch.tensor(box(4.0, heading=0.0))
+    b[21:30, :2], b[21:30, 3:5] = a[21:30, :2], a[21:30, 3:5] / 3
+    b[30:35, 0] += 500
+    b[35:40, 3] = 0
+    columns = torch.cat([(a - b)[:, :2], a[:, 3:5], a[:, 6:], b[:, 3:5], b[:, 6:]], dim=1)
+    outward = overlap_derivative(columns)
+    monkeypatch.setenv("PCDET_FOCAL_BACKEND", backend)
+    shift = columns.clone().requires_grad_()
+    area = _Overlap.apply(shift)
+    torch.testing.assert_close(area.detach(), reference.iou_aligned(a, b, 0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(area.sum(), shift)[0], outward, rtol=0, atol=1e-11)
+    apart = area == 0
+    assert 20 < apart.sum() < 130
+    value, grad_a, grad_b = gradients(a, b, "giou", "3d")
+    monkeypatch.setenv("PCDET_FOCAL_BACKEND", "reference")
+    for got, want in zip((value, grad_a, grad_b), gradients(a, b, "giou", "3d")):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-10)

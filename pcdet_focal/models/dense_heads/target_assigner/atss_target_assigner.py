@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ....errors import InputError
-from ....ops.rotated_iou import boxes_iou3d, boxes_iou_bev
+from ....ops.anchor_search import search_anchors
+from ....ops.arrays import fresh_zeros
+from ....ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 
 
 class ATSSTargetAssigner:
@@ -15,7 +17,9 @@ class ATSSTargetAssigner:
     Of the ``topk`` anchors whose centres are nearest to a box (in 3-D), those are positive whose rotated bird's-eye IoU (3-D with ``match_height``)
     reaches mean + standard deviation of the candidates' IoUs, and whose centre lies inside the box seen from above. An anchor that is positive for
     several boxes takes the one of the highest IoU. The anchor that overlaps a box most is always positive for it. All other anchors are background:
-    none is ignored. A box that no anchor overlaps has no positive.
+    none is ignored. A box that no anchor overlaps has no positive. Of equally near, and of equally overlapping anchors the first counts.
+
+    The work grows with the boxes, not with anchors times boxes (``ops.anchor_search``); a batch is one pass over all its boxes.
 
     Args:
         topk: candidates of a box; OpenPCDet has no default, the paper uses 9.
@@ -42,58 +46,86 @@ class ATSSTargetAssigner:
 
         Returns:
             ``box_cls_labels`` (B, N) int32: 0 background, else the class; ``box_reg_targets`` (B, N, code size); ``reg_weights`` (B, N), 1 for
-            positives.
+            positives; ``label_weights`` (B, N), all 1, and ``bbox_weights`` (B, N, code size), as mmdetection's losses take them.
             The N anchors are location by location, classes within a location, if ``anchor_classes`` were given, so that they fit the predictions of
             AnchorHeadSingle; else, and with ``use_multihead``, set by set.
         """
-        anchors_list = anchors_list if isinstance(anchors_list, list) else [anchors_list]
-        use_multihead = use_multihead or self.use_multihead
-        by_location = self.anchor_classes is not None and not use_multihead
-        samples = []
-        for boxes in gt_boxes_with_classes:
-            sets = []
-            for i, anchors in enumerate(anchors_list):
-                classes = boxes[:, -1].int()
-                own = classes > 0 if self.anchor_classes is None else classes == self.anchor_classes[i]
-                grid = anchors.shape[:3]
-                if use_multihead:
-                    anchors = anchors.permute(3, 4, 0, 1, 2, 5)
-                target = self.assign_targets_single(anchors.reshape(-1, anchors.shape[-1]), boxes[own, :-1], classes[own])
-                sets.append([t.view(*grid, -1, *t.shape[1:]) if by_location else t for t in target])
-            samples.append([torch.cat(parts, dim=3 if by_location else 0) for parts in zip(*sets)])
-        labels, targets, weights = (torch.stack(parts) for parts in zip(*samples))
-        count = labels[0].numel()
+        sets = anchors_list if isinstance(anchors_list, list) else [anchors_list]
+        batch, most = gt_boxes_with_classes.shape[:2]
+        boxes = gt_boxes_with_classes[..., :-1].flatten(0, 1)  # (M, 7+), M = B * T
+        classes = gt_boxes_with_classes[..., -1].flatten().int()
+        places = self._places(sets, use_multihead or self.use_multihead)
+        count = sum(anchors[..., 0].numel() for anchors in sets)
+        labels = fresh_zeros((batch * count + 1,), classes)
+        targets = fresh_zeros((batch * count + 1, self.box_coder.code_size), sets[0])
+        weights = fresh_zeros((batch * count + 1,), sets[0])
+        for i, anchors in enumerate(sets):
+            wanted = classes > 0 if self.anchor_classes is None else classes == self.anchor_classes[i]
+            if not anchors.numel() or not len(boxes):
+                continue
+            anchor, box, positive = self._claims(anchors, boxes, wanted, batch)
+            place = places[i](anchor) + box // most * count
+            place = torch.where(positive, place, batch * count)  # what is no claim is written into one more row, which is cut off
+            codes = self.box_coder.encode_torch(boxes[box], anchors.reshape(-1, anchors.shape[-1])[anchor])
+            labels[place], targets[place], weights[place] = classes[box], codes.to(targets.dtype), 1.0
+        labels, targets, weights = (t[:-1].view(batch, count, *t.shape[1:]) for t in (labels, targets, weights))
         return {
-            "box_cls_labels": labels.view(-1, count), "box_reg_targets": targets.view(-1, count, self.box_coder.code_size),
-            "reg_weights": weights.view(-1, count),
+            "box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights,
+            "label_weights": torch.ones_like(weights), "bbox_weights": weights[..., None].expand_as(targets),
         }
 
     def assign_targets_single(self, anchors: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One sample: anchors (N, 7+), gt_boxes (M, 7+), gt_classes (M,) -> labels (N,) int32, codes (N, code size), weights (N,)."""
-        labels = torch.zeros(len(anchors), dtype=torch.int32, device=anchors.device)
-        targets, weights = anchors.new_zeros(len(anchors), self.box_coder.code_size), anchors.new_zeros(len(anchors))
-        if len(gt_boxes) == 0 or len(anchors) == 0:
-            return labels, targets, weights
-        ious = (boxes_iou3d if self.match_height else boxes_iou_bev)(anchors[:, :7], gt_boxes[:, :7])  # (N, M)
-        distance = torch.cdist(anchors[:, :3].double(), gt_boxes[:, :3].double(), compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distance.topk(min(self.topk, len(anchors)), dim=0, largest=False).indices  # (K, M)
-        candidates = ious.gather(0, nearest)
-        spread = candidates.std(dim=0) if len(candidates) > 1 else 0.0
-        positive = (candidates >= candidates.mean(dim=0) + spread + 1e-6) & self._inside(anchors[nearest], gt_boxes)  # (K, M)
+        plain = ATSSTargetAssigner(self.topk, self.box_coder, self.match_height)
+        boxes = torch.cat([gt_boxes, gt_classes.to(gt_boxes.dtype)[:, None]], dim=1)
+        out = plain.assign_targets(anchors.reshape(1, 1, -1, 1, 1, anchors.shape[-1]), boxes[None])
+        return out["box_cls_labels"][0], out["box_reg_targets"][0], out["reg_weights"][0]
 
-        no = ious.new_full((), -1.0)
-        claims = torch.full_like(ious, -1.0).scatter(0, nearest, torch.where(positive, candidates, no))  # (N, M)
-        value, box = claims.max(dim=1)
-        best_iou, best_anchor = ious.max(dim=0)  # (M,)
-        forced = torch.full_like(ious, -1.0).scatter(0, best_anchor[None], torch.where(best_iou > 0, best_iou, no)[None])
-        forced_value, forced_box = forced.max(dim=1)
-        box = torch.where(forced_value >= 0, forced_box, box)
+    def _claims(self, anchors: Tensor, boxes: Tensor, wanted: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Which anchor goes to which box: anchor (C,) int64 within its set, box (C,) int64, and whether the claim holds (C,) bool.
 
-        found = ((value >= 0) | (forced_value >= 0)).nonzero().view(-1)
-        labels[found] = gt_classes[box[found]].int()
-        targets[found] = self.box_coder.encode_torch(gt_boxes[box[found]], anchors[found]).to(targets.dtype)
-        weights[found] = 1.0
-        return labels, targets, weights
+        An anchor of a sample is in at most one claim that holds. All boxes of the batch at once; nothing waits for a GPU.
+        """
+        flat = anchors.reshape(-1, anchors.shape[-1])
+        nearest, best = search_anchors(anchors, boxes, wanted, self.topk, self.match_height)  # (M, K), (M,)
+        candidates = torch.cat([nearest, best[:, None]], dim=1)  # (M, K + 1)
+        box = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(candidates)
+        overlap = boxes_aligned_iou3d if self.match_height else boxes_aligned_iou_bev
+        ious = overlap(flat[candidates.flatten(), :7], boxes[box.flatten(), :7]).view_as(candidates)
+        of_nearest = ious[:, :-1]
+        spread = of_nearest.std(dim=1, keepdim=True) if of_nearest.shape[1] > 1 else 0.0
+        positive = (of_nearest >= of_nearest.mean(dim=1, keepdim=True) + spread + 1e-6) & self._inside(flat[nearest.T], boxes).T
+        positive = torch.cat([positive, ious[:, -1:] > 0], dim=1) & wanted[:, None]
+
+        # of several claims for an anchor: that of the box it overlaps most of all, then the highest IoU, then the first box
+        forced = torch.zeros_like(positive)
+        forced[:, -1] = True
+        anchor, box, positive, forced, ious = (t.flatten() for t in (candidates, box, positive, forced, ious))
+        key = torch.where(positive, box // (len(boxes) // batch) * len(flat) + anchor, -1)
+        order = ious.argsort(descending=True, stable=True)
+        order = order[forced[order].int().argsort(descending=True, stable=True)]
+        order = order[key[order].argsort(stable=True)]
+        key = key[order]
+        first = key >= 0
+        first[1:] &= key[1:] != key[:-1]
+        return anchor[order], box[order], first
+
+    def _places(self, sets: list[Tensor], use_multihead: bool) -> list[Callable[[Tensor], Tensor]]:
+        """For each set, a function from the place of an anchor in its set to that in a sample of the result."""
+        by_location = self.anchor_classes is not None and not use_multihead
+        per_set = [anchors.shape[3] * anchors.shape[4] for anchors in sets]
+        per_location = sum(per_set)
+        places, start = [], 0
+        for anchors, kinds in zip(sets, per_set):
+            locations = anchors[..., 0].numel() // max(kinds, 1)
+            if use_multihead:
+                places.append(lambda i, s=start, k=kinds, n=locations: s + i % k * n + i // k)
+            elif by_location:
+                places.append(lambda i, s=start, k=kinds: s + i // k * per_location + i % k)
+            else:
+                places.append(lambda i, s=start: s + i)
+            start += kinds if by_location else locations * kinds
+        return places
 
     @staticmethod
     def _inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:

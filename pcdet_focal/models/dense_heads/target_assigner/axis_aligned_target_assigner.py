@@ -48,7 +48,8 @@ class AxisAlignedTargetAssigner:
 
         Returns:
             ``box_cls_labels`` (B, N) int32: -1 ignored, 0 background, else the class; ``box_reg_targets`` (B, N, code size);
-            ``reg_weights`` (B, N). The N anchors are location by location, classes within a location (with USE_MULTIHEAD: class by class).
+            ``reg_weights`` (B, N); ``label_weights`` (B, N) and ``bbox_weights`` (B, N, code size), as mmdetection's losses take them. The N
+            anchors are location by location, classes within a location (with USE_MULTIHEAD: class by class).
         """
         return assign_anchor_targets(all_anchors, gt_boxes_with_classes, self._rules())
 
