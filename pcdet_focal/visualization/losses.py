@@ -25,7 +25,7 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 def _widths(lines: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Line widths that let lines which lie on each other be seen: the later lies, thinner, on the earlier."""
-    values = np.asarray(list(lines.values()), dtype=np.float64).reshape(len(lines), -1)
+    values = np.asarray(list(lines.values()), dtype=np.float64)
     close = 0.01 * np.ptp(values) if values.size else 0.0
     hidden_by = [sum(bool(np.abs(values[k] - later).max() <= close) for later in values[k + 1:]) for k in range(len(values))]
     return {name: 1.6 + 2.2 * count for name, count in zip(lines, hidden_by)}

@@ -14,6 +14,7 @@ from pcdet_focal.config import Config, cfg_from_yaml_file, read_yaml
 from pcdet_focal.engine import cli, compare
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import set_training_progress
+from pcdet_focal.visualization import losses
 
 NAMES = sorted(path.stem for path in compare.RECIPES.glob("*.yaml"))
 
@@ -137,6 +138,12 @@ def test_measuring_changes_nothing(name):
     assert torch.equal(plain.forward_ret_dict["cls_preds"].grad, watched.forward_ret_dict["cls_preds"].grad)
     for key, value in plain.state_dict().items():
         assert torch.equal(value, watched.state_dict()[key]), key
+
+
+def test_curves_of_nothing_but_batch_losses(tmp_path):
+    figure = losses.draw_loss_curves({"ghm": None}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert "ghm" in figure.legends[0].get_title().get_text()
 
 
 def test_curves_of_known_losses(cfg_file):
