@@ -15,7 +15,7 @@ DIR = ["WeightedCrossEntropyLoss", "CrossEntropyLoss", "SoftmaxFocalLoss", "Labe
 TOGETHER = [{"CLS_LOSS": cls, "REG_LOSS": reg, "DIR_LOSS": direction} for cls, reg, direction in zip(CLS, itertools.cycle(REG), itertools.cycle(DIR))]
 
 
-@pytest.mark.parametrize("config", [{}, *({"NORMALIZER": name} for name in ("batch", "global", "ema", "none")), *TOGETHER], ids=str)
+@pytest.mark.parametrize("config", [{}, *({"NORMALIZER": name} for name in ("batch", "ema")), *TOGETHER], ids=str)
 def test_one_graph(config):
     torch._dynamo.reset()
     heads, losses, gradients = [small_head(**config)], [], []

@@ -20,7 +20,7 @@ LOSSES = {
     "varifocal": varifocal_loss_from_labels,
 }
 NASTY = [0.0, -0.0, 1e-45, 1e-30, 17.0, 50.0, 87.0, 88.0, 104.0, 745.0, 1e4, 1e10, 1.8e19, 1e20, 3e38]
-SHAPES = [(1, 1, 1), (2, 1, 3), (3, 342, 3), (1, 683, 3), (2, 1025, 1), (2, 300, 2), (2, 103, 10), (1, 2049, 1)]
+SHAPES = [(1, 1, 1), (3, 342, 3), (1, 683, 3), (2, 300, 2), (2, 103, 10), (1, 2049, 1)]
 
 
 def problem(shape, seed=0, positives=0.05, ignored=0.1, label_dtype=torch.int32):
@@ -70,7 +70,7 @@ def test_no_positives_all_ignored_all_positive(name, positives, ignored):
     assert ignored < 1 or loss == 0 and not gradient.any()
 
 
-@pytest.mark.parametrize("exponent", [2.0, 0.0, 0.5])
+@pytest.mark.parametrize("exponent", [2.0, 0.5])
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("name", LOSSES)
 def test_extreme_logits(name, label, exponent):
@@ -156,10 +156,11 @@ def test_positives_of_many_tiles_are_counted():
     assert sigmoid_focal_loss_from_labels(x, labels).item() == pytest.approx(expected, rel=2e-7)
 
 
-@pytest.mark.parametrize("shape, target_view", [((683, 3), "whole"), ((2, 500, 3), "one-hot slice"), ((2, 103, 5), "one-hot slice"),
-                                                ((2, 3, 40, 3), "transposed"), ((7,), "whole"), ((1025, 1), "whole"), ((2, 60, 10), "bool")])
-@pytest.mark.parametrize("weights", [None, "anchor", "shared", "element"])
-@pytest.mark.parametrize("gamma", [2.0, 0.5])
+@pytest.mark.parametrize("shape, target_view, weights", [
+    ((683, 3), "whole", None), ((683, 3), "whole", "anchor"), ((2, 200, 3), "one-hot slice", "anchor"), ((2, 103, 5), "one-hot slice", "element"),
+    ((2, 3, 40, 3), "transposed", "shared"), ((7,), "whole", "element"), ((1025, 1), "whole", "anchor"), ((2, 60, 10), "bool", None),
+])
+@pytest.mark.parametrize("gamma", [2.0, 0.0, 0.5, 1.7])
 def test_elementwise_with_soft_targets(shape, target_view, weights, gamma):
     torch.manual_seed(1)
     logits, targets = torch.randn(shape) * 6, torch.rand(shape).round(decimals=1)
