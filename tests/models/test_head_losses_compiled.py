@@ -10,7 +10,7 @@ CLS = ["SigmoidFocalClassificationLoss", {"NAME": "FocalLoss", "ALPHA": [0.2, 0.
        {"NAME": "VarifocalLoss", "QUALITY_SPACE": "bev"}, "GHMC", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss", "AsymmetricLoss",
        "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss", {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}]
 REG = ["WeightedSmoothL1Loss", "WeightedL1Loss", "SmoothL1Loss", "L1Loss", "MSELoss", "BalancedL1Loss", "GHMR", "CornerLoss",
-       {"NAME": "RotatedIoULoss", "KIND": "diou"}]
+       {"NAME": "RotatedIoULoss", "KIND": "iou", "SPACE": "bev"}]
 DIR = ["WeightedCrossEntropyLoss", "CrossEntropyLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss"]
 TOGETHER = [{"CLS_LOSS": cls, "REG_LOSS": reg, "DIR_LOSS": direction} for cls, reg, direction in zip(CLS, itertools.cycle(REG), itertools.cycle(DIR))]
 
