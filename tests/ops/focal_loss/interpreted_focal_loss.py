@@ -146,6 +146,22 @@ def test_the_same_bits_each_time_and_strided_inputs():
         assert torch.equal(strided[0], first[0]) and torch.equal(strided[1], first[1])
 
 
+def test_a_kernel_is_tuned_once_for_a_class_of_sizes(monkeypatch):
+    measured = []
+
+    def benchmark(launch, quantiles):
+        launch()
+        measured.append(1)
+        return [1.0] * 3
+
+    monkeypatch.setattr(cuda._from_labels, "configs", cuda._CONFIGS)
+    monkeypatch.setattr(cuda._from_labels, "cache", {})
+    monkeypatch.setitem(vars(cuda._from_labels), "do_bench", benchmark)
+    for anchors, total in ((350, 4), (360, 4), (600, 4), (1500, 8), (350, 8)):  # 4^5 <= 2 * 3 * 350 < 4^6
+        loss, _, exact, _ = both("focal", *problem((2, anchors, 3)))
+        assert loss.item() == pytest.approx(exact.item(), rel=5e-7) and len(measured) == total
+
+
 def test_positives_of_many_tiles_are_counted():
     labels = torch.zeros(2, 2 * cuda._LABELS_PER_TILE.value + 5, dtype=torch.int64)
     labels[0, ::7] = 1
