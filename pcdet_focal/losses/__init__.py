@@ -55,6 +55,7 @@ __all__ = [
     "distribution_focal_loss", "eql_v2_weights", "equalized_focal_loss", "expand_anchor_weights", "gather_rows_once", "gaussian_focal_loss",
     "get_corner_loss_lidar", "ghmc_loss", "ghmr_loss", "giou_loss", "iou_loss", "label_smoothing_cross_entropy", "logits_of_softmax", "loss_style",
     "neg_loss_cornernet", "neg_loss_sparse", "one_hot_cross_entropy", "one_hot_from_labels", "positive_rows", "quality_focal_loss",
-    "quality_focal_loss_from_labels", "register_loss", "registered_losses", "rotated_iou_loss", "seesaw_loss", "set_training_progress", "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels",
-    "smooth_binary_targets", "smooth_l1", "softmax_focal_loss", "varifocal_loss", "varifocal_loss_from_labels", "weight_reduce_loss",
+    "quality_focal_loss_from_labels", "register_loss", "registered_losses", "rotated_iou_loss", "seesaw_loss", "set_training_progress",
+    "sigmoid_focal_loss", "sigmoid_focal_loss_from_labels", "smooth_binary_targets", "smooth_l1", "softmax_focal_loss", "varifocal_loss",
+    "varifocal_loss_from_labels", "weight_reduce_loss",
 ]

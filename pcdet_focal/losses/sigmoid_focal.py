@@ -171,8 +171,8 @@ def dense_targets(
 class SigmoidFocalClassificationLoss(nn.Module):
     """OpenPCDet's focal loss module: the formula of ``sigmoid_focal_loss`` times anchor weights, not reduced.
 
-    On the CPU, with gamma 2 and without float64, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
-    differentiated once. An alpha or gamma per class takes plain torch. A head needs neither targets nor weights of its own:
+    On the CPU with gamma 2, and on a CUDA device, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
+    differentiated once. Float64 takes plain torch. An alpha or gamma per class takes plain torch. A head needs neither targets nor weights of its own:
     ``sigmoid_focal_loss_from_labels``.
 
     >>> cls_preds = torch.zeros(2, 6, 3)                               # (B, A, C) logits

@@ -6,9 +6,12 @@ import torch
 from pcdet_focal.ops.backend import choose_backend
 
 
-@torch.compiler.assume_constant_result  # a compiler asks once, and does not look inside
 def _wanted(device_type: str, room: str) -> str:
     return choose_backend(device_type, room, has_cuda=True)
+
+
+# A compiler asks once and does not look inside. torch.compiler.assume_constant_result does just this, after importing the compiler: a second, and Triton.
+_wanted._dynamo_marked_constant = True
 
 
 def backend_of(room: str, *tensors: torch.Tensor) -> str:

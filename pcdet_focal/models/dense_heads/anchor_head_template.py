@@ -206,10 +206,10 @@ class AnchorHeadTemplate(nn.Module):
         labels, directions = ret["box_cls_labels"], ret.get("dir_cls_preds")
         shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
         if directions is not None:
-            direction = {"dir_logits": directions.view(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
+            direction = {"dir_logits": directions.reshape(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
                          "anchor_headings": self.anchor_headings}
         box_sums, dir_sums, num_positives = box_and_direction_sums(
-            ret["box_preds"].view(shape), ret["box_reg_targets"].view(shape), labels, code_weights=loss.code_weights,
+            ret["box_preds"].reshape(shape), ret["box_reg_targets"].reshape(shape), labels, code_weights=loss.code_weights,
             beta=getattr(loss, "beta", 0.0), **direction)
         divisor = normalizer.divisor(num_positives)
         if directions is None:

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-_BLOCK, _TILE = 256, 2048  # anchors that are worked on at a time, and of one program
+_BLOCK, _TILE = 256, 1024  # anchors that are worked on at a time, and of one program
 _TURN = tl.constexpr(6.283185307179586)
 
 

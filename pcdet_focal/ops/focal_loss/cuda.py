@@ -278,7 +278,7 @@ def _launch(logits, labels, quality, kind, per_sample, loss_weight, incoming, wi
     """(sums (B, tiles) or None, gradient or None)."""
     batch_size, num_anchors, num_class = logits.shape
     size_class = _size_class(logits.numel())
-    tile = 2048 if size_class < 9 else 8192  # small heads spread over more programs
+    tile = 2048 if size_class < 11 else 4096  # 4 million numbers: enough programs to fill a device either way
     tiles, count_tiles = triton.cdiv(num_anchors * num_class, tile), triton.cdiv(num_anchors, _LABELS_PER_TILE.value)
     sums = logits.new_empty((batch_size, tiles), dtype=torch.float64) if with_loss else None
     grad = torch.empty_like(logits) if with_grad else None
@@ -357,7 +357,7 @@ def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A (..., C) tensor whose rows lie at equal distances, and that distance; copied where they do not."""
     num_class = tensor.shape[-1]
     stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
-    regular = (tensor.stride(-1) == 1 or num_class == 1) and stride >= num_class
+    regular = (tensor.stride(-1) == 1 or num_class == 1) and stride >= num_class and stride * (tensor.numel() // num_class) < 2**31
     for i in range(tensor.dim() - 2):
         regular = regular and tensor.stride(i) == tensor.stride(i + 1) * tensor.shape[i + 1]
     return (tensor, stride) if regular else (tensor.contiguous(), num_class)

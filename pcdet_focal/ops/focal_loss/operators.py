@@ -54,8 +54,9 @@ def _define_from_labels(name: str, kind_type: type, tensors: str, numbers: str):
 
     def backward(grad_output, gradient, *arguments):
         given = parted(arguments)
-        ready = gradient.clone() if gradient.numel() else None
-        return backends.gradient_times(backends.backend_of(given[0], given[1]), grad_output, ready, *given).to(given[0].dtype)
+        if gradient.numel():
+            return (gradient * grad_output).to(given[0].dtype)
+        return backends.gradient_times(backends.backend_of(given[0], given[1]), grad_output, None, *given)
 
     def backward_fake(grad_output, gradient, logits, *arguments):
         return logits.new_empty(logits.shape)
