@@ -23,9 +23,7 @@ def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_
     Returns:
         (K,) indices of the boxes kept, best first, and their scores (K,).
     """
-    candidates = torch.arange(len(box_scores), device=box_scores.device) if score_thresh is None else (box_scores >= score_thresh).nonzero().view(-1)
-    # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are kept.
-    candidates = candidates[box_scores[candidates].topk(min(nms_config.NMS_PRE_MAXSIZE, len(candidates))).indices]
+    candidates = _best(box_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh)
     keep = _nms_of(nms_config)(
         box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH, post_maxsize=nms_config.NMS_POST_MAXSIZE
     )
@@ -36,17 +34,33 @@ def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_
 def multi_classes_nms(cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Suppress each class on its own, all in one go: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,), 0-based labels (K,),
     boxes (K, 7+), class by class. The limits are each class's."""
-    count, classes = cls_scores.shape
-    if score_thresh is not None:
-        cls_scores = cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
-    scores, candidates = cls_scores.topk(min(nms_config.NMS_PRE_MAXSIZE, count), dim=0)  # (k, classes), columns in descending order
-    labels = torch.arange(classes, device=cls_scores.device).expand_as(candidates)
-    scores, candidates, labels = (t.flatten() for t in (scores, candidates, labels))
-    groups = labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)
+    candidates, groups = (_best_of_classes_on_gpu if cls_scores.is_cuda else _best_of_classes)(cls_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh)
+    scores = cls_scores[candidates, groups.clamp(min=0)]
     keep = _nms_of(nms_config)(
-        box_preds[candidates, :7], scores, [nms_config.NMS_THRESH] * classes, post_maxsize=nms_config.NMS_POST_MAXSIZE, groups=groups
+        box_preds[candidates, :7], scores, [nms_config.NMS_THRESH] * cls_scores.shape[1], post_maxsize=nms_config.NMS_POST_MAXSIZE, groups=groups
     )
-    return scores[keep], labels[keep], box_preds[candidates[keep]]
+    return scores[keep], groups[keep], box_preds[candidates[keep]]
+
+
+def _best(scores: Tensor, most: int, score_thresh: float | None) -> Tensor:
+    """Indices (k,) of the at most ``most`` best scores (N,) that reach the threshold, best first."""
+    candidates = torch.arange(len(scores), device=scores.device) if score_thresh is None else (scores >= score_thresh).nonzero().view(-1)
+    # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are kept.
+    return candidates[scores[candidates].topk(min(most, len(candidates))).indices]
+
+
+def _best_of_classes(cls_scores: Tensor, most: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+    """``_best`` of each column of (N, classes): indices (k,) and their classes (k,)."""
+    best = [_best(scores, most, score_thresh) for scores in cls_scores.unbind(1)]
+    return torch.cat(best), torch.cat([torch.full_like(candidates, label) for label, candidates in enumerate(best)])
+
+
+def _best_of_classes_on_gpu(cls_scores: Tensor, most: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+    """The same without waiting for how many reach the threshold: those that do not are there too, in the class -1."""
+    scores = cls_scores if score_thresh is None else cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
+    scores, candidates = scores.topk(min(most, len(scores)), dim=0)  # (k, classes), columns in descending order
+    labels = torch.arange(cls_scores.shape[1], device=cls_scores.device).expand_as(candidates)
+    return candidates.flatten(), (labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)).flatten()
 
 
 def class_specific_nms(box_scores: Tensor, box_preds: Tensor, box_labels: Tensor, nms_config, score_thresh=None) -> tuple[Tensor, Tensor]:

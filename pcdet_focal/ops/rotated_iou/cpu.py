@@ -36,23 +36,6 @@ def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
     return kept[:_suppress(prepared, float(thresh), kept)]
 
 
-def most_overlapping(
-    xs: np.ndarray, ys: np.ndarray, kinds: np.ndarray, per_height: int, boxes: np.ndarray, rows: np.ndarray, start: np.ndarray, what: int
-) -> np.ndarray:
-    """Of anchors on a grid, flattened as (height, y, x, kind of that height), the first that has the largest IoU with a box, in float32.
-
-    Args:
-        xs, ys: (nx,) and (ny,) float64, ascending. kinds: (K, 7) float64, height by height, ``per_height`` each, x and y zero.
-        boxes: (M, 7) float64. rows: which of them. start: (M,) an anchor to begin with. what: 1 IoU in the plane, 2 IoU of the volumes.
-
-    Returns:
-        (M,) int64, 0 where no anchor meets the box, and in other rows than ``rows``.
-    """
-    best = np.zeros(len(boxes), dtype=np.int64)
-    _find_most_overlapping(xs, ys, _prepare(kinds), per_height, _prepare(boxes), rows, start, what, best)
-    return best
-
-
 @numba.njit(cache=True, nogil=True)
 def _prepare(boxes):
     """(N, 9) float64: x, y, z, dx/2, dy/2, dz/2, cos, sin, circumscribed radius. Infinite headings give nan, which overlaps nothing."""
@@ -231,6 +214,23 @@ def _suppress(boxes, thresh, kept):
         head[where] = number
         number += 1
     return number
+
+
+def most_overlapping(
+    xs: np.ndarray, ys: np.ndarray, kinds: np.ndarray, per_height: int, boxes: np.ndarray, rows: np.ndarray, start: np.ndarray, what: int
+) -> np.ndarray:
+    """Of anchors on a grid, flattened as (height, y, x, kind of that height), the first that has the largest IoU with a box, in float32.
+
+    Args:
+        xs, ys: (nx,) and (ny,) float64, ascending. kinds: (K, 7) float64, height by height, ``per_height`` each, x and y zero.
+        boxes: (M, 7) float64. rows: which of them. start: (M,) an anchor to begin with. what: 1 IoU in the plane, 2 IoU of the volumes.
+
+    Returns:
+        (M,) int64, 0 where no anchor meets the box, and in other rows than ``rows``.
+    """
+    best = np.zeros(len(boxes), dtype=np.int64)
+    _find_most_overlapping(xs, ys, _prepare(kinds), per_height, _prepare(boxes), rows, start, what, best)
+    return best
 
 
 @numba.njit(cache=True, nogil=True)
