@@ -31,11 +31,11 @@ _LABELS_PER_TILE = tl.constexpr(8192)
 _BOUND = tl.constexpr(1.8446742974197924e19)  # sqrt(largest float32)
 _EXP_LIMIT, _LOG2E, _LN2_HIGH, _LN2_LOW = (tl.constexpr(v) for v in (87.0, 1.44269504, 0.693145752, 1.42860677e-6))
 _SHIFTER, _ONE_BITS = tl.constexpr(12582912.0), tl.constexpr(0x3F800000)
-_E2, _E3, _E4, _E5, _E6 = (tl.constexpr(v) for v in (
-    0.49999991059303284, 0.16666410863399506, 0.04166828840970993, 0.00837564468383789, 0.0013835798017680645))
-_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9 = (tl.constexpr(v) for v in (
-    -0.4999990165233612, 0.3332996368408203, -0.24954132735729218, 0.19675931334495544, -0.15305569767951965, 0.10603617131710052,
-    -0.056959159672260284, 0.019851261749863625, -0.0032439809292554855))
+_E1, _E2, _E3, _E4, _E5 = (tl.constexpr(v) for v in (
+    0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593))
+_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (tl.constexpr(v) for v in (
+    -0.4999964796411767, 0.3332132263337101, -0.2485716379508982, 0.1915365544777658, -0.13753803430807074, 0.0792045484775871,
+    -0.03006580024222767, 0.0053648263176807294))
 
 
 @triton.jit
@@ -45,11 +45,10 @@ def _exp_of_minus(a):
     shifted = _SHIFTER - a * _LOG2E
     n = shifted - _SHIFTER
     r = (-a - n * _LN2_HIGH) - n * _LN2_LOW
-    poly = _E6 * r + _E5
-    poly = poly * r + _E4
+    poly = _E5 * r + _E4
     poly = poly * r + _E3
     poly = poly * r + _E2
-    poly = poly * r + 1.0
+    poly = poly * r + _E1
     poly = poly * r + 1.0
     bits = (shifted.to(tl.int32, bitcast=True) << 23) + _ONE_BITS
     return poly * bits.to(tl.float32, bitcast=True)
@@ -58,8 +57,7 @@ def _exp_of_minus(a):
 @triton.jit
 def _log1p(e):
     """log(1 + e) for e in [0, 1]."""
-    poly = _L9 * e + _L8
-    poly = poly * e + _L7
+    poly = _L8 * e + _L7
     poly = poly * e + _L6
     poly = poly * e + _L5
     poly = poly * e + _L4
