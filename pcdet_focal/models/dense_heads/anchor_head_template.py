@@ -46,6 +46,8 @@ class AnchorHeadTemplate(nn.Module):
         target_cfg = model_cfg.TARGET_ASSIGNER_CONFIG
         coder = find_by_name(_BOX_CODERS, target_cfg.BOX_CODER, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.BOX_CODER")
         self.box_coder = coder(num_dir_bins=target_cfg.get("NUM_DIR_BINS", 6), **target_cfg.get("BOX_CODER_CONFIG", {}))
+        self.codes_sin_and_cos = getattr(self.box_coder, "encode_angle_by_sincos", False)
+        self.use_sin_difference = not self.codes_sin_and_cos
         anchors, self.num_anchors_per_location = self.generate_anchors(
             model_cfg.ANCHOR_GENERATOR_CONFIG, grid_size=grid_size, point_cloud_range=point_cloud_range, anchor_ndim=self.box_coder.code_size
         )
@@ -130,9 +132,11 @@ class AnchorHeadTemplate(nn.Module):
 
         Straight from the labels; with another ``cls_loss_func`` than SigmoidFocalClassificationLoss through its one-hot targets and weights.
         """
-        labels = self.forward_ret_dict["box_cls_labels"]
         logits = self.forward_ret_dict["cls_preds"]
-        logits = logits.view(logits.shape[0], -1, self.num_class)  # (B, N, C)
+        return self.classification_loss(logits.view(logits.shape[0], -1, self.num_class), self.forward_ret_dict["box_cls_labels"])
+
+    def classification_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of :meth:`get_cls_layer_loss` for logits (B, N, C) and labels (B, N): -1 ignored, 0 background, 1..C."""
         if isinstance(self.cls_loss_func, losses.HeadClassificationLoss):
             loss, logged = self.cls_loss_func(logits, labels, self._quality_of_positives)
             return loss, {"rpn_loss_cls": loss.detach(), **logged}
@@ -141,10 +145,8 @@ class AnchorHeadTemplate(nn.Module):
             focal = self.cls_loss_func
             loss = losses.sigmoid_focal_loss_from_labels(logits, labels, alpha=focal.alpha, gamma=focal.gamma, loss_weight=cls_weight)
             return loss, {"rpn_loss_cls": loss.detach()}
-        if self.num_class == 1:
-            labels = labels.clamp(max=1)  # class-agnostic: every positive is the one class
         cls_weights, _, _ = losses.anchor_weights_from_labels(labels)
-        one_hot = losses.one_hot_from_labels(labels, self.num_class, logits.dtype)
+        one_hot = losses.one_hot_from_labels(labels, logits.shape[-1], logits.dtype)
         loss = self.cls_loss_func(logits, one_hot, weights=cls_weights).sum() / logits.shape[0]
         loss = loss * cls_weight
         return loss, {"rpn_loss_cls": loss.detach()}
@@ -171,11 +173,13 @@ class AnchorHeadTemplate(nn.Module):
             def pick(dense: Tensor, columns: int) -> Tensor:
                 return dense.view(batch_size, -1, columns)
 
-        preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
+        preds, targets = pick(self._one_tensor(ret["box_preds"]), code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
         if on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
-        else:
+        elif self.use_sin_difference:
             compared = self.add_sin_difference(preds, targets)
+        else:
+            compared = preds, targets
         box_loss = self.reg_loss_func(*compared, weights=reg_weights)
         if isinstance(self.reg_loss_func, losses.HeadBoxLoss):
             box_loss = self.reg_loss_func.average(box_loss, batch_size)
@@ -192,9 +196,10 @@ class AnchorHeadTemplate(nn.Module):
                 dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
             anchors = self._flat_anchors(slice(6, 7))[0]  # headings
             anchors = anchors.expand(batch_size, -1, -1) if rows is None else anchors[rows % len(anchors)].unsqueeze(0)
-            bins = self._direction_bins(anchors[..., 0] + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+            headings = self._target_headings(anchors[..., 0], targets)
+            bins = self._direction_bins(headings, self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
             dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
-            dir_logits = pick(ret["dir_cls_preds"], num_bins)
+            dir_logits = pick(self._one_tensor(ret["dir_cls_preds"]), num_bins)
             dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
             if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
                 dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
@@ -207,7 +212,7 @@ class AnchorHeadTemplate(nn.Module):
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
         ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
-        return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
+        return ours and self.forward_ret_dict["box_reg_targets"].device.type == "cpu" and not torch.compiler.is_compiling()
 
     def _boxes_at(self, rows: Tensor, codes: Tensor) -> Tensor:
         """Box codes (n, code) of the anchors at ``rows`` of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
@@ -223,7 +228,8 @@ class AnchorHeadTemplate(nn.Module):
         """
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
         rows, _ = losses.positive_rows(ret["box_cls_labels"])
-        boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
+        codes = [self._one_tensor(ret[key]).reshape(-1, code_size)[rows] for key in ("box_preds", "box_reg_targets")]
+        boxes = [self._boxes_at(rows, picked)[:, :7] for picked in codes]
         return rows, (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
 
     @staticmethod
@@ -248,6 +254,12 @@ class AnchorHeadTemplate(nn.Module):
         bins = AnchorHeadTemplate._direction_bins(reg_targets[..., 6] + anchors[..., 6], dir_offset, num_bins)
         return torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype) if one_hot else bins
 
+    def _target_headings(self, anchors: Tensor, targets: Tensor) -> Tensor:
+        """True headings from the anchors' (...) and the codes (..., code)."""
+        if self.codes_sin_and_cos:
+            return torch.atan2(targets[..., 7] + anchors.sin(), targets[..., 6] + anchors.cos())
+        return anchors + targets[..., 6]
+
     @staticmethod
     def _direction_bins(headings: Tensor, dir_offset: float, num_bins: int) -> Tensor:
         sector = limit_period(headings - dir_offset, 0, 2 * math.pi) / (2 * math.pi / num_bins)
@@ -261,18 +273,21 @@ class AnchorHeadTemplate(nn.Module):
         """
         anchors = self._flat_anchors()
         count = anchors.shape[1]
-        scores = cls_preds if isinstance(cls_preds, list) else self._joined(cls_preds, batch_size, count)
-        if not isinstance(scores, list) and scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()
+        if isinstance(cls_preds, list):
+            scores = [self._scores(part) for part in cls_preds]
+        else:
+            scores = self._scores(self._joined(cls_preds, batch_size, count))
         boxes = self.box_coder.decode_torch(self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1))  # (B, N, 7+)
         heading = boxes[..., 6]
         if dir_cls_preds is not None:
             labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
             offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
             heading = limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period) + offset + period * labels.to(boxes.dtype)
-        if getattr(self.cls_loss_func, "is_softmax", False):
-            scores = losses.logits_of_softmax(scores)
         return scores, torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return losses.logits_of_softmax(logits) if getattr(self.cls_loss_func, "is_softmax", False) else logits
 
     def _lidar_heading(self, heading: Tensor) -> Tensor:
         if isinstance(self.box_coder, box_coders.PreviousResidualDecoder):
@@ -281,7 +296,12 @@ class AnchorHeadTemplate(nn.Module):
 
     @staticmethod
     def _joined(preds, batch_size: int, count: int) -> Tensor:
-        return (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
+        return AnchorHeadTemplate._one_tensor(preds).view(batch_size, count, -1)
+
+    @staticmethod
+    def _one_tensor(preds: Tensor | list[Tensor]) -> Tensor:
+        """Predictions of one head as they are, those (B, n, ...) of several one after another."""
+        return torch.cat(preds, dim=1) if isinstance(preds, list) else preds
 
     def _flat_anchors(self, columns: slice = slice(None)) -> Tensor:
         """(1, N, 7+), or some of the columns, in the order of the predictions."""
