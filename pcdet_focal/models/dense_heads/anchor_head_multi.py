@@ -38,8 +38,9 @@ class SingleHead(BaseBEVBackbone):
             parts = [part.split(":") for part in separate_reg_config.REG_LIST]
             if sum(int(width) for _, width in parts) != code_size:
                 raise InputError(f"{_PATH}.SEPARATE_REG_CONFIG.REG_LIST: {list(separate_reg_config.REG_LIST)} must add up to the box code's {code_size}")
-            self.conv_cls = self._stack(channels, count * num_class, separate_reg_config)
+            # conv_box first: the optimiser's state in a checkpoint goes by the order of the parameters
             self.conv_box = nn.ModuleDict({f"conv_{name}": self._stack(channels, count * int(width), separate_reg_config) for name, width in parts})
+            self.conv_cls = self._stack(channels, count * num_class, separate_reg_config)
         self.conv_dir_cls = nn.Conv2d(channels, count * model_cfg.NUM_DIR_BINS, kernel_size=1) if model_cfg.get("USE_DIRECTION_CLASSIFIER") else None
         self.init_weights()
 
@@ -109,6 +110,10 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             conv = nn.Conv2d(input_channels, channels, 3, padding=1, bias=False)
             self.shared_conv = nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01), nn.ReLU())
         self.rpn_heads = self._make_heads(channels)
+        place = torch.zeros(len(self.class_names) + 1, dtype=torch.int32)  # of each label in its head, from 1
+        for head in self.rpn_heads:
+            place[head.head_label_indices] = torch.arange(1, len(head.head_label_indices) + 1, dtype=torch.int32)
+        self.register_buffer("place_in_head", place, persistent=False)
         self._check_classification_loss()
 
     def _make_heads(self, channels: int) -> nn.ModuleList:
@@ -183,7 +188,7 @@ class AnchorHeadMulti(AnchorHeadTemplate):
         """Loss over all anchors of all heads that are not ignored, each sample's sum divided by its positives, averaged over the batch."""
         labels, logits = self.forward_ret_dict["box_cls_labels"], self.forward_ret_dict["cls_preds"]
         if self.separate_multihead:
-            labels = self._labels_in_head(labels)
+            labels = torch.where(labels > 0, self.place_in_head[labels.clamp(min=0).long()], labels)
             widest = max(head.num_class for head in self.rpn_heads)
             logits = torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=_NOT_THERE) for part in logits], dim=1)  # (B, N, widest)
         loss, logged = self.classification_loss(logits, labels)
@@ -194,10 +199,3 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             loss = negative * loss + (positive - negative) * of_positives
             logged = {**logged, "rpn_loss_cls": loss.detach()}
         return loss, logged
-
-    def _labels_in_head(self, labels: Tensor) -> Tensor:
-        """Labels (B, N) of the data set -> -1, 0, or the 1-based place of the class in its head."""
-        place = labels.new_zeros(len(self.class_names) + 1)
-        for head in self.rpn_heads:
-            place[head.head_label_indices] = torch.arange(1, len(head.head_label_indices) + 1, dtype=place.dtype, device=place.device)
-        return torch.where(labels > 0, place[labels.clamp(min=0).long()], labels)
