@@ -321,8 +321,8 @@ WRONG = {
     "code_weights: 8 values for the 10 columns": dict(LOSS_CONFIG={"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0, "code_weights": [1.0] * 8}}),
     "LOSS_CONFIG.CLS_LOSS: the losses of a CenterHead are fixed": dict(LOSS_CONFIG={"CLS_LOSS": "FocalLoss", "LOSS_WEIGHTS": {}}),
     "NMS_TYPE: soft_nms is not supported here": dict(POST_PROCESSING=post_processing(NMS_TYPE="soft_nms")),
-    "MIN_RADIUS: 2 values for 3": dict(POST_PROCESSING=post_processing(NMS_TYPE="circle_nms", MIN_RADIUS=[1, 2])),
-    "IOU_RECTIFIER: 1 values for 5": dict(POST_PROCESSING={**post_processing(NMS_TYPE="nms_gpu"), "USE_IOU_TO_RECTIFY_SCORE": True, "IOU_RECTIFIER": [0.5]}),
+    "MIN_RADIUS: 2 values for 3": dict(POST_PROCESSING=post_processing(NMS_TYPE="circle_nms", MIN_RADIUS=[1, 2], NMS_POST_MAXSIZE=9)),
+    "IOU_RECTIFIER: 1 values for 5": dict(POST_PROCESSING={**post_processing(NMS_TYPE="nms_gpu", NMS_THRESH=0.2, NMS_PRE_MAXSIZE=9, NMS_POST_MAXSIZE=9), "USE_IOU_TO_RECTIFY_SCORE": True, "IOU_RECTIFIER": [0.5]}),
 }
 
 

@@ -17,7 +17,8 @@ from .target_assigner.center_target_assigner import CenterTargetAssigner
 
 _PATH = "MODEL.DENSE_HEAD"
 _CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}  # branches in the order of the targets' columns
-_NMS = ("nms_gpu", "nms_normal_gpu", "class_specific_nms", "circle_nms")
+_LIMITS = ("NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE")
+_NMS = {"nms_gpu": _LIMITS, "nms_normal_gpu": _LIMITS, "class_specific_nms": _LIMITS, "circle_nms": ("MIN_RADIUS", "NMS_POST_MAXSIZE")}
 
 
 class SeparateHead(nn.Module):
@@ -108,8 +109,12 @@ class CenterHead(nn.Module):
 
     def _read_post_processing(self) -> None:
         cfg, path = self.model_cfg.POST_PROCESSING, f"{_PATH}.POST_PROCESSING"
+        for key in ("SCORE_THRESH", "MAX_OBJ_PER_SAMPLE"):
+            cfg[key]  # an error now if it is missing, not after the training
         if cfg.NMS_CONFIG.NMS_TYPE not in _NMS:
             raise InputError(f"{path}.NMS_CONFIG.NMS_TYPE: {cfg.NMS_CONFIG.NMS_TYPE} is not supported here (supported: {', '.join(_NMS)})")
+        for key in _NMS[cfg.NMS_CONFIG.NMS_TYPE]:
+            cfg.NMS_CONFIG[key]
         if cfg.NMS_CONFIG.NMS_TYPE == "circle_nms":
             self.min_radius = self._one_each(cfg.NMS_CONFIG.MIN_RADIUS, len(self.heads_list), f"{path}.NMS_CONFIG.MIN_RADIUS", "head")
         self.register_buffer("post_center_limit_range", torch.tensor(cfg.POST_CENTER_LIMIT_RANGE, dtype=torch.float32), persistent=False)
