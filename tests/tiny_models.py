@@ -2,7 +2,8 @@
 
 ``data/tiny_models.json`` beside the model tests holds what OpenPCDet's own code (v0.6.0, commit 8caccce) gave for exactly these grids, batches and the
 deterministic weights of ``model_data``, in float64 on a CPU: each part of the training loss, the norm of each module's gradient, and sums over the
-evaluation's detections. Its CUDA parts were stood in for: spconv's native algorithm, torch_scatter written out, suppression and rotated IoU exact.
+evaluation's detections; for some also the first steps of a training. Its CUDA parts were stood in for: spconv's native algorithm, torch_scatter
+written out, suppression and rotated IoU exact; ``Tensor.float`` did nothing, so that no weight or Gaussian was rounded on the way.
 """
 import json
 import zlib
@@ -15,6 +16,7 @@ from easydict import EasyDict
 from model_data import REPOSITORY, set_recorded_weights
 
 from pcdet_focal.config import cfg_from_yaml_file
+from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 
 SKIPPED = ("synthetic_models", "custom_models")
 BATCH = 2
@@ -169,6 +171,7 @@ def calmed(net):
 
 def measure(net, batch: dict) -> dict:
     """What the record holds: {"loss", "parts", "gradients", "detections"}."""
+    buffers = {key: value.clone() for key, value in net.named_buffers()}
     net.train()
     loss, logged, _ = net({key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()})
     loss["loss"].backward()
@@ -177,8 +180,9 @@ def measure(net, batch: dict) -> dict:
         module = key.split(".")[0]
         gradients[module] = gradients.get(module, 0.0) + (0.0 if parameter.grad is None else parameter.grad.double().square().sum().item())
     net.eval()
-    # Training has moved the running statistics; evaluation is to depend on the weights alone.
-    calmed(net)
+    with torch.no_grad():  # the step has moved the running statistics; evaluation is to depend on the weights alone
+        for key, value in net.named_buffers():
+            value.copy_(buffers[key])
     with torch.no_grad():
         found, recall = net({key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()})
     detections = []
@@ -192,3 +196,28 @@ def measure(net, batch: dict) -> dict:
         "loss": float(loss["loss"].detach()), "parts": {key: float(value) for key, value in logged.items()},
         "gradients": {key: value**0.5 for key, value in gradients.items()}, "detections": detections, "recall": {str(k): int(v) for k, v in recall.items()},
     }
+
+
+# {model: (steps to compare, tolerance)}: Adam divides by the gradient's own size, so what anchor heads round in their weights (3e-8) grows fast.
+TRAJECTORIES = {
+    "kitti_models/second_multihead": (3, 1e-5), "kitti_models/pillarnet": (6, 1e-5), "waymo_models/centerpoint": (6, 1e-9),
+    "nuscenes_models/cbgs_dyn_pp_centerpoint": (6, 1e-7),
+}
+
+
+def trajectory(net, batch: dict, steps: int = 6) -> dict:
+    """Loss and gradient norm of each of the first steps of a one-cycle training: {"losses", "norms"}."""
+    cfg = EasyDict(OPTIMIZER="adam_onecycle", LR=0.003, WEIGHT_DECAY=0.01, MOMS=[0.95, 0.85], PCT_START=0.4, DIV_FACTOR=10)
+    optimizer = build_optimizer(net, cfg)
+    schedule, _ = build_scheduler(optimizer, steps, 1, -1, cfg)
+    net.train()
+    losses, norms = [], []
+    for step in range(steps):
+        schedule.step(step)
+        optimizer.zero_grad()
+        loss = net({key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()})[0]["loss"]
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(net.parameters(), 10)))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return {"losses": losses, "norms": norms}
