@@ -322,6 +322,9 @@ WRONG = {
     "LOSS_CONFIG.CLS_LOSS: the losses of a CenterHead are fixed": dict(LOSS_CONFIG={"CLS_LOSS": "FocalLoss", "LOSS_WEIGHTS": {}}),
     "NMS_TYPE: soft_nms is not supported here": dict(POST_PROCESSING=post_processing(NMS_TYPE="soft_nms")),
     "MIN_RADIUS: 2 values for 3": dict(POST_PROCESSING=post_processing(NMS_TYPE="circle_nms", MIN_RADIUS=[1, 2], NMS_POST_MAXSIZE=9)),
+    "at least one in every head": dict(CLASS_NAMES_EACH_HEAD=[C.NAMES, ["tram"]]),
+    r"NMS_PRE_MAXSIZE: \[9\] must be a list of 5": dict(
+        POST_PROCESSING=post_processing(NMS_TYPE="class_specific_nms", NMS_THRESH=[0.1] * 5, NMS_PRE_MAXSIZE=[9], NMS_POST_MAXSIZE=[9] * 5)),
     "IOU_RECTIFIER: 1 values for 5": dict(POST_PROCESSING={**post_processing(NMS_TYPE="nms_gpu", NMS_THRESH=0.2, NMS_PRE_MAXSIZE=9, NMS_POST_MAXSIZE=9), "USE_IOU_TO_RECTIFY_SCORE": True, "IOU_RECTIFIER": [0.5]}),
 }
 

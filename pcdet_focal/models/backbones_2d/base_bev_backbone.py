@@ -39,8 +39,8 @@ def _resampling(width: int, up_width: int, stride: float, conv_for_one: bool = F
 class _Pyramid(nn.Module):
     """Blocks one after another; each one's output is brought to one resolution, then all are concatenated."""
 
-    def __init__(self, model_cfg, input_channels: int, block: Callable[[int, int, int, int], nn.Sequential]):
-        """``block(in_channels, width, depth, stride)`` makes the layers of a level."""
+    def __init__(self, model_cfg, input_channels: int, block: Callable[[int, int, int, int], nn.Sequential], conv_for_one: bool = False):
+        """``block(in_channels, width, depth, stride)`` makes the layers of a level; ``conv_for_one`` as in ``_resampling``."""
         super().__init__()
         self.model_cfg = model_cfg
         depths, strides, widths = (list(model_cfg.get(key) or []) for key in ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS"))
@@ -54,7 +54,6 @@ class _Pyramid(nn.Module):
         for level, (depth, stride, width) in enumerate(zip(depths, strides, widths)):
             self.blocks.append(block(input_channels if level == 0 else widths[level - 1], width, depth, stride))
             if up_strides:
-                conv_for_one = model_cfg.get("USE_CONV_FOR_NO_STRIDE", False)
                 self.deblocks.append(_resampling(width, up_widths[level], up_strides[level], conv_for_one))
         self.num_bev_features = sum(up_widths) if up_strides else sum(widths)
         if len(up_strides) > len(depths):
@@ -83,11 +82,11 @@ class BaseBEVBackbone(_Pyramid):
     """
 
     def __init__(self, model_cfg, input_channels: int):
-        super().__init__(model_cfg, input_channels, _plain_block)
+        super().__init__(model_cfg, input_channels, _plain_block, conv_for_one=model_cfg.get("USE_CONV_FOR_NO_STRIDE", False))
 
 
 class BaseBEVResBackbone(_Pyramid):
-    """The pyramid with residual blocks; the same configuration."""
+    """The pyramid with residual blocks; the same configuration but for USE_CONV_FOR_NO_STRIDE."""
 
     def __init__(self, model_cfg, input_channels: int):
         super().__init__(model_cfg, input_channels, _residual_block)

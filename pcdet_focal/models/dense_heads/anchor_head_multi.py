@@ -190,7 +190,8 @@ class AnchorHeadMulti(AnchorHeadTemplate):
         if self.separate_multihead:
             labels = torch.where(labels > 0, self.place_in_head[labels.clamp(min=0).long()], labels)
             widest = max(head.num_class for head in self.rpn_heads)
-            logits = torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=_NOT_THERE) for part in logits], dim=1)  # (B, N, widest)
+            missing = [widest - part.shape[-1] for part in logits]
+            logits = torch.cat([F.pad(part, (0, n), value=_NOT_THERE) if n else part for part, n in zip(logits, missing)], dim=1)  # (B, N, widest)
         loss, logged = self.classification_loss(logits, labels)
         positive, negative = self._class_loss_weights()
         if (positive, negative) != (1.0, 1.0):

@@ -74,8 +74,9 @@ class CenterHead(nn.Module):
         self.feature_map_stride = assigner.FEATURE_MAP_STRIDE
         self.class_names_each_head = [[name for name in names if name in self.class_names] for names in model_cfg.CLASS_NAMES_EACH_HEAD]
         named = [name for names in self.class_names_each_head for name in names]
-        if sorted(named) != sorted(self.class_names):
-            raise InputError(f"{_PATH}.CLASS_NAMES_EACH_HEAD must name each of CLASS_NAMES ({', '.join(self.class_names)}) once; it has {', '.join(named)}")
+        if sorted(named) != sorted(self.class_names) or not all(self.class_names_each_head):
+            raise InputError(f"{_PATH}.CLASS_NAMES_EACH_HEAD must name each of CLASS_NAMES ({', '.join(self.class_names)}) once, and at least one in "
+                             f"every head; of these it has {self.class_names_each_head}")
         classes = [[self.class_names.index(name) for name in names] for names in self.class_names_each_head]
         for i, ids in enumerate(classes):
             self.register_buffer(f"class_ids_{i}", torch.tensor(ids, dtype=torch.long), persistent=False)
@@ -115,6 +116,10 @@ class CenterHead(nn.Module):
             raise InputError(f"{path}.NMS_CONFIG.NMS_TYPE: {cfg.NMS_CONFIG.NMS_TYPE} is not supported here (supported: {', '.join(_NMS)})")
         for key in _NMS[cfg.NMS_CONFIG.NMS_TYPE]:
             cfg.NMS_CONFIG[key]
+        if cfg.NMS_CONFIG.NMS_TYPE == "class_specific_nms":
+            for key in _LIMITS:
+                if not isinstance(cfg.NMS_CONFIG[key], (list, tuple)) or len(cfg.NMS_CONFIG[key]) != len(self.class_names):
+                    raise InputError(f"{path}.NMS_CONFIG.{key}: {cfg.NMS_CONFIG[key]} must be a list of {len(self.class_names)}, one a class")
         if cfg.NMS_CONFIG.NMS_TYPE == "circle_nms":
             self.min_radius = self._one_each(cfg.NMS_CONFIG.MIN_RADIUS, len(self.heads_list), f"{path}.NMS_CONFIG.MIN_RADIUS", "head")
         self.register_buffer("post_center_limit_range", torch.tensor(cfg.POST_CENTER_LIMIT_RANGE, dtype=torch.float32), persistent=False)

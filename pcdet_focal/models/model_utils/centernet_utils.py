@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...losses.centernet import _gather_feat, _transpose_and_gather_feat
+from ...losses.centernet import _gather_feat, _transpose_and_gather_feat  # OpenPCDet has both here
 
 __all__ = ["boxes_at_cells", "decode_bbox_from_heatmap", "decode_bbox_from_pred_dicts", "draw_gaussian_to_heatmap", "draw_gaussians",
-           "gaussian2D", "gaussian_radius"]
+           "gaussian2D", "gaussian_radius", "_gather_feat", "_transpose_and_gather_feat"]
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.5) -> Tensor:

@@ -49,7 +49,7 @@ class CenterTargetAssigner(nn.Module):
         """
         (batch_size, rows, columns), (width, height) = gt_boxes.shape, map_size
         heads, slots = len(self.widths), self.num_max_objs
-        labels = gt_boxes[..., -1].long()
+        labels = gt_boxes[..., -1].long().clamp(min=0)
         head, place = self.head_of[labels], self.place_of[labels]  # (B, T)
         of_head = head.unsqueeze(-1) == torch.arange(heads, device=head.device)  # (B, T, heads)
         slot = (of_head.cumsum(dim=1) * of_head).sum(-1) - 1  # (B, T), -1 for none
