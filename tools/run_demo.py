@@ -2,7 +2,7 @@
 
     make demo                  PointPillars, about five minutes on two idle CPU cores
     make demo MODEL=second     SECOND, sparse convolutions; about twice as long
-    make demo MODEL=centerpoint
+    make demo MODEL=centerpoint  CenterPoint: heat maps in place of anchors
 
 Each step is one of the commands a user would type; it is printed before it runs. A demo that was interrupted goes on where it stopped.
 """

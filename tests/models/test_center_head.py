@@ -268,6 +268,18 @@ def test_iou_losses_are_those_of_the_whole_map(iou, iou_reg):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_predictions_are_compared_in_float32(half):
+    head = trained_head(iou=True, IOU_REG_LOSS=True, dtype=torch.float32)
+    rounded = [{name: value.detach().to(half) for name, value in maps.items()} for maps in head.forward_ret_dict["pred_dicts"]]
+    rounded[0]["hm"][0, 0, 3, 3] = 20.0  # a score that half precision rounds to 1, in the background
+    losses = []
+    for dtype in (half, torch.float32):
+        head.forward_ret_dict["pred_dicts"] = [{name: value.to(dtype) for name, value in maps.items()} for maps in rounded]
+        losses.append(head.get_loss()[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_without_objects_the_loss_is_finite_and_differentiable():
     head = trained_head(iou=True, IOU_REG_LOSS=True, dtype=torch.float32, boxes=torch.zeros(2, 3, 10))
     loss, _ = head.get_loss()

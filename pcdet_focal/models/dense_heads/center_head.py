@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ... import losses
 from ...errors import InputError
 from ...losses.centernet import _transpose_and_gather_feat
+from ...losses.numerics import at_least_float32
 from ..model_utils import centernet_utils, model_nms_utils
 from .target_assigner.center_target_assigner import CenterTargetAssigner
 
@@ -179,8 +180,8 @@ class CenterHead(nn.Module):
 
     @staticmethod
     def sigmoid(x: Tensor) -> Tensor:
-        """Scores held within 1e-4 and 1 - 1e-4, for the logarithms of the loss."""
-        return x.sigmoid().clamp(min=1e-4, max=1 - 1e-4)
+        """Scores held within 1e-4 and 1 - 1e-4, for the logarithms of the loss; in float32 or better, since half precision has no 1 - 1e-4."""
+        return at_least_float32(x)[0].sigmoid().clamp(min=1e-4, max=1 - 1e-4)
 
     def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over the heads of heat map, box and IoU losses, and its parts as detached tensors."""
@@ -190,8 +191,8 @@ class CenterHead(nn.Module):
             inds, masks = targets["inds"][i], targets["masks"][i]
             heat = self.hm_loss_func(self.sigmoid(predicted["hm"]), targets["heatmaps"][i])
             parts[f"hm_loss_head_{i}"] = heat * weights["cls_weight"]
-            at = {name: _transpose_and_gather_feat(predicted[name], inds) for name in self.separate_head_cfg.HEAD_ORDER}  # (B, M, columns)
-            codes = torch.cat(list(at.values()), dim=-1)
+            at = {name: at_least_float32(_transpose_and_gather_feat(predicted[name], inds))[0] for name in self.separate_head_cfg.HEAD_ORDER}
+            codes = torch.cat(list(at.values()), dim=-1)  # (B, M, code_size)
             by_code = self.reg_loss_func(codes, masks, target=self._target_codes(targets["target_boxes"][i]))  # (code_size,)
             parts[f"loc_loss_head_{i}"] = (by_code * self.code_weights.to(by_code.dtype)).sum() * weights["loc_weight"]
             if "iou" in predicted or self.model_cfg.get("IOU_REG_LOSS", False):

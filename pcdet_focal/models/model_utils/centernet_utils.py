@@ -32,7 +32,7 @@ def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.5) -> 
     Source: Law and Deng, CornerNet, arXiv:1808.01244, section 3.2.
 
     >>> gaussian_radius(torch.tensor([10.0]), torch.tensor([4.0]), min_overlap=0.1)
-    tensor([2.6448])
+    tensor([2.6447])
     """
     total, area = height + width, height * width
     radii = []
