@@ -11,7 +11,7 @@ from model_data import REPOSITORY
 
 from pcdet_focal.config import cfg_from_yaml_file
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import SigmoidFocalClassificationLoss
+from pcdet_focal.losses import SigmoidFocalClassificationLoss, WeightedSmoothL1Loss
 from pcdet_focal.models.dense_heads import AnchorHeadMulti, AnchorHeadSingle
 
 RANGE = np.array([0, -4, -3, 0.8 * WIDTH, 4, 1], np.float32)
@@ -139,6 +139,25 @@ def test_rotated_iou_loss_over_several_heads():
     loss.backward()
     assert 0 < parts["rpn_loss_loc"].item() < 4 and leaves[-3].grad is not None
     assert [(bool(p.grad.isfinite().all()), bool(p.grad.any())) for p in head.forward_ret_dict["box_preds"]] == [(True, True)] * 2
+
+
+def test_dense_losses_are_those_of_the_positives_alone():
+    head = build(head_cfg(GROUPS))
+    with_predictions(head)
+    want = head.get_box_reg_layer_loss()[0]
+    head.reg_loss_func = type("Own", (WeightedSmoothL1Loss,), {})(code_weights=[1.0] * 7)  # might look at all anchors, so it gets all
+    assert head.get_box_reg_layer_loss()[0].item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_atss_targets_come_head_by_head_too():
+    cfg = head_cfg(GROUPS)
+    cfg.TARGET_ASSIGNER_CONFIG.update(NAME="ATSS", TOPK=9)
+    head = build(cfg)
+    with_predictions(head)
+    labels, counts = head.forward_ret_dict["box_cls_labels"], [part.shape[1] for part in head.forward_ret_dict["cls_preds"]]
+    first, second = labels.split(counts, dim=1)
+    assert first.unique().tolist() == [0, 1] and second.unique().tolist() == [0, 2, 3]
+    assert head.get_loss()[0].isfinite()
 
 
 def sincos(cfg, direction):

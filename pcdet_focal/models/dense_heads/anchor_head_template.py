@@ -47,7 +47,7 @@ class AnchorHeadTemplate(nn.Module):
         coder = find_by_name(_BOX_CODERS, target_cfg.BOX_CODER, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.BOX_CODER")
         self.box_coder = coder(num_dir_bins=target_cfg.get("NUM_DIR_BINS", 6), **target_cfg.get("BOX_CODER_CONFIG", {}))
         self.codes_sin_and_cos = getattr(self.box_coder, "encode_angle_by_sincos", False)
-        self.use_sin_difference = not self.codes_sin_and_cos
+        self.use_sin_difference = not self.codes_sin_and_cos  # only angles have one
         anchors, self.num_anchors_per_location = self.generate_anchors(
             model_cfg.ANCHOR_GENERATOR_CONFIG, grid_size=grid_size, point_cloud_range=point_cloud_range, anchor_ndim=self.box_coder.code_size
         )

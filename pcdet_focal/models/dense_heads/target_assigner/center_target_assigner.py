@@ -26,8 +26,8 @@ class CenterTargetAssigner(nn.Module):
         count = 1 + sum(self.widths)
         head_of, place_of = torch.full((count,), -1), torch.zeros(count, dtype=torch.long)  # by label: 0 is padding
         for head, classes in enumerate(classes_of_heads):
-            for place, name in enumerate(classes):
-                head_of[name + 1], place_of[name + 1] = head, place
+            for place, index in enumerate(classes):
+                head_of[index + 1], place_of[index + 1] = head, place
         self.register_buffer("head_of", head_of, persistent=False)
         self.register_buffer("place_of", place_of, persistent=False)
         starts = [sum(self.widths[:head]) for head in range(len(self.widths))]
