@@ -18,7 +18,6 @@ from model_data import REPOSITORY, set_recorded_weights
 from pcdet_focal.config import cfg_from_yaml_file
 from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 
-SKIPPED = ("synthetic_models", "custom_models")
 BATCH = 2
 
 
@@ -68,9 +67,8 @@ CHANGES = {
 
 
 def configurations():
-    """'kitti_models/second' and so on: the files of cfgs/ that OpenPCDet has under the same name."""
-    files = sorted((REPOSITORY / "cfgs").glob("*_models/*.yaml"))
-    return [f"{p.parent.name}/{p.stem}" for p in files if p.parent.name not in SKIPPED and p.stem != "pointpillar_overfit"]
+    """'kitti_models/second' and so on: the recorded files of cfgs/, as they are."""
+    return [name for name in recorded() if name not in CHANGES]
 
 
 def load_cfg(name: str) -> EasyDict:
