@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -184,8 +186,33 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             data_dict["cls_preds_normalized"] = False
         return data_dict
 
+    def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of all heads together, and its parts: every loss is a sum over anchors, wherever they come from."""
+        with self._joined_predictions():
+            return super().get_loss()
+
+    def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Box and direction loss over the positive anchors of all heads; see AnchorHeadTemplate."""
+        with self._joined_predictions():
+            return super().get_box_reg_layer_loss()
+
+    @contextmanager
+    def _joined_predictions(self) -> Iterator[None]:
+        """Boxes and directions of the heads as one tensor each, as the losses take them, for as long as they do."""
+        given = self.forward_ret_dict
+        joined = {key: torch.cat(given[key], dim=1) for key in ("box_preds", "dir_cls_preds") if isinstance(given.get(key), list)}
+        self.forward_ret_dict = {**given, **joined}
+        try:
+            yield
+        finally:
+            self.forward_ret_dict = given
+
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss over all anchors of all heads that are not ignored, each sample's sum divided by its positives, averaged over the batch."""
+        with self._joined_predictions():
+            return self._classification_loss_of_all()
+
+    def _classification_loss_of_all(self) -> tuple[Tensor, dict[str, Tensor]]:
         labels, logits = self.forward_ret_dict["box_cls_labels"], self.forward_ret_dict["cls_preds"]
         if self.separate_multihead:
             labels = torch.where(labels > 0, self.place_in_head[labels.clamp(min=0).long()], labels)

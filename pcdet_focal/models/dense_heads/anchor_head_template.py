@@ -173,7 +173,7 @@ class AnchorHeadTemplate(nn.Module):
             def pick(dense: Tensor, columns: int) -> Tensor:
                 return dense.view(batch_size, -1, columns)
 
-        preds, targets = pick(self._one_tensor(ret["box_preds"]), code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
+        preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
         if on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
         elif self.use_sin_difference:
@@ -199,7 +199,7 @@ class AnchorHeadTemplate(nn.Module):
             headings = self._target_headings(anchors[..., 0], targets)
             bins = self._direction_bins(headings, self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
             dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype)
-            dir_logits = pick(self._one_tensor(ret["dir_cls_preds"]), num_bins)
+            dir_logits = pick(ret["dir_cls_preds"], num_bins)
             dir_loss = self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
             if isinstance(self.dir_loss_func, losses.HeadDirectionLoss):
                 dir_loss = self.dir_loss_func.average(dir_loss, batch_size)
@@ -212,7 +212,7 @@ class AnchorHeadTemplate(nn.Module):
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
         ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
-        return ours and self.forward_ret_dict["box_reg_targets"].device.type == "cpu" and not torch.compiler.is_compiling()
+        return ours and self.forward_ret_dict["box_preds"].device.type == "cpu" and not torch.compiler.is_compiling()
 
     def _boxes_at(self, rows: Tensor, codes: Tensor) -> Tensor:
         """Box codes (n, code) of the anchors at ``rows`` of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
@@ -228,8 +228,7 @@ class AnchorHeadTemplate(nn.Module):
         """
         ret, code_size = self.forward_ret_dict, self.box_coder.code_size
         rows, _ = losses.positive_rows(ret["box_cls_labels"])
-        codes = [self._one_tensor(ret[key]).reshape(-1, code_size)[rows] for key in ("box_preds", "box_reg_targets")]
-        boxes = [self._boxes_at(rows, picked)[:, :7] for picked in codes]
+        boxes = [self._boxes_at(rows, ret[key].reshape(-1, code_size)[rows])[:, :7] for key in ("box_preds", "box_reg_targets")]
         return rows, (boxes_aligned_iou3d if space == "3d" else boxes_aligned_iou_bev)(*boxes).clamp(min=0, max=1)
 
     @staticmethod
@@ -296,12 +295,7 @@ class AnchorHeadTemplate(nn.Module):
 
     @staticmethod
     def _joined(preds, batch_size: int, count: int) -> Tensor:
-        return AnchorHeadTemplate._one_tensor(preds).view(batch_size, count, -1)
-
-    @staticmethod
-    def _one_tensor(preds: Tensor | list[Tensor]) -> Tensor:
-        """Predictions of one head as they are, those (B, n, ...) of several one after another."""
-        return torch.cat(preds, dim=1) if isinstance(preds, list) else preds
+        return (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
 
     def _flat_anchors(self, columns: slice = slice(None)) -> Tensor:
         """(1, N, 7+), or some of the columns, in the order of the predictions."""
