@@ -2,6 +2,7 @@
 
     make demo                  PointPillars, about five minutes on two idle CPU cores
     make demo MODEL=second     SECOND, sparse convolutions; about twice as long
+    make demo MODEL=centerpoint  CenterPoint: heat maps in place of anchors
 
 Each step is one of the commands a user would type; it is printed before it runs. A demo that was interrupted goes on where it stopped.
 """
@@ -26,7 +27,7 @@ def run(*command: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["pointpillar", "second"], default="pointpillar")
+    parser.add_argument("--model", choices=["pointpillar", "second", "centerpoint"], default="pointpillar")
     args = parser.parse_args()
     started = time.monotonic()
     cfg_file = f"cfgs/synthetic_models/{args.model}.yaml"

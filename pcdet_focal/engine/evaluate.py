@@ -18,12 +18,16 @@ from .run_log import AverageMeter
 
 
 def check_settings(cfg) -> None:
-    """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after it."""
+    """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after it.
+
+    A head with post-processing of its own (CenterHead) asks for those when it is built.
+    """
     settings = cfg.MODEL.POST_PROCESSING
-    for section, keys in (
-        (settings, ("RECALL_THRESH_LIST", "SCORE_THRESH", "EVAL_METRIC", "OUTPUT_RAW_SCORE")),
-        (settings.NMS_CONFIG, ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE")),
-    ):
+    wanted = [(settings, ("RECALL_THRESH_LIST", "EVAL_METRIC"))]
+    if "POST_PROCESSING" not in cfg.MODEL.get("DENSE_HEAD", {}):
+        wanted.append((settings, ("SCORE_THRESH", "OUTPUT_RAW_SCORE")))
+        wanted.append((settings.NMS_CONFIG, ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE")))
+    for section, keys in wanted:
         for key in keys:
             section[key]
 

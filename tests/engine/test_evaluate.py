@@ -127,6 +127,13 @@ def test_checkpoints_that_appear_while_waiting_are_evaluated_and_none_twice(tmp_
     assert repeat_eval.repeat_eval_ckpt(CFG, Detector(), loader, ckpt_dir, eval_dir, LOGGER, start_epoch=1).keys() == {1}
 
 
+def test_a_head_with_post_processing_of_its_own_needs_few_settings():
+    head = {"NAME": "CenterHead", "POST_PROCESSING": {"SCORE_THRESH": 0.1}}
+    evaluate.check_settings(EasyDict(MODEL={"DENSE_HEAD": head, "POST_PROCESSING": {"RECALL_THRESH_LIST": [0.3], "EVAL_METRIC": "kitti"}}))
+    with pytest.raises(KeyError, match="EVAL_METRIC"):
+        evaluate.check_settings(EasyDict(MODEL={"DENSE_HEAD": head, "POST_PROCESSING": {"RECALL_THRESH_LIST": [0.3]}}))
+
+
 def test_a_checkpoint_for_use_must_hold_every_weight(tmp_path):
     save(tmp_path, 1, 0.5)
     model = Detector()

@@ -19,24 +19,22 @@ _NORM = partial(nn.BatchNorm1d, eps=1e-3, momentum=0.01)
 
 def post_act_block(in_channels: int, out_channels: int, kernel_size: Union[int, Sequence[int]], indice_key: Optional[str] = None,
                    stride: Union[int, Sequence[int]] = 1, padding: Union[int, Sequence[int]] = 0, conv_type: str = "subm",
-                   norm_fn: Callable[[int], nn.Module] = nn.BatchNorm1d) -> spconv.SparseSequential:
+                   norm_fn: Callable[[int], nn.Module] = nn.BatchNorm1d, ndim: int = 3) -> spconv.SparseSequential:
     """Sparse convolution without bias, normalisation, ReLU.
 
     Args:
         conv_type: ``"subm"`` (stride and padding have no effect), ``"spconv"``, or ``"inverseconv"``, which goes back to the voxels before
             the "spconv" block with the same indice_key.
+        ndim: 3 for voxels, 2 for pillars.
 
     Raises:
         InputError: an unknown conv_type.
     """
-    if conv_type == "subm":
-        conv = spconv.SubMConv3d(in_channels, out_channels, kernel_size, bias=False, indice_key=indice_key)
-    elif conv_type == "spconv":
-        conv = spconv.SparseConv3d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False, indice_key=indice_key)
-    elif conv_type == "inverseconv":
-        conv = spconv.SparseInverseConv3d(in_channels, out_channels, kernel_size, indice_key=indice_key, bias=False)
-    else:
+    names = {"subm": "SubMConv", "spconv": "SparseConv", "inverseconv": "SparseInverseConv"}
+    if conv_type not in names:
         raise InputError(f"post_act_block: conv_type {conv_type!r} is unknown; it must be subm, spconv or inverseconv")
+    grid = {"stride": stride, "padding": padding} if conv_type == "spconv" else {}
+    conv = getattr(spconv, f"{names[conv_type]}{ndim}d")(in_channels, out_channels, kernel_size, bias=False, indice_key=indice_key, **grid)
     return spconv.SparseSequential(conv, norm_fn(out_channels), nn.ReLU())
 
 
@@ -54,15 +52,16 @@ class SparseBasicBlock(spconv.SparseModule):
     """ResNet's basic block of two submanifold convolutions: relu(x + bn2(conv2(relu(bn1(conv1(x))))))."""
 
     expansion = 1
+    conv = spconv.SubMConv3d
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, bias: Optional[bool] = None, norm_fn: Callable[[int], nn.Module] = nn.BatchNorm1d,
                  downsample: Optional[nn.Module] = None, indice_key: Optional[str] = None):
         super().__init__()
         bias = True if bias is None else bias  # OpenPCDet's rule: a bias before the normalisation, unless the configuration says no
-        self.conv1 = spconv.SubMConv3d(inplanes, planes, kernel_size=3, stride=stride, padding=1, bias=bias, indice_key=indice_key)
+        self.conv1 = self.conv(inplanes, planes, kernel_size=3, stride=stride, padding=1, bias=bias, indice_key=indice_key)
         self.bn1 = norm_fn(planes)
         self.relu = nn.ReLU()
-        self.conv2 = spconv.SubMConv3d(planes, planes, kernel_size=3, stride=stride, padding=1, bias=bias, indice_key=indice_key)
+        self.conv2 = self.conv(planes, planes, kernel_size=3, stride=stride, padding=1, bias=bias, indice_key=indice_key)
         self.bn2 = norm_fn(planes)
         self.downsample = downsample
         self.stride = stride

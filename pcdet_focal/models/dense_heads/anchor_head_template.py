@@ -57,6 +57,8 @@ class AnchorHeadTemplate(nn.Module):
         target_cfg = model_cfg.TARGET_ASSIGNER_CONFIG
         coder = find_by_name(_BOX_CODERS, target_cfg.BOX_CODER, "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.BOX_CODER")
         self.box_coder = coder(num_dir_bins=target_cfg.get("NUM_DIR_BINS", 6), **target_cfg.get("BOX_CODER_CONFIG", {}))
+        self.codes_sin_and_cos = getattr(self.box_coder, "encode_angle_by_sincos", False)
+        self.use_sin_difference = not self.codes_sin_and_cos  # only angles have one
         anchors, self.num_anchors_per_location = self.generate_anchors(
             model_cfg.ANCHOR_GENERATOR_CONFIG, grid_size=grid_size, point_cloud_range=point_cloud_range, anchor_ndim=self.box_coder.code_size
         )
@@ -149,9 +151,11 @@ class AnchorHeadTemplate(nn.Module):
 
         Straight from the labels; with another ``cls_loss_func`` than SigmoidFocalClassificationLoss through its one-hot targets and weights.
         """
-        labels = self.forward_ret_dict["box_cls_labels"]
         logits = self.forward_ret_dict["cls_preds"]
-        logits = logits.view(logits.shape[0], -1, self.num_class)  # (B, N, C)
+        return self.classification_loss(logits.view(logits.shape[0], -1, self.num_class), self.forward_ret_dict["box_cls_labels"])
+
+    def classification_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of :meth:`get_cls_layer_loss` for logits (B, N, C) and labels (B, N): -1 ignored, 0 background, 1..C."""
         if isinstance(self.cls_loss_func, losses.HeadClassificationLoss):
             loss, logged = self.cls_loss_func(logits, labels, self._quality_of_positives)
             return loss, {"rpn_loss_cls": loss.detach(), **logged}
@@ -160,10 +164,8 @@ class AnchorHeadTemplate(nn.Module):
             focal = self.cls_loss_func
             loss = losses.sigmoid_focal_loss_from_labels(logits, labels, alpha=focal.alpha, gamma=focal.gamma, loss_weight=cls_weight)
             return loss, {"rpn_loss_cls": loss.detach()}
-        if self.num_class == 1:
-            labels = labels.clamp(max=1)  # class-agnostic: every positive is the one class
         cls_weights, _, _ = losses.anchor_weights_from_labels(labels)
-        one_hot = losses.one_hot_from_labels(labels, self.num_class, logits.dtype)
+        one_hot = losses.one_hot_from_labels(labels, logits.shape[-1], logits.dtype)
         loss = self.cls_loss_func(logits, one_hot, weights=cls_weights).sum() / logits.shape[0]
         loss = loss * cls_weight
         return loss, {"rpn_loss_cls": loss.detach()}
@@ -194,7 +196,7 @@ class AnchorHeadTemplate(nn.Module):
     def _has_box_kernel(self) -> bool:
         ret = self.forward_ret_dict
         directions = ret.get("dir_cls_preds")
-        if type(_inner(self.reg_loss_func)) not in _REGRESSION_LOSSES.values():
+        if not self.use_sin_difference or type(_inner(self.reg_loss_func)) not in _REGRESSION_LOSSES.values():
             return False
         if directions is not None and type(_inner(self.dir_loss_func)) is not losses.WeightedCrossEntropyLoss:
             return False
@@ -241,8 +243,10 @@ class AnchorHeadTemplate(nn.Module):
             compared = [self._boxes_at(None, codes.flatten(0, 1)) for codes in (preds, targets)]  # (B * N, 7+)
         elif on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
-        else:
+        elif self.use_sin_difference:
             compared = self.add_sin_difference(preds, targets)
+        else:
+            compared = preds, targets
         box_loss = self.reg_loss_func(*compared, weights=reg_weights.flatten() if on_boxes else reg_weights)
         if not has_direction:
             return box_loss, None
@@ -253,7 +257,7 @@ class AnchorHeadTemplate(nn.Module):
         elif dir_normalizer != normalizer:
             dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
         headings = self.anchor_headings if rows is None else self.anchor_headings[rows % len(self.anchor_headings)]
-        bins = self._direction_bins(headings + targets[..., 6], self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+        bins = self._direction_bins(self._target_headings(headings, targets), self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
         dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(headings.dtype)
         dir_logits = pick(ret["dir_cls_preds"], num_bins)
         return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
@@ -309,6 +313,12 @@ class AnchorHeadTemplate(nn.Module):
         bins = AnchorHeadTemplate._direction_bins(reg_targets[..., 6] + anchors[..., 6], dir_offset, num_bins)
         return torch.nn.functional.one_hot(bins, num_bins).to(anchors.dtype) if one_hot else bins
 
+    def _target_headings(self, anchors: Tensor, targets: Tensor) -> Tensor:
+        """True headings from the anchors' (...) and the codes (..., code)."""
+        if self.codes_sin_and_cos:
+            return torch.atan2(targets[..., 7] + anchors.sin(), targets[..., 6] + anchors.cos())
+        return anchors + targets[..., 6]
+
     @staticmethod
     def _direction_bins(headings: Tensor, dir_offset: float, num_bins: int) -> Tensor:
         sector = limit_period(headings - dir_offset, 0, 2 * math.pi) / (2 * math.pi / num_bins)
@@ -322,18 +332,21 @@ class AnchorHeadTemplate(nn.Module):
         """
         anchors = self._flat_anchors()
         count = anchors.shape[1]
-        scores = cls_preds if isinstance(cls_preds, list) else self._joined(cls_preds, batch_size, count)
-        if not isinstance(scores, list) and scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()
+        if isinstance(cls_preds, list):
+            scores = [self._scores(part) for part in cls_preds]
+        else:
+            scores = self._scores(self._joined(cls_preds, batch_size, count))
         boxes = self.box_coder.decode_torch(self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1))  # (B, N, 7+)
         heading = boxes[..., 6]
         if dir_cls_preds is not None:
             labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
             offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
             heading = limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period) + offset + period * labels.to(boxes.dtype)
-        if getattr(self.cls_loss_func, "is_softmax", False):
-            scores = losses.logits_of_softmax(scores)
         return scores, torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return losses.logits_of_softmax(logits) if getattr(self.cls_loss_func, "is_softmax", False) else logits
 
     def _lidar_heading(self, heading: Tensor) -> Tensor:
         if isinstance(self.box_coder, box_coders.PreviousResidualDecoder):

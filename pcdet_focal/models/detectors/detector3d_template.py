@@ -6,12 +6,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...errors import InputError
 from ...ops.rotated_iou import boxes_iou3d
 from .. import backbones_2d, backbones_3d, dense_heads
 from ..backbones_2d import map_to_bev
 from ..backbones_3d import vfe
 from ..model_utils import checkpoint_loading, model_nms_utils
 from ..registry import find_by_name
+
+_SECTIONS = {"PFE": "pfe", "POINT_HEAD": "point_head", "ROI_HEAD": "roi_head"}  # of OpenPCDet's detectors; a subclass may add their builders
 
 
 class Detector3DTemplate(nn.Module):
@@ -39,6 +42,10 @@ class Detector3DTemplate(nn.Module):
 
     def build_networks(self) -> list[nn.Module]:
         """Build the modules of ``module_topology`` that the configuration has, register each under its name, return them in order."""
+        for section, name in _SECTIONS.items():
+            if self.model_cfg.get(section) is not None and name not in self.module_topology:
+                raise InputError(f"MODEL.{section}: {type(self).__name__} has no such part here (parts: {', '.join(self.module_topology)}); "
+                                 "models of two stages are not supported")
         dataset = self.dataset
         info = {
             "module_list": [],

@@ -13,6 +13,7 @@ from pcdet_focal.errors import InputError
 from pcdet_focal.ops import sparse_conv as sc
 from pcdet_focal.utils.spconv_utils import find_all_spconv_keys, replace_feature, spconv
 
+VOXELS, PILLARS = ("VoxelBackBone8x", "VoxelResBackBone8x"), ("PillarBackBone8x", "PillarRes18BackBone8x")
 RANGE, SIZE, GRID = np.array([0, -40, -3, 70.4, 40, 1], np.float32), np.array([.05, .05, .1], np.float32), np.array([1408, 1600, 40])
 
 
@@ -127,25 +128,22 @@ def small_batch(dtype, width=4, empty=()):
 
 def dense_twin(conv, x, mask):
     """The dense convolution of a sparse layer, zero outside ``mask`` (submanifold) or outside the cells that an input reaches."""
-    weight = conv.weight.permute(0, 4, 1, 2, 3)
+    weight = conv.weight.movedim(-1, 1)
+    convolve = torch.nn.functional.conv3d if conv.ndim == 3 else torch.nn.functional.conv2d
     if conv.subm:
-        return torch.nn.functional.conv3d(x, weight, conv.bias, padding=1) * mask, mask
-    mask = torch.nn.functional.conv3d(mask, torch.ones_like(weight[:1, :1]), None, conv.stride, conv.padding) > 0
-    return torch.nn.functional.conv3d(x, weight, conv.bias, conv.stride, conv.padding) * mask, mask.to(x.dtype)
+        return convolve(x, weight, conv.bias, padding=1) * mask, mask
+    mask = convolve(mask, torch.ones_like(weight[:1, :1]), None, conv.stride, conv.padding) > 0
+    return convolve(x, weight, conv.bias, conv.stride, conv.padding) * mask, mask.to(x.dtype)
 
 
 def dense_norm(norm, x, mask):
-    shape = (1, -1, 1, 1, 1)
+    shape = (1, -1, *[1] * (x.dim() - 2))
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     return ((x - norm.running_mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)) * mask
 
 
-@pytest.mark.parametrize("name", list(backbones))
-def test_the_encoders_are_their_dense_twins_in_float64(name):
-    torch.manual_seed(0)
-    net = recorded_weights(backbones[name]({}, 4, [48, 40, 24])).double().eval()
-    batch = small_batch(torch.float64)
-    sparse = sc.SparseConvTensor(batch["voxel_features"], batch["voxel_coords"], net.sparse_shape, 3)
+def dense_stages(stages, sparse):
+    """What the sparse ``stages`` make of a tensor, computed with dense convolutions; one dense map a stage."""
     x, mask = sparse.dense(), sparse.replace_feature(torch.ones_like(sparse.features[:, :1])).dense()
 
     def walk(module, x, mask):
@@ -164,13 +162,58 @@ def test_the_encoders_are_their_dense_twins_in_float64(name):
             x, mask = walk(child, x, mask)
         return x, mask
 
-    for stage in (net.conv_input, net.conv1, net.conv2, net.conv3, net.conv4, net.conv_out):
+    maps = []
+    for stage in stages:
         x, mask = walk(stage, x, mask)
+        maps.append(x)
+    return maps
+
+
+@pytest.mark.parametrize("name", VOXELS)
+def test_the_encoders_are_their_dense_twins_in_float64(name):
+    torch.manual_seed(0)
+    net = recorded_weights(backbones[name]({}, 4, [48, 40, 24])).double().eval()
+    batch = small_batch(torch.float64)
+    sparse = sc.SparseConvTensor(batch["voxel_features"], batch["voxel_coords"], net.sparse_shape, 3)
+    x = dense_stages((net.conv_input, net.conv1, net.conv2, net.conv3, net.conv4, net.conv_out), sparse)[-1]
     got = net(batch)["encoded_spconv_tensor"].dense()
     torch.testing.assert_close(got, x, rtol=0, atol=1e-10 * float(x.detach().abs().max()))
 
 
-@pytest.mark.parametrize("name", list(backbones))
+def small_pillars(width=32, empty=()):
+    """Pillars of three samples on a grid of 48 x 64 cells, float64."""
+    rng = np.random.default_rng(1)
+    places = [np.stack(np.unravel_index(rng.permutation(64 * 48)[:200], (64, 48)), 1) for _ in range(3)]
+    cells = np.concatenate([np.concatenate([np.full((200, 1), b), places[b]], 1) for b in range(3) if b not in empty] or [np.zeros((0, 3))])
+    features = torch.from_numpy(rng.standard_normal((len(cells), width)))
+    return {"pillar_features": features, "pillar_coords": torch.from_numpy(cells.astype(np.int32)), "batch_size": 3}
+
+
+@pytest.mark.parametrize("name", PILLARS)
+def test_the_pillar_encoders_are_their_dense_twins_in_float64(name):
+    net = recorded_weights(backbones[name]({}, 32, [48, 64, 1])).double().eval()
+    batch = small_pillars()
+    sparse = sc.SparseConvTensor(batch["pillar_features"], batch["pillar_coords"], [64, 48], 3)
+    want = dense_stages((net.conv1, net.conv2, net.conv3, net.conv4), sparse)
+    want.append(net.conv5(want[-1]))
+    out = net(batch)
+    got = [x if torch.is_tensor(x) else x.dense() for x in out["multi_scale_2d_features"].values()]
+    assert [tuple(x.shape) for x in got] == [(3, c, 64 // s, 48 // s) for c, s in zip(net.backbone_channels.values(), out["multi_scale_2d_strides"].values())]
+    for ours, dense in zip(got, want):
+        torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10 * float(dense.detach().abs().max()))
+
+
+@pytest.mark.parametrize("name", PILLARS)
+@pytest.mark.parametrize("empty", [(1,), (0, 1, 2)])
+def test_pillar_samples_may_be_empty(name, empty):
+    net = backbones[name]({}, 32, [48, 64, 1]).double().train()
+    maps = net(small_pillars(empty=empty))["multi_scale_2d_features"]
+    assert not maps["x_conv4"][list(empty)].any()
+    (maps["x_conv5"].square().sum() + sum(p.sum() * 0 for p in net.parameters())).backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", VOXELS)
 @pytest.mark.parametrize("empty", [(1,), (0, 1, 2)])
 def test_empty_samples_train(name, empty):
     net = backbones[name]({}, 4, [48, 40, 24]).train()

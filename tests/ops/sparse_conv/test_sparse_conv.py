@@ -285,3 +285,9 @@ def test_kernels_of_other_spconv_versions():
     torch.testing.assert_close(layer(x).features, features @ one.view(4, 5))
     with pytest.raises(InputError, match="RSCK"):
         sc.convert_spconv_kernel(weight, "HWIO")
+
+
+def test_pillar_kernels_of_other_spconv_versions():
+    weight = torch.arange(3 * 2 * 4 * 5.).view(5, 3, 2, 4)  # out 5, kernel (3, 2), in 4
+    assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 3, 0), "RSCK"), weight)
+    assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 0, 3), "RSKC"), weight)

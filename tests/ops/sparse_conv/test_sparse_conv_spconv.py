@@ -27,6 +27,9 @@ LAYERS = {
     "conv_k311_s211_p0": ("SparseConv3d", dict(kernel_size=(3, 1, 1), stride=(2, 1, 1), padding=0)),
     "conv_k1_s1": ("SparseConv3d", dict(kernel_size=1)),
     "conv_k1_s2": ("SparseConv3d", dict(kernel_size=1, stride=2)),
+    "subm2d_k3": ("SubMConv2d", dict(kernel_size=3, padding=1)),
+    "conv2d_k3_s2_p1": ("SparseConv2d", dict(kernel_size=3, stride=2, padding=1)),
+    "conv2d_k35_s12_p01": ("SparseConv2d", dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 1))),
 }
 
 
@@ -59,7 +62,7 @@ def test_forward_and_gradients_are_those_of_spconv(name, bias):
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     for key, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), f"{key}: one seed must give the same initial weights"
-    features, indices, shape, batch = scene()
+    features, indices, shape, batch = scene() if kind.endswith("3d") else scene(shape=(30, 28))
     results = []
     for package, layer in ((sc, ours), (spconv, theirs)):
         leaf = features.clone().requires_grad_()
