@@ -20,8 +20,8 @@ def read_checkpoint(filename: str | Path) -> dict:
     Files may come from elsewhere, so only tensors, plain containers and numbers are read, numpy's numbers too (OpenPCDet's learning rates are).
 
     Raises:
-        InputError: no such file, not a checkpoint (no ``model_state``), or a file that holds code.
-        ImportError: a ``.safetensors`` file without the package that reads them; the message names the extra.
+        InputError: no such file, not a checkpoint (no ``model_state``), a file that holds code, or a ``.safetensors`` file where the package that
+            reads them is not installed.
     """
     path = Path(filename)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_plain(path)
@@ -44,11 +44,11 @@ def read_plain(path: Path) -> Any:
 
 
 def safetensors_torch() -> ModuleType:
-    """The package ``safetensors.torch``, asked for where it is used."""
+    """The package ``safetensors.torch``, asked for where it is used. Raises InputError, which names the extra, where it is not installed."""
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError('.safetensors files need the package safetensors: pip install "pcdet_focal[safetensors]"') from error
+        raise InputError('.safetensors files need the package safetensors: pip install "pcdet_focal[safetensors]"') from error
     return safetensors.torch
 
 
