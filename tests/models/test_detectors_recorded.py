@@ -74,6 +74,14 @@ def test_training_loss_and_every_gradient_norm(name):
         errors[key] = abs(parameter.grad.double().norm().item() / recorded - 1)
     assert max(errors.values()) < most, max(errors, key=errors.get)
     assert np.median(list(errors.values())) < median
+    sampled = [key[len("grad__"): -len("__idx")] for key in case if key.startswith("grad__") and key.endswith("__idx")]
+    assert len(sampled) >= 4
+    for key in sampled:
+        got = net.get_parameter(key.replace("/", ".")).grad.reshape(-1)[case[f"grad__{key}__idx"].astype(np.int64)].numpy()
+        largest = max(abs(float(case[f"grad__{key}__max"])), abs(float(case[f"grad__{key}__min"])))
+        np.testing.assert_allclose(got, case[f"grad__{key}__val"], rtol=0, atol=2 * most * largest, err_msg=key)
+    for key in (key for key in case if key.startswith("stat__")):
+        np.testing.assert_allclose(net.state_dict()[key[len("stat__"):].replace("/", ".")], case[key], rtol=1e-4, atol=1e-6, err_msg=key)
     if name == "pointpillar":  # one optimiser step, and what the next batch's loss is then
         recorded = cases("08_training_extras/pointpillar_4_steps.npz")["steps"]
         cfg = load_cfg(name).OPTIMIZATION
