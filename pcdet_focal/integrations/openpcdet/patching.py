@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import importlib
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Iterator
 
 from ...errors import InputError
 
 _HEAD_METHODS = ("build_losses", "get_cls_layer_loss", "get_box_reg_layer_loss")
+_RULES = {"use_sin_difference": True, "codes_sin_and_cos": False}  # our head decides this from its box coder, theirs has one way
 _ABSENT = object()
 _replaced: list[tuple[Any, str, Any]] = []  # owner, name, what was there; of the patch in force
 
@@ -75,6 +76,7 @@ def _changes(losses: ModuleType, head: ModuleType) -> list[tuple[Any, str, Any]]
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"patch() is written for OpenPCDet 0.6; the one installed at {losses.__file__} lacks {', '.join(missing[:3])}{more}")
     changes = [(losses, name, getattr(loss_utils, name)) for name in loss_utils.__all__]
-    # The methods call private helpers of our class; OpenPCDet's has no private names.
-    own = [name for name in vars(AnchorHeadTemplate) if name in _HEAD_METHODS or (name.startswith("_") and not name.startswith("__"))]
-    return changes + [(template, name, vars(AnchorHeadTemplate)[name]) for name in own]
+    # The methods may call any function of our class; what theirs has too stays theirs.
+    lacking = [name for name, value in vars(AnchorHeadTemplate).items() if name not in vars(template) and isinstance(value, (FunctionType, staticmethod))]
+    changes += [(template, name, vars(AnchorHeadTemplate)[name]) for name in (*_HEAD_METHODS, *lacking)]
+    return changes + [(template, name, value) for name, value in _RULES.items()]
