@@ -130,9 +130,9 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
-@needs_openpcdet
+@needs_openpcdet  # test.py: tests/test_docs_from_openpcdet.py
 @pytest.mark.slow
-def test_openpcdets_train_test_and_demo_run_unmodified(checkout):
+def test_openpcdets_train_and_demo_run_unmodified(checkout):
     common = ["--cfg_file", "cfgs/tiny_models/tiny.yaml", "--workers", "0"]
     done = run(checkout / "tools", "train.py", *common, "--fix_random_seed", "--num_epochs_to_eval", "1", "--set", "OPTIMIZATION.LR", "0.002")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -144,10 +144,6 @@ def test_openpcdets_train_test_and_demo_run_unmodified(checkout):
     resumed = run(checkout / "tools", "train.py", *common, "--epochs", "3", "--num_epochs_to_eval", "1")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert "epoch 2, iteration 6" in resumed.stdout and (output / "ckpt/checkpoint_epoch_3.pth").exists()
-
-    tested = run(checkout / "tools", "test.py", *common, "--ckpt", output / "ckpt/checkpoint_epoch_2.pth", "--infer_time")
-    assert tested.returncode == 0, tested.stderr[-2000:]
-    assert "Car AP_R40@0.70, 0.70, 0.70" in tested.stdout
 
     scan = next((tiny_kitti.dataset() / "training/velodyne").glob("*.bin"))
     shown = run(checkout / "tools", "demo.py", "--cfg_file", "cfgs/tiny_models/tiny.yaml", "--ckpt", output / "ckpt/checkpoint_epoch_2.pth", "--data_path", scan)
