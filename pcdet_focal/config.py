@@ -290,6 +290,12 @@ def _warn_unknown_keys(config: EasyDict, source: str) -> None:
             warnings.warn(f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""), stacklevel=3)
 
 
+def _root_dir() -> Path:
+    """Below which OpenPCDet's tools write: this checkout; the working directory where the package is installed, away from the other packages."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "setup.py").is_file() else Path.cwd()
+
+
 cfg = Config()
-cfg.ROOT_DIR = Path(__file__).resolve().parents[1]
+cfg.ROOT_DIR = _root_dir()
 cfg.LOCAL_RANK = 0

@@ -1,7 +1,11 @@
 """Loading, merging, overriding configurations, and what a user's mistake is answered with."""
 import copy
 import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from easydict import EasyDict
 from golden_data import GOLDEN, needs_golden
-from model_data import dataset_like, load_cfg
+from model_data import REPOSITORY, dataset_like, load_cfg
 from openpcdet import needs_openpcdet, peer_folder, peer_module
 
 from pcdet_focal.config import MissingKeyError, cfg_from_list, cfg_from_yaml_file, merge_new_config
@@ -163,6 +167,19 @@ def test_a_base_file_can_be_merged_from_the_command_line(tmp_path):
     assert config.LOSS_CONFIG == {"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0}, "CLS_LOSS": {"NAME": "FocalLoss"}}
     with pytest.raises(InputError, match="nowhere.yaml"):
         cfg_from_list(["LOSS_CONFIG._BASE_CONFIG_", "nowhere.yaml"], config)
+
+
+def test_an_installed_package_writes_below_the_working_directory(tmp_path):
+    package = REPOSITORY / "pcdet_focal"
+    (tmp_path / "site/pcdet_focal").mkdir(parents=True)
+    for name in ("__init__", "config", "config_keys", "errors"):
+        shutil.copy(package / f"{name}.py", tmp_path / "site/pcdet_focal")
+    for folder, expected in ((tmp_path / "site", tmp_path), (REPOSITORY, REPOSITORY)):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); from pcdet_focal.config import cfg; print(cfg.ROOT_DIR)"],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
+        )
+        assert done.stdout.strip() == str(expected), done.stderr
 
 
 # ---- OpenPCDet's own rules: what its code gives is written beside each case, and asked of its code itself where a checkout is at hand ----
