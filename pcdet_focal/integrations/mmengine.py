@@ -38,7 +38,8 @@ def register(registry: Any = None, names: Sequence[str] | None = None, prefix: s
     there = registry.module_dict
     taken = [name for name, loss in chosen.items() if there.get(name, loss) is not loss]
     if taken and not override:
-        raise InputError(f"register(): {', '.join(taken)} are in the registry {registry.name} already; override=True replaces them, prefix='...' names these otherwise")
+        ways = "override=True replaces them, prefix='...' names these otherwise"
+        raise InputError(f"register(): {', '.join(taken)} are in the registry {registry.name} already; {ways}")
     for name, loss in chosen.items():
         registry.register_module(name=name, force=override or name in there, module=loss)
     return list(chosen)

@@ -63,9 +63,11 @@ def test_a_script_finds_what_python_would_give_it(tmp_path):
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/_init_path.py").write_text("import sys\nsys.path.insert(0, '../')\n")
     (tmp_path / "tools/script.py").write_text(
-        "import _init_path, json, sys, pickle, __main__\n"
+        "'What it does.'\nimport _init_path, json, sys, pickle, __main__\n"
         "class Kept: pass\n"
-        "print(json.dumps([sys.argv, __name__, __file__, __main__.Kept is Kept, type(pickle.loads(pickle.dumps(Kept()))) is Kept, sys.path[1], __doc__]))\n"
+        "def typed(x: int): pass\n"
+        "print(json.dumps([sys.argv, __name__, __file__, __main__.Kept is Kept, type(pickle.loads(pickle.dumps(Kept()))) is Kept, sys.path[1], __doc__,\n"
+        "                  str(typed.__annotations__), type(__builtins__).__name__, __spec__, __package__]))\n"
         "sys.exit(3)\n"
     )
     given = ["tools/script.py", "--set", "A.B", "1"]
@@ -146,6 +148,6 @@ def test_openpcdets_train_and_demo_run_unmodified(checkout):
     assert "epoch 2, iteration 6" in resumed.stdout and (output / "ckpt/checkpoint_epoch_3.pth").exists()
 
     scan = next((tiny_kitti.dataset() / "training/velodyne").glob("*.bin"))
-    shown = run(checkout / "tools", "demo.py", "--cfg_file", "cfgs/tiny_models/tiny.yaml", "--ckpt", output / "ckpt/checkpoint_epoch_2.pth", "--data_path", scan)
+    shown = run(checkout / "tools", "demo.py", *common[:2], "--ckpt", output / "ckpt/checkpoint_epoch_2.pth", "--data_path", scan)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert "drawn ['points', 'ref_boxes', 'ref_labels', 'ref_scores']" in shown.stdout

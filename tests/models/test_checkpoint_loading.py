@@ -173,6 +173,8 @@ def test_square_kernels_alone_are_spconv_1_unless_declared(tmp_path, layout):
         target = sparse_conv.SparseConv3d(5, 5, (3, 1, 1), stride=2, bias=False)
         load_params_from_file(target, tmp_path / "model.pth", LOGGER, kernel_layout=declared)
         assert torch.equal(target.weight, source.weight) == (declared == layout or layout == "RSCK")
+    with pytest.raises(InputError, match=r"kernel_layout 'HWIO' is unknown; it must be one of KRSC = "):
+        load_params_from_file(target, tmp_path / "model.pth", LOGGER, kernel_layout="HWIO")
 
 
 # ---- safetensors -------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ Different are only
 """
 from __future__ import annotations
 
+import builtins
 import sys
 import traceback
 from pathlib import Path
@@ -57,9 +58,9 @@ def _run(source: bytes, argv: Sequence[str]) -> None:
     sys.excepthook = show
     module = ModuleType("__main__")
     module.__file__ = script
-    module.__dict__["__builtins__"] = __builtins__
+    vars(module)["__builtins__"] = builtins
     sys.modules["__main__"] = module  # for good: what the script pickles, or leaves for exit, asks for it
-    exec(compile(source, script, "exec"), vars(module))
+    exec(compile(source, script, "exec", dont_inherit=True), vars(module))  # this file's __future__ is not the script's
 
 
 def _root_of(script: Path) -> Path:

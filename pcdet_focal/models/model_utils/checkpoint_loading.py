@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...ops.sparse_conv import SparseConvolution, convert_spconv_kernel
+from ...ops.sparse_conv.layouts import LAYOUTS
 from .checkpoint_files import read_checkpoint, read_plain
 
 __all__ = ["load_params_from_file", "load_params_with_optimizer", "match_state", "model_state", "read_checkpoint"]
@@ -47,6 +48,8 @@ def model_state(model: nn.Module, filename: str | Path, pre_trained_path: str | 
 
 def _in_own_layout(model: nn.Module, state: dict[str, Tensor], layout: str | None) -> dict[str, Tensor]:
     layout = layout or file_layout(model, state)
+    if layout not in LAYOUTS:
+        raise InputError(f"kernel_layout {layout!r} is unknown; it must be one of {', '.join(f'{name} = {meaning}' for name, meaning in LAYOUTS.items())}")
     kernels = {key: module for key, module in _kernels(model).items() if key in state and tuple(state[key].shape) == _shape_in(layout, module)}
     return {**state, **{key: convert_spconv_kernel(state[key], layout, module.conv1x1) for key, module in kernels.items()}}
 
