@@ -2,6 +2,7 @@
 import ast
 import importlib.util
 import os
+import shutil
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,17 @@ needs_openpcdet = pytest.mark.skipif("OPENPCDET" not in os.environ, reason="no c
 def peer_folder() -> Path:
     """The checkout's folder."""
     return Path(os.environ["OPENPCDET"]).resolve()
+
+
+def copy_tools(folder: Path) -> None:
+    """Its tools in ``folder/tools``, beside an empty folder where its package would be, and ``folder/no_waiting`` for the path of Python processes.
+
+    Its train.py sleeps half a minute at the end, for checkpoints of other runs; with that folder on the path nothing sleeps.
+    """
+    shutil.copytree(peer_folder() / "tools", folder / "tools")
+    (folder / "pcdet").mkdir()
+    (folder / "no_waiting").mkdir()
+    (folder / "no_waiting/sitecustomize.py").write_text("import time\n\ntime.sleep = lambda seconds: None\n")
 
 
 @lru_cache(None)

@@ -15,7 +15,7 @@ import tiny_kitti
 from easydict import EasyDict
 from golden_data import GOLDEN, needs_golden
 from model_data import dataset_like
-from openpcdet import needs_openpcdet, peer_folder, public_names
+from openpcdet import copy_tools, needs_openpcdet, peer_folder, public_names
 from openpcdet_stand_in import write_stand_in
 
 from pcdet_focal import datasets
@@ -99,10 +99,9 @@ def test_scripts_run_with_one_word_changed_or_none(workplace):
 @needs_openpcdet
 @pytest.mark.slow
 def test_openpcdets_own_tools_run(workplace):
-    shutil.copytree(peer_folder() / "tools", workplace / "OpenPCDet/tools")
-    (workplace / "OpenPCDet/pcdet").mkdir()
+    copy_tools(workplace / "OpenPCDet")
     shutil.copy(workplace / CFG, workplace / "OpenPCDet/tools" / CFG)
-    done = started(["bash", "-ec", blocks("sh", "Scripts")[2]], workplace)
+    done = started(["bash", "-ec", blocks("sh", "Scripts")[2]], workplace, workplace / "OpenPCDet/no_waiting")
     assert done.stdout.count("Car AP_R40@0.70, 0.70, 0.70") == 2
     assert (workplace / "OpenPCDet/output/kitti_models/pointpillar/here/ckpt/checkpoint_epoch_1.pth").exists()
 

@@ -1,20 +1,20 @@
 """Scripts that say ``import pcdet``, run on this package, each in a process of its own."""
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_kitti
-from openpcdet import needs_openpcdet, peer_folder
+from openpcdet import copy_tools, needs_openpcdet
 
 
-def run(folder, *words) -> subprocess.CompletedProcess:
-    """``python -m pcdet_focal.integrations.openpcdet WORDS`` in ``folder``."""
+def run(folder, *words, path=()) -> subprocess.CompletedProcess:
+    """``python -m pcdet_focal.integrations.openpcdet WORDS`` in ``folder``, with ``path`` on Python's path."""
     command = [sys.executable, "-m", "pcdet_focal.integrations.openpcdet", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": f"{tiny_kitti.REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    paths = [*path, tiny_kitti.REPOSITORY, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -119,10 +119,9 @@ def test_alias_comes_too_late_after_the_real_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """OpenPCDet's tools folder in a checkout's place, beside it an empty folder where its package would be."""
+    """OpenPCDet's tools folder as in a checkout, with a small configuration."""
     folder = tmp_path_factory.mktemp("openpcdet")
-    shutil.copytree(peer_folder() / "tools", folder / "tools")
-    (folder / "pcdet").mkdir()
+    copy_tools(folder)
     content = tiny_kitti.config(tiny_kitti.dataset())
     content["MODEL"]["POST_PROCESSING"]["SCORE_THRESH"] = 0.0
     tiny_kitti.write_config(folder / "tools/cfgs/tiny_models/tiny.yaml", content)
@@ -135,15 +134,15 @@ def checkout(tmp_path_factory) -> Path:
 @needs_openpcdet  # test.py: tests/test_docs_from_openpcdet.py
 @pytest.mark.slow
 def test_openpcdets_train_and_demo_run_unmodified(checkout):
-    common = ["--cfg_file", "cfgs/tiny_models/tiny.yaml", "--workers", "0"]
-    done = run(checkout / "tools", "train.py", *common, "--fix_random_seed", "--num_epochs_to_eval", "1", "--set", "OPTIMIZATION.LR", "0.002")
+    common, path = ["--cfg_file", "cfgs/tiny_models/tiny.yaml", "--workers", "0"], [checkout / "no_waiting"]
+    done = run(checkout / "tools", "train.py", *common, "--fix_random_seed", "--num_epochs_to_eval", "1", "--set", "OPTIMIZATION.LR", "0.002", path=path)
     assert done.returncode == 0, done.stderr[-2000:]
     output = checkout / "output/tiny_models/tiny/default"
     assert sorted(path.name for path in (output / "ckpt").iterdir()) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
     assert "Car AP_R40@0.70, 0.70, 0.70" in done.stdout and (output / "eval/eval_with_train/epoch_2/val/result.pkl").exists()
     assert "Start training tiny_models/tiny(default)" in done.stdout
 
-    resumed = run(checkout / "tools", "train.py", *common, "--epochs", "3", "--num_epochs_to_eval", "1")
+    resumed = run(checkout / "tools", "train.py", *common, "--epochs", "3", "--num_epochs_to_eval", "1", path=path)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert "epoch 2, iteration 6" in resumed.stdout and (output / "ckpt/checkpoint_epoch_3.pth").exists()
 
