@@ -24,9 +24,9 @@ from .alias import SecondName, alias
 _USAGE = "usage: python -m pcdet_focal.integrations.openpcdet SCRIPT [ARGS ...]   (SCRIPT says `import pcdet`)"
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
-    """The command: ``arguments`` are SCRIPT and its own arguments, by default the command line's."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+def main() -> None:
+    """The command: SCRIPT and its arguments are the command line's."""
+    given = sys.argv[1:]
     if not given or given[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if given else 2)
