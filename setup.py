@@ -23,7 +23,8 @@ setup(
         "cu120": ["spconv-cu120"],
         "cu126": ["spconv-cu126"],
         "triton-sparse": ["spconv-triton"],
-        "dev": ["pytest", "hypothesis", "shapely"],
+        "safetensors": ["safetensors"],
+        "dev": ["pytest", "hypothesis", "shapely", "safetensors", "mmengine-lite"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",

@@ -5,14 +5,17 @@ A configuration is a tree of ``EasyDict``. What this module adds to a plain YAML
 * ``_BASE_CONFIG_: other.yaml`` inside any mapping first brings in that file; its path is taken relative to the working directory, else to
   the folder of the file that names it or to any folder above that one (so a file works from wherever it is started);
 * numbers such as ``1e-3`` are numbers (plain YAML 1.1 reads them as text);
-* a missing key raises :class:`MissingKeyError`, which names the whole key path and the keys that look like it;
+* a missing key raises :class:`MissingKeyError`, which names the whole key path, who reads it and the keys that look like it;
 * a key that no part of this package knows is reported once, with the nearest known one.
+
+Merging and ``--set`` do what OpenPCDet's do; what they refuse or crash on there and take here is in docs/differences.md.
 """
 from __future__ import annotations
 
 import ast
 import difflib
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -20,7 +23,7 @@ from typing import Any, Iterator, Sequence
 import yaml
 from easydict import EasyDict
 
-from .config_keys import KNOWN_KEYS, OPTIONAL_KEYS
+from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
 from .errors import InputError
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
@@ -46,7 +49,17 @@ class Config(EasyDict):
         near = difflib.get_close_matches(str(name), [str(k) for k in self], n=2, cutoff=0.7)
         hint = f" (there is {' and '.join(near)}: a typo?)" if near else f" (keys there: {', '.join(map(str, self)) or 'none'})"
         source = self.__dict__.get("_source")
-        raise MissingKeyError(f"{source + ': ' if source else ''}the configuration key {path + '.' if path else ''}{name} is missing{hint}")
+        where = f"{source + ': ' if source else ''}the configuration key {path + '.' if path else ''}{name}"
+        raise MissingKeyError(f"{where} is missing{hint}; {_reader()} needs it")
+
+
+def _reader() -> str:
+    """Who asks for a missing key: the class whose method does, else the Python module."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "easydict"):
+        frame = frame.f_back
+    owner = frame.f_locals.get("self")
+    return frame.f_globals.get("__name__", "a script") if owner is None else type(owner).__name__
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,13 +118,16 @@ def find_base_config(name: str, named_in: Path | None = None) -> Path:
 
 
 def merge_new_config(config: EasyDict, new_config: dict, source: Path | None = None, _chain: tuple[Path, ...] = ()) -> EasyDict:
-    """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was there."""
+    """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was there.
+
+    A ``_BASE_CONFIG_`` comes first. What ``config`` had before under the base file's own top-level keys goes, mappings too (OpenPCDet's rule).
+    """
     base = new_config.get("_BASE_CONFIG_")
     if base is not None:
         path = find_base_config(base, source)
         if path.resolve() in _chain:
             raise InputError(f"{source}: _BASE_CONFIG_ {base} leads back to itself")
-        merge_new_config(config, read_yaml(path), path, (*_chain, path.resolve()))
+        config.update(merge_new_config(Config(), read_yaml(path), path, (*_chain, path.resolve())))
     for key, value in new_config.items():
         if isinstance(value, dict):
             if not isinstance(config.get(key), dict):
@@ -169,7 +185,8 @@ def _set(config: EasyDict, path: str, text: str) -> None:
         node = _step(node, name, path)
     exists = (isinstance(node, list) and last.isdigit() and int(last) < len(node)) or (isinstance(node, dict) and last in node)
     if last == "_BASE_CONFIG_" and isinstance(node, dict):
-        merge_new_config(node, {"_BASE_CONFIG_": text})
+        merge_new_config(node, read_yaml(find_base_config(text)))
+        node[last] = text
         return
     if not exists and path not in OPTIONAL_KEYS:
         _step(node, last, path)
@@ -195,6 +212,9 @@ def _parse(text: str, old: Any, path: str) -> Any:
     except (ValueError, SyntaxError):
         value = _words(text, path)
     if isinstance(old, list) and value is not None:
+        texts = bool(old) and isinstance(old[0], str)
+        if texts and text[:1] not in "[(":
+            return text.split(",")
         items = list(value) if isinstance(value, (list, tuple)) else [_scalar(part) for part in text.split(",")]
         floats = bool(old) and all(isinstance(v, float) for v in old)
         return [float(v) if floats and isinstance(v, int) else v for v in items]
@@ -205,11 +225,10 @@ def _parse(text: str, old: Any, path: str) -> Any:
     if isinstance(old, str):
         return text
     if isinstance(old, dict) and isinstance(value, str) and ":" in value:  # OpenPCDet's spelling: key:value,key:value
-        merged = Config(old)
         for pair in value.split(","):
             key, _, part = pair.partition(":")
-            merged[key] = _parse(part, _step(old, key, f"{path}.{key}"), f"{path}.{key}")
-        return merged
+            old[key] = _parse(part, _step(old, key, f"{path}.{key}"), f"{path}.{key}")
+        return old
     raise InputError(f"--set {path} {text}: the value is a {type(value).__name__}, the configuration has a {type(old).__name__} there ({old!r})")
 
 
@@ -260,17 +279,23 @@ _warned: set[tuple[str, str]] = set()
 
 def _warn_unknown_keys(config: EasyDict, source: str) -> None:
     for path, value in _walk(config, ""):
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or path.rpartition(".")[2] in FREE_MAPPINGS:
             continue
         for key in value:
             full = f"{path}.{key}" if path else str(key)
-            if key in KNOWN_KEYS or not str(key).isupper() or full in OPTIONAL_KEYS or (source, full) in _warned:
+            if key in KNOWN_KEYS or full in OPTIONAL_KEYS or (source, full) in _warned:
                 continue
             _warned.add((source, full))
-            near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.75)
+            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1, cutoff=0.75)
             warnings.warn(f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""), stacklevel=3)
 
 
+def _root_dir() -> Path:
+    """Below which OpenPCDet's tools write: this checkout; the working directory where the package is installed, away from the other packages."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "setup.py").is_file() else Path.cwd()
+
+
 cfg = Config()
-cfg.ROOT_DIR = Path(__file__).resolve().parents[1]
+cfg.ROOT_DIR = _root_dir()
 cfg.LOCAL_RANK = 0

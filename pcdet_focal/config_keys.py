@@ -1,6 +1,6 @@
 """The vocabulary of configuration files: what a key may be called, and which keys may be set though a file does not have them."""
 
-# Every upper-case key in OpenPCDet's own YAML files, and ours. A key outside this list is reported with its nearest neighbour in it.
+# Every key in OpenPCDet's own YAML files, and ours. A key outside this list is reported with its nearest neighbour in it.
 KNOWN_KEYS = frozenset("""
     ACTIVATION ALLOW_EMPTY_FRAMES ALL_YAW_T0 ALONG_AXIS_LIST ALPHA ANCHOR_GENERATOR_CONFIG ARGS AT ATTN_DROP_RATE AUG_CONFIG_LIST
     AVG_STAGE1_SCORE BACKBONE_2D BACKBONE_3D BACKBONE_NAME BACKUP_DB_INFO BALANCED_RESAMPLING BATCH_SIZE_PER_GPU BETA BETAS BINS BN_EPS BN_MOM
@@ -40,7 +40,21 @@ KNOWN_KEYS = frozenset("""
     USE_IOU_TO_RECTIFY_SCORE USE_MULTIHEAD USE_NORM USE_POINT_FEATURES_BEFORE_FUSION USE_PREDBOX USE_ROAD_PLANE USE_ROI_AUG USE_SHARED_MEMORY
     USE_SIGMOID USE_TRAJ_AUG USE_TRAJ_EMPTY_MASK VALUE VALUES VERSION VFE VOXEL_SIZE VTRANSFORM WARMUP_EPOCH WARMUP_ITER WEIGHT_DECAY
     WINDOW_SIZE WITH_CP WITH_DISTANCE WORLD_ROT_ANGLE WORLD_SCALE_RANGE XBOUND XYZ_UP_LAYER YBOUND ZBOUND _BASE_CONFIG_
+
+    DisableAugmentationHook Transformer activation align_center alpha anchor_bottom_heights anchor_rotations anchor_sizes bbox_weight
+    bg_weight bias block_name checkpoint class_name cls_cost cls_weight code_size code_weights conv_out_channel d_model depth_max depth_min
+    dim_feedforward dir_weight downsample_stride dropout enabled enc_layers encode_angle_by_sincos encoding_type feat_extract_layer
+    feature_map_stride fg_weight filter_by_difficulty filter_by_min_points gamma hidden_dim hm_weight hybrid_factor in_channels init_type
+    iou_cost kernel_size loc_weight matched_threshold mean mean_size mode neg_cls_weight nhead nheads normalize_pos num_bins num_conv
+    num_frames num_groups num_lidar_points num_proxy_points out_channels output_shape padding_mode point_box_weight point_cls_weight
+    point_part_weight pos_cls_weight pos_hidden_dim pre_norm pretrained_path raw_points rcnn_cls_weight rcnn_corner_weight rcnn_iou3d_weight
+    rcnn_iou_weight rcnn_reg_weight reduction_type reg_cost sequence_stride set_info shifts_list sparse_shape src_feature_list std stride
+    test train traj_reg_weight type unmatched_threshold use_grid_pos use_mean_size use_mlp_mixer use_sigmoid used_feature_list val weight
+    window_shape x_conv1 x_conv2 x_conv3 x_conv4
 """.split())
+
+# Below these keys stand names of the user's (classes, a head's branches), or a loss's arguments, which build_loss checks.
+FREE_MAPPINGS = frozenset(["CLS_LOSS", "DIR_LOSS", "HEAD_DICT", "MAP_CLASS_TO_KITTI", "NORMALIZER", "REG_LOSS", "TRAINING_CATEGORIES"])
 
 # Keys that ``--set`` may add to a file that lacks them, with the value they have when absent (its type is what --set checks).
 OPTIONAL_KEYS = {

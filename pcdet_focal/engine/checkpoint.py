@@ -12,7 +12,8 @@ from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..models.model_utils.checkpoint_loading import match_state, read_checkpoint
+from ..models.model_utils.checkpoint_files import safetensors_torch
+from ..models.model_utils.checkpoint_loading import match_state, model_state
 
 
 @contextmanager
@@ -48,15 +49,26 @@ def save_checkpoint(state: dict, filename: str | Path) -> Path:
     return path
 
 
+def save_safetensors(state: dict, filename: str | Path) -> Path:
+    """Write a checkpoint's weights to a ``.safetensors`` file: a format without code in it, which other tools read too.
+
+    Epoch, it and version go into its header as text; an optimiser's state does not fit the format and stays behind. ``read_checkpoint``, and
+    with it every ``--ckpt`` and ``--pretrained_model``, reads the file.
+    """
+    path = Path(f"{filename}" if str(filename).endswith(".safetensors") else f"{filename}.safetensors")
+    header = {key: str(state[key]) for key in ("epoch", "it", "version") if state.get(key) is not None}
+    weights = {key: value.detach().contiguous() for key, value in state["model_state"].items()}
+    with whole_file(path) as part:
+        safetensors_torch().save_file(weights, part, metadata={"format": "pt", **header})
+    return path
+
+
 def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
     """``model.load_params_from_file``, for a model that is used as it then is: every weight must be in the file (or in ``pre_trained_path``).
 
     Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only mislead.
     """
-    state = dict(read_checkpoint(filename)["model_state"])
-    if pre_trained_path is not None:
-        state.update(read_checkpoint(pre_trained_path)["model_state"])
-    fitting, problems = match_state(model, state)
+    fitting, problems = match_state(model, model_state(model, filename, pre_trained_path))
     counters = ("global_step", "num_batches_tracked")  # of training
     missing = [key for key in model.state_dict() if key not in fitting and not key.endswith(counters)]
     if missing:

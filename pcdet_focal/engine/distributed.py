@@ -95,6 +95,23 @@ def all_reduce(data: torch.Tensor, op: str = "sum", average: bool = False) -> to
     return joined / get_world_size() if average else joined
 
 
+def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
+    """Every rank's tensors of one shape and the same names, summed or averaged name by name, on every rank (OpenPCDet: on rank 0)."""
+    if get_world_size() == 1:
+        return input_dict
+    names = sorted(input_dict)  # in the same order everywhere
+    joined = all_reduce(torch.stack([input_dict[name].detach() for name in names]), average=average)
+    return dict(zip(names, joined))
+
+
+@torch.no_grad()
+def concat_all_gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Every rank's tensor, all of one shape, one after the other along the first axis; without a gradient. Needs a process group."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def from_first(value: Any) -> Any:
     """Rank 0's ``value``, on every rank."""
     if get_dist_info()[1] == 1:

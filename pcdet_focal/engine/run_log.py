@@ -52,6 +52,14 @@ def set_random_seed(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def worker_init_fn(worker_id: int, seed: int | None = 666) -> None:
+    """Seed Python, numpy and torch in a loader's worker with ``seed + worker_id``; None leaves them. The loaders here need none: a sample seeds itself."""
+    if seed is not None:
+        random.seed(seed + worker_id)
+        np.random.seed(seed + worker_id)
+        torch.manual_seed(seed + worker_id)
+
+
 class AverageMeter:
     """The last value, and the mean of all, of something measured now and then."""
 

@@ -81,6 +81,8 @@ def test_objects_travel_between_the_ranks(run):
     assert seen["from_first"] == {"rank": 0}
     assert [tensor.tolist() for tensor in seen["reduced"]] == [[3.0], [1.5], [2.0]]
     assert seen["gathered"] == [["rank 0", "rank 1"], 5.0, 2]
+    assert seen["joined"] == [{"a": 5.0, "b": 1.5}, {"a": 10.0, "b": 3.0}]
+    assert seen["in a row"].tolist() == [[0.0], [0.0], [1.0], [1.0]]
     assert seen["merged"] == ["a", "b", "c", "d", "e"]
 
 
@@ -90,6 +92,7 @@ def test_one_process_alone():
     assert distributed.from_first("x") == "x"
     assert distributed.all_gather("x") == ["x"] and distributed.average_reduce_value(3.0) == 3.0 and distributed.is_main_process()
     assert distributed.all_reduce(torch.tensor([2.0])).tolist() == [2.0]
+    assert distributed.reduce_dict({"a": torch.tensor(2.0)}) == {"a": torch.tensor(2.0)}
     with pytest.raises(ValueError, match="op is max"):
         distributed.all_reduce(torch.tensor([2.0]), op="max", average=True)
 

@@ -47,6 +47,14 @@ def test_a_seed_repeats_the_draws_of_torch_and_numpy():
     assert draws[0] == draws[1]
 
 
+def test_a_workers_seed():
+    draws = []
+    for worker, seed in ((0, 5), (1, 4), (2, None), (2, None)):
+        common_utils.worker_init_fn(worker, seed)
+        draws.append((torch.rand(3).tolist(), np.random.rand(3).tolist()))
+    assert draws[0] == draws[1] and len({str(draw) for draw in draws}) == 3
+
+
 def test_the_logger_writes_a_file_and_the_console_and_other_ranks_only_errors(tmp_path, capsys):
     logger = common_utils.create_logger(tmp_path / "a.log")
     logger.info("a %s", "line")

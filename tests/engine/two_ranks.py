@@ -81,6 +81,9 @@ def main(workplace: str) -> None:
     seen["from_first"] = from_first({"rank": rank})
     seen["reduced"] = [commu_utils.all_reduce(torch.tensor([rank + 1.0]), **how) for how in ({}, {"average": True}, {"op": "max"})]
     seen["gathered"] = [commu_utils.all_gather(f"rank {rank}"), commu_utils.average_reduce_value(10.0 * rank), commu_utils.get_world_size()]
+    joined = [commu_utils.reduce_dict({"b": torch.tensor(rank + 1.0), "a": torch.tensor(10.0 * rank)}, average=average) for average in (True, False)]
+    seen["joined"] = [{key: value.item() for key, value in values.items()} for values in joined]
+    seen["in a row"] = commu_utils.concat_all_gather(torch.full((2, 1), float(rank)))
     commu_utils.synchronize()
     seen["merged"] = merge_results_dist([["a", "c", "e"], ["b", "d"]][rank], 5)
     if rank == 0:

@@ -1,10 +1,10 @@
-"""SECOND and PointPillars against recorded runs of OpenPCDet: keys, forward, detections, loss, gradients, optimiser steps."""
+"""SECOND and PointPillars against recorded runs of OpenPCDet: keys, forward, detections, loss, gradients (``test_trajectories_recorded`` has the steps)."""
 import numpy as np
 import pytest
 import torch
-from easydict import EasyDict
 from golden_data import assert_matches_samples, cases, needs_golden, needs_kitti_sample
 from model_data import build, dataset_like, load_cfg, make_batch, recorded_model, set_recorded_weights
+from torch.nn.utils import clip_grad_norm_
 
 from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 from pcdet_focal.models import build_network
@@ -74,35 +74,24 @@ def test_training_loss_and_every_gradient_norm(name):
         errors[key] = abs(parameter.grad.double().norm().item() / recorded - 1)
     assert max(errors.values()) < most, max(errors, key=errors.get)
     assert np.median(list(errors.values())) < median
-
-
-@needs_golden
-@needs_kitti_sample
-@pytest.mark.parametrize("name, steps", [("pointpillar", 3), ("second", 2)])
-def test_optimiser_steps_follow_the_recorded_trajectory_in_float64(name, steps):
-    case = cases(f"09_training/{name}_trajectory_f64.npz")["crop_f64"]
-    area = case["point_cloud_range"].astype(np.float64).round(4).tolist()
-    net = build(name, point_cloud_range=area, grid_size=case["grid_size"].tolist())
-    set_recorded_weights(net)
-    net.double().train()
-    batches = [make_batch(name, case[f"batch{i}_frames"], area, case[f"batch{i}_gt_boxes"], 16000, torch.float64) for i in range(2)]
-    cfg = EasyDict(OPTIMIZER="adam_onecycle", LR=0.003, WEIGHT_DECAY=0.01, MOMS=[0.95, 0.85], PCT_START=0.4, DIV_FACTOR=10)
-    optimizer = build_optimizer(net, cfg)
-    schedule, _ = build_scheduler(optimizer, 10, 1, -1, cfg)
-    for i in range(steps):
-        schedule.step(i)
-        optimizer.zero_grad()
-        ret, _, _ = net(dict(batches[i % 2]))
-        ret["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 10)
+    sampled = [key[len("grad__"): -len("__idx")] for key in case if key.startswith("grad__") and key.endswith("__idx")]
+    assert len(sampled) >= 4
+    for key in sampled:
+        got = net.get_parameter(key.replace("/", ".")).grad.reshape(-1)[case[f"grad__{key}__idx"].astype(np.int64)].numpy()
+        largest = max(abs(float(case[f"grad__{key}__max"])), abs(float(case[f"grad__{key}__min"])))
+        np.testing.assert_allclose(got, case[f"grad__{key}__val"], rtol=0, atol=2 * most * largest, err_msg=key)
+    for key in (key for key in case if key.startswith("stat__")):
+        np.testing.assert_allclose(net.state_dict()[key[len("stat__"):].replace("/", ".")], case[key], rtol=1e-4, atol=1e-6, err_msg=key)
+    if name == "pointpillar":  # one optimiser step, and what the next batch's loss is then
+        recorded = cases("08_training_extras/pointpillar_4_steps.npz")["steps"]
+        cfg = load_cfg(name).OPTIMIZATION
+        optimizer = build_optimizer(net, cfg)
+        build_scheduler(optimizer, 50, 2, -1, cfg)[0].step(0)
+        assert float(clip_grad_norm_(net.parameters(), cfg.GRAD_NORM_CLIP)) == pytest.approx(recorded["grad_norm"][0], rel=1e-3)
         optimizer.step()
-        for what, got in (("loss", ret["loss"].item()), ("grad_norm", norm.item())):
-            tolerance = max(1e-7, 10 * float(case[f"noise_{what}"][i]))
-            assert got == pytest.approx(float(case[what][i]), rel=tolerance), f"step {i} {what}"
-        if i == 0:
-            sums = dict(zip(case["param_names"], case["after1__all_param_abssum"]))
-            for key, parameter in net.named_parameters():
-                assert parameter.detach().abs().sum().item() == pytest.approx(float(sums[key]), rel=1e-9), key
+        with torch.no_grad():
+            loss = float(net(make_batch(name, ["000000", "000001"], recorded_model(name)["point_cloud_range"], case["gt_boxes"], 16000))[0]["loss"])
+        assert loss == pytest.approx(recorded["loss"][1], rel=2e-2)
 
 
 def test_an_empty_scan_gives_no_detections_and_no_error():

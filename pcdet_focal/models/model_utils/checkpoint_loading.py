@@ -1,33 +1,57 @@
-"""Reading checkpoints into a model: what fits, what does not, and why; never executing pickled code."""
+"""Reading checkpoints into a model: what fits, what does not, and why; kernels of sparse convolutions in any of spconv's layouts."""
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...ops.sparse_conv import SparseConvolution, convert_spconv_kernel
+from ...ops.sparse_conv.layouts import LAYOUTS
+from .checkpoint_files import read_checkpoint, read_plain
+
+__all__ = ["load_params_from_file", "load_params_with_optimizer", "match_state", "model_state", "read_checkpoint"]
 
 
-def read_checkpoint(filename: str | Path) -> dict:
-    """The contents of a ``.pth`` file, tensors on the CPU. Files may come from elsewhere, so only tensors and plain containers are read.
+def _kernels(model: nn.Module) -> dict[str, SparseConvolution]:
+    return {f"{name}.weight" if name else "weight": module for name, module in model.named_modules() if isinstance(module, SparseConvolution)}
 
-    Raises:
-        InputError: no such file, not a checkpoint (no ``model_state``), or a file that holds code.
+
+def _shape_in(layout: str, module: SparseConvolution) -> tuple[int, ...]:
+    sizes = {"K": (module.out_channels,), "C": (module.in_channels,), "R": tuple(module.kernel_size), "S": ()}
+    return tuple(size for letter in layout for size in sizes[letter])
+
+
+def file_layout(model: nn.Module, state: dict[str, Tensor]) -> str:
+    """The kernel layout of a whole file, a key of ``ops.sparse_conv.layouts.LAYOUTS``: the one in which most of its kernels fit the model.
+
+    A file is written by one version of spconv. So a kernel with equal in and out channels, whose shape is the same in RSCK and in RSKC, goes
+    by the others; with none to go by it counts as RSCK (spconv 1.x).
     """
-    path = Path(filename)
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused: it holds more than tensors and plain values, or it is damaged") from error
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError) as error:  # whatever torch meets in such files
-        raise InputError(f"{path} is not a readable checkpoint: cut short, damaged, or another kind of file") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
-        raise InputError(f"{path} is not a checkpoint: it has no entry model_state")
-    return content
+    def fitting(layout: str) -> int:
+        return sum(key in state and tuple(state[key].shape) == _shape_in(layout, module) for key, module in _kernels(model).items())
+
+    return max(("KRSC", "RSCK", "RSKC"), key=fitting)
+
+
+def model_state(model: nn.Module, filename: str | Path, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint, over them those of a second one, their sparse kernels in the model's layout (out, *kernel, in).
+
+    ``kernel_layout`` declares the first file's, see ``ops.sparse_conv.layouts.LAYOUTS``; None: :func:`file_layout` tells.
+    """
+    state = _in_own_layout(model, read_checkpoint(filename)["model_state"], kernel_layout)
+    if pre_trained_path is not None:
+        state.update(_in_own_layout(model, read_checkpoint(pre_trained_path)["model_state"], None))
+    return state
+
+
+def _in_own_layout(model: nn.Module, state: dict[str, Tensor], layout: str | None) -> dict[str, Tensor]:
+    layout = layout or file_layout(model, state)
+    if layout not in LAYOUTS:
+        raise InputError(f"kernel_layout {layout!r} is unknown; it must be one of {', '.join(f'{name} = {meaning}' for name, meaning in LAYOUTS.items())}")
+    kernels = {key: module for key, module in _kernels(model).items() if key in state and tuple(state[key].shape) == _shape_in(layout, module)}
+    return {**state, **{key: convert_spconv_kernel(state[key], layout, module.conv1x1) for key, module in kernels.items()}}
 
 
 def match_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -45,12 +69,14 @@ def match_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
     return fitting, problems
 
 
-def load_params_from_file(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
-    """Load what fits of a checkpoint's weights and log what does not. Raises InputError where nothing but buffers would fit."""
-    state = dict(read_checkpoint(filename)["model_state"])
-    if pre_trained_path is not None:
-        state.update(read_checkpoint(pre_trained_path)["model_state"])
-    fitting, problems = match_state(model, state)
+def load_params_from_file(
+    model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None
+) -> None:
+    """Load what fits of a checkpoint's weights and log what does not. Raises InputError where nothing but buffers would fit.
+
+    ``kernel_layout``: see :func:`model_state`.
+    """
+    fitting, problems = match_state(model, model_state(model, filename, pre_trained_path, kernel_layout))
     if not set(fitting) & {name for name, _ in model.named_parameters()}:
         raise InputError(f"{filename} is a checkpoint of another architecture: none of its weights fits this model, for example {problems[0]}")
     model.load_state_dict(fitting, strict=False)
@@ -59,23 +85,42 @@ def load_params_from_file(model: nn.Module, filename: str | Path, logger, pre_tr
     logger.info("loaded %d of %d weights from %s", len(fitting), len(model.state_dict()), filename)
 
 
-def load_params_with_optimizer(model: nn.Module, filename: str | Path, optimizer=None, logger=None) -> tuple[int, int]:
+def load_params_with_optimizer(
+    model: nn.Module, filename: str | Path, optimizer=None, logger=None, kernel_layout: str | None = None
+) -> tuple[int, int]:
     """Load a whole checkpoint of the same architecture, to go on training; returns (iteration, epoch).
+
+    As with OpenPCDet, the optimiser's state may also be in a file of its own beside it, ``<name>_optim.pth``.
 
     Raises:
         InputError: any weight is missing, extra or of another shape; the model is left as it was.
     """
     checkpoint = read_checkpoint(filename)
-    fitting, problems = match_state(model, checkpoint["model_state"])
+    layout = kernel_layout or file_layout(model, checkpoint["model_state"])
+    fitting, problems = match_state(model, _in_own_layout(model, checkpoint["model_state"], layout))
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{filename} is a checkpoint of another architecture: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(fitting)
-    if optimizer is not None and checkpoint.get("optimizer_state") is not None:
+    state = None if optimizer is None else _optimizer_state(checkpoint, Path(filename))
+    if state is not None:
         try:
-            optimizer.load_state_dict(checkpoint["optimizer_state"])
+            optimizer.load_state_dict(state)
         except (ValueError, KeyError) as error:
             raise InputError(f"{filename}: the optimiser's state does not fit this optimiser ({error}); start without it through --pretrained_model") from error
+        for module in _kernels(model).values():
+            moments = optimizer.state.get(module.weight, {})
+            for key, value in moments.items():
+                if torch.is_tensor(value) and tuple(value.shape) == _shape_in(layout, module):
+                    moments[key] = convert_spconv_kernel(value, layout, module.conv1x1)
     if logger is not None:
         logger.info("loaded %s: epoch %s, iteration %s", filename, checkpoint.get("epoch"), checkpoint.get("it"))
     return int(checkpoint.get("it") or 0), int(checkpoint.get("epoch") or 0)
+
+
+def _optimizer_state(checkpoint: dict, path: Path) -> dict | None:
+    if checkpoint.get("optimizer_state") is not None:
+        return checkpoint["optimizer_state"]
+    beside = path.with_name(f"{path.stem}_optim.pth")
+    content = read_plain(beside) if beside.is_file() else {}
+    return content.get("optimizer_state") if isinstance(content, dict) else None
