@@ -81,8 +81,20 @@ class _Loader(DataLoader):
     """A DataLoader whose workers' InputErrors arrive as they were raised; torch puts the worker's whole traceback into the message."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return _Batches(super().__iter__())
+
+
+class _Batches:
+    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
+        self._batches = batches
+        self._dataset = batches._dataset  # OpenPCDet's hooks reach the data set through it
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
         try:
-            yield from super().__iter__()
+            return next(self._batches)
         except InputError as error:
             last_line = f"{type(error).__module__}.{type(error).__qualname__}: "
             raise InputError(str(error).rpartition(last_line)[2].strip()) from None

@@ -126,7 +126,8 @@ def test_a_frame_without_objects(kitti_folder, dataset_cfg):
     assert dataset[0]["frame_id"] in ("000003", "000004")
     dataset_cfg.ALLOW_EMPTY_FRAMES = True
     assert dataset[0]["frame_id"] == "000001" and dataset[0]["gt_boxes"].shape == (0, 8)
-    _, loader, _ = build_dataloader(dataset_cfg, CLASSES, 2, dist=False, root_path=kitti_folder, workers=0, training=False)
+    dataset, loader, _ = build_dataloader(dataset_cfg, CLASSES, 2, dist=False, root_path=kitti_folder, workers=0, training=False)
+    assert iter(loader)._dataset is dataset  # where OpenPCDet's hooks look for it
     (batch,) = loader
     assert batch["gt_boxes"].shape == (1, 0, 8) and batch["frame_id"].tolist() == ["000002"]
 
