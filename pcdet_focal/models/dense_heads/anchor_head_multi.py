@@ -148,12 +148,11 @@ class AnchorHeadMulti(AnchorHeadTemplate):
 
     def _padding_is_free(self, name: str) -> bool:
         """Whether the classes that a head lacks beside the widest one add nothing to the loss."""
-        if len({head.num_class for head in self.rpn_heads}) == 1:
+        if len({head.num_class for head in self.rpn_heads}) == 1 or self.cls_loss_func.needs_quality:
             return True
         if self.cls_loss_func.is_softmax or name == "GHMC":  # they look at all elements together
             return False
-        nothing = torch.zeros(0, dtype=torch.long), torch.zeros(0)
-        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(torch.full((1, 1, 2), _NOT_THERE), torch.zeros(1, 1, dtype=torch.int32), lambda space: nothing)
+        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(torch.full((1, 1, 2), _NOT_THERE), torch.zeros(1, 1, dtype=torch.int32))
         return loss.item() == 0.0
 
     def _class_loss_weights(self) -> tuple[float, float]:
