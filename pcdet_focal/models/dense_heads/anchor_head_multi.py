@@ -72,6 +72,8 @@ class SingleHead(BaseBEVBackbone):
         """
         x = super().forward({"spatial_features": spatial_features_2d})["spatial_features_2d"]
         if isinstance(self.conv_box, nn.ModuleDict):
+            # OpenPCDet's layout, which its checkpoints have: all parts' channels in a row are then dealt out anchor by anchor, so that with several
+            # anchors at a location the names in REG_LIST do not say which columns of the code a part makes.
             boxes = torch.cat([conv(x) for conv in self.conv_box.values()], dim=1)
         else:
             boxes = self.conv_box(x)
