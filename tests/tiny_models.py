@@ -151,11 +151,14 @@ def tiny_boxes(rng, cfg, dataset) -> np.ndarray:
     return boxes
 
 
-CALM = {"dim.1.weight": 0.2, "conv_size.3.weight": 0.2, "conv_box.weight": 0.2, "center_z.1.weight": 0.05, "iou.1.weight": 0.02}
+CALM = {
+    "dim.1.weight": 0.03, "conv_box.weight": 0.2, "center_z.1.weight": 0.05, "iou.1.weight": 0.02, "hm.1.weight": 0.1, "conv_cls.3.weight": 0.05,
+    **{f"conv_box.conv_{part}.3.weight": 0.01 for part in ("reg", "height", "size", "angle", "velo")},
+}
 
 
 def calmed(net):
-    """Weights as ``set_recorded_weights`` makes them, where heights, IoUs and the logarithms of sizes stay small."""
+    """Weights as ``set_recorded_weights`` makes them, where scores do not saturate and boxes stay boxes: suppression is to be well conditioned."""
     labels = {key: value.clone() for key, value in net.state_dict().items() if key.endswith("head_label_indices")}
     set_recorded_weights(net)
     state = {**net.state_dict(), **labels}

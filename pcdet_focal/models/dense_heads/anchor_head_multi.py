@@ -72,6 +72,8 @@ class SingleHead(BaseBEVBackbone):
         """
         x = super().forward({"spatial_features": spatial_features_2d})["spatial_features_2d"]
         if isinstance(self.conv_box, nn.ModuleDict):
+            # OpenPCDet's layout, which its checkpoints have: all parts' channels in a row are then dealt out anchor by anchor, so that with several
+            # anchors at a location the names in REG_LIST do not say which columns of the code a part makes.
             boxes = torch.cat([conv(x) for conv in self.conv_box.values()], dim=1)
         else:
             boxes = self.conv_box(x)
@@ -148,12 +150,11 @@ class AnchorHeadMulti(AnchorHeadTemplate):
 
     def _padding_is_free(self, name: str) -> bool:
         """Whether the classes that a head lacks beside the widest one add nothing to the loss."""
-        if len({head.num_class for head in self.rpn_heads}) == 1:
+        if len({head.num_class for head in self.rpn_heads}) == 1 or self.cls_loss_func.needs_quality:
             return True
         if self.cls_loss_func.is_softmax or name == "GHMC":  # they look at all elements together
             return False
-        background = torch.zeros(1, 1, dtype=torch.int32)
-        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(torch.full((1, 1, 2), _NOT_THERE), background, lambda space: torch.zeros(1, 1))
+        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(torch.full((1, 1, 2), _NOT_THERE), torch.zeros(1, 1, dtype=torch.int32))
         return loss.item() == 0.0
 
     def _class_loss_weights(self) -> tuple[float, float]:

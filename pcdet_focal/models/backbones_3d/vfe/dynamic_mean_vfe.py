@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from .dynamic_voxels import DynamicVoxels, scatter_mean
+from ....ops.scatter import scatter_mean
+from .dynamic_voxels import DynamicVoxels
 from .vfe_template import VFETemplate
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import InputError
-from .dynamic_voxels import DynamicVoxels, scatter_max, scatter_mean
+from ....ops.scatter import scatter_max, scatter_mean
+from .dynamic_voxels import DynamicVoxels
 from .vfe_template import VFETemplate
 
 

@@ -50,15 +50,3 @@ class DynamicVoxels(nn.Module):
         scale = xyz.new_tensor(self.voxel_size[:2])
         centre = torch.cat([cells.to(xyz.dtype) * scale, xyz.new_zeros(len(xyz), 1)], dim=1) + xyz.new_tensor(self.offsets)
         return xyz - centre
-
-
-def scatter_mean(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """(K, C) values, (K,) rows -> (count, C): the mean of the values of each row."""
-    total = values.new_zeros(count, values.shape[1]).index_add(0, index, values)
-    return total / torch.bincount(index, minlength=count).clamp(min=1).to(values.dtype).unsqueeze(1)
-
-
-def scatter_max(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """(K, C) values, (K,) rows -> (count, C): the maximum of the values of each row; equal maxima share the gradient."""
-    rows = index.unsqueeze(1).expand_as(values)
-    return values.new_zeros(count, values.shape[1]).scatter_reduce(0, rows, values, "amax", include_self=False)
