@@ -5,10 +5,9 @@ import importlib
 
 import torch
 
-from pcdet_focal.errors import InputError
+from pcdet_focal.ops.second_derivative import message, once
 
-NO_SECOND_DERIVATIVE = ("The fused box and direction loss has no second derivative. Compute the loss in float64, or set "
-                        "PCDET_FOCAL_BACKEND=reference: plain torch can be differentiated twice.")
+NO_SECOND_DERIVATIVE = message("box and direction loss")
 
 
 def kernels(backend: str):
@@ -31,17 +30,6 @@ class BoxAndDirection(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_box, grad_dir, _):
         gradients = kernels(ctx.backend).gradients(grad_box.detach(), grad_dir.detach(), *ctx.saved_tensors, *ctx.numbers)
-        if torch.is_grad_enabled():
-            predictions = [t for t in ctx.saved_tensors[:2] if t is not None]
-            gradients = [g if g is None else _NoSecondDerivative.apply(g, grad_box, grad_dir, *predictions) for g in gradients]
+        predictions = [t for t in ctx.saved_tensors[:2] if t is not None]
+        gradients = [g if g is None else once(g, NO_SECOND_DERIVATIVE, grad_box, grad_dir, *predictions) for g in gradients]
         return *gradients, None, None, None, None, None, None, None
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gradient, *inputs):
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        raise InputError(NO_SECOND_DERIVATIVE)

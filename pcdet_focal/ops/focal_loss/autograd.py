@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
+from pcdet_focal.ops.second_derivative import message, once
 
 from . import backends
 
-NO_SECOND_DERIVATIVE = ("The fused sigmoid focal loss has no second derivative. Compute the loss in float64, or set PCDET_FOCAL_BACKEND=reference: "
-                        "plain torch can be differentiated twice.")
+NO_SECOND_DERIVATIVE = message("sigmoid focal loss")
 
 
 class FromLabels(torch.autograd.Function):
@@ -32,7 +31,7 @@ class FromLabels(torch.autograd.Function):
         logits, labels, quality = ctx.saved_tensors  # after the graph was freed this raises torch's own message
         gradient, ctx.gradient = ctx.gradient, None  # nobody else holds it
         gradient = backends.gradient_times(ctx.backend, grad_output.detach(), gradient, logits, labels, quality, *ctx.arguments)
-        return once(gradient, logits, grad_output), None, None, None, None, None, None, None
+        return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None, None
 
 
 class Elementwise(torch.autograd.Function):
@@ -48,19 +47,4 @@ class Elementwise(torch.autograd.Function):
     def backward(ctx, grad_output):
         logits, targets, weights = ctx.saved_tensors
         gradient = backends.elementwise(ctx.backend, logits, targets, weights, *ctx.numbers, grad_output.detach())
-        return once(gradient, logits, grad_output), None, None, None, None, None, None
-
-
-def once(gradient: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-    """The gradient, which raises when it is differentiated in turn (create_graph=True)."""
-    return _NoSecondDerivative.apply(gradient, *inputs) if torch.is_grad_enabled() else gradient
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gradient, *inputs):
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        raise InputError(NO_SECOND_DERIVATIVE)
+        return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None
