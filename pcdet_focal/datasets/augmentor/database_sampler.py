@@ -34,7 +34,7 @@ class DataBaseSampler:
     points first, then the scene's points outside the pasted boxes (enlarged by ``REMOVE_EXTRA_WIDTH``).
 
     Every call draws its own permutation of each class's objects. OpenPCDet works through one permutation over many calls, which makes a frame
-    depend on what its worker did before; both draw the same at the first call of a new sampler.
+    depend on what its worker did before; both draw the same at the first call of a new sampler. ``ONE_PERMUTATION: True`` does as OpenPCDet.
 
     Args:
         root_path: folder that ``DB_INFO_PATH`` and the paths in it are relative to.
@@ -78,6 +78,7 @@ class DataBaseSampler:
         self.object_points = ObjectPoints(self.root_path, features, packed)
 
         self.limit_whole_scene = bool(sampler_cfg.get("LIMIT_WHOLE_SCENE", False))
+        self._undrawn: dict[str, np.ndarray] | None = {} if sampler_cfg.get("ONE_PERMUTATION", False) else None  # class -> rest of its permutation
         self.sample_groups: dict[str, dict[str, int]] = {}
         for i, entry in enumerate(sampler_cfg["SAMPLE_GROUPS"]):
             name, number = _name_and_number(entry, f"{key_path}.SAMPLE_GROUPS[{i}]")
@@ -143,9 +144,14 @@ class DataBaseSampler:
                 self.logger.info("Database filter by %s %s: %d => %d", what, name, len(before[name]), len(after[name]))
 
     def sample_with_fixed_number(self, class_name: str, sample_group: Mapping[str, Any]) -> list[dict]:
-        """``sample_group['sample_num']`` different objects of a class in random order, or all where there are fewer."""
-        infos = self.db_infos[class_name]
-        return [infos[i] for i in np.random.permutation(len(infos))[: int(sample_group["sample_num"])]]
+        """``sample_group['sample_num']`` different objects of a class in random order, or all where there are fewer (or fewer undrawn)."""
+        infos, number = self.db_infos[class_name], int(sample_group["sample_num"])
+        order = () if self._undrawn is None else self._undrawn.get(class_name, ())
+        if len(order) == 0:
+            order = np.random.permutation(len(infos))
+        if self._undrawn is not None:
+            self._undrawn[class_name] = order[number:]
+        return [infos[i] for i in order[:number]]
 
     @staticmethod
     def put_boxes_on_road_planes(gt_boxes: np.ndarray, road_planes: np.ndarray, calib) -> tuple[np.ndarray, np.ndarray]:

@@ -89,6 +89,18 @@ def test_a_call_does_not_depend_on_earlier_calls(root):
         np.testing.assert_array_equal(first[key], third[key])
 
 
+def test_one_permutation_over_many_calls(root):
+    """OpenPCDet's way: the rest of a permutation is used up, however few are left, before a new one is drawn."""
+    sampler = DataBaseSampler(root, config(ONE_PERMUTATION=True), CLASSES)
+    np.random.seed(0)
+    orders = [np.random.permutation(10), np.random.permutation(10)]
+    np.random.seed(0)
+    for order in orders:
+        for first in (0, 3, 6, 9):
+            drawn = sampler.sample_with_fixed_number("Car", {"sample_num": 3})
+            np.testing.assert_array_equal([info["box3d_lidar"][0] for info in drawn], 10.0 * order[first:first + 3])
+
+
 def test_what_collides_stays_out(tmp_path):
     # the second is turned away by the scene, the third and fourth by each other (though only one would do), the fifth only touches the first
     boxes = [[0, 0, 0, 4, 2, 1, 0], [50, 0, 0, 4, 2, 1, 0], [20, 0, 0, 4, 2, 1, 0], [21, 0, 0, 4, 2, 1, 0.3], [4, 0, 0, 4, 2, 1, 0]]
