@@ -19,7 +19,6 @@ import torch
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.benchmark import SUITES, page, pipeline, results, run
-from pcdet_focal.engine.memory import keep_freed_memory
 from pcdet_focal.errors import InputError
 
 
@@ -64,7 +63,6 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--cpu_time adds up the time of all threads, so it needs --threads 1")
         if args.cpu_time or args.threads is not None:
             torch.set_num_threads(args.threads or 1)
-        keep_freed_memory()  # as in training
         rows = run.run_suite(args.command, args.only, args.repeats, args.quick, args.cpu_time, report=lambda line: print(line, flush=True))
         threads, whole = torch.get_num_threads(), args.only is None
         seconds = results.startup() if args.command == "losses" and whole else None

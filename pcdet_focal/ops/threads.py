@@ -9,9 +9,9 @@ Where torch has no such runtime, and in a forked process, in which the team's wo
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Callable, Optional
 
 import torch
@@ -50,25 +50,23 @@ if hasattr(os, "register_at_fork"):
 def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
     """Run ``kernel(first, last)`` over 0 .. tasks - 1 on torch.get_num_threads() threads; this thread works too.
 
-    The tasks are handed out a few at a time, so that a thread that starts late, or that the system stops, holds up little. What a kernel raises is
-    raised here.
+    The tasks are handed out in portions that become smaller, so that there are few calls, and a thread that starts late, or that the system stops,
+    holds up little. What a kernel raises is raised here.
     """
     threads = min(torch.get_num_threads(), tasks)
     if threads <= 1:
         if tasks:
             kernel(0, tasks)
         return
-    chunk = max(1, tasks // (4 * threads))
-    counter = itertools.count()
+    portions = iter(_portions(tasks, threads))  # taking the next one is one step under the interpreter lock
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            while not errors:
-                first = next(counter) * chunk
-                if first >= tasks:
+            for first, last in portions:
+                kernel(first, last)
+                if errors:
                     return
-                kernel(first, min(first + chunk, tasks))
         except BaseException as error:  # ctypes would print it and go on
             errors.append(error)
 
@@ -78,6 +76,21 @@ def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
         _run_in_pool(work, threads)
     if errors:
         raise errors[0]
+
+
+@lru_cache(maxsize=128)
+def _portions(tasks: int, threads: int) -> tuple[tuple[int, int], ...]:
+    """(first, last) of each portion: half of a fair share of what is left.
+
+    >>> _portions(8, 2)
+    ((0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8))
+    """
+    portions, first = [], 0
+    while first < tasks:
+        last = first + max(1, (tasks - first) // (2 * threads))
+        portions.append((first, last))
+        first = last
+    return tuple(portions)
 
 
 def _run_in_pool(work: Callable[[], None], threads: int) -> None:

@@ -123,7 +123,7 @@ def gradients(grad_box: torch.Tensor, grad_dir: torch.Tensor, box_preds: torch.T
               dir_offset: float) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir`` (B,)."""
     arrays = _arrays(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights)
-    box_grad, dir_grad = np.zeros_like(arrays[0]), np.zeros_like(arrays[1])  # fresh from the operating system, which has cleared them
+    box_grad, dir_grad = (np.zeros(a.shape, np.float32) for a in arrays[:2])  # cleared by the system as they are touched; zeros_like would write them
     incoming = torch.stack([grad_box, grad_dir]).detach().float().cpu().numpy()
     _run(arrays, beta, dir_offset, True, incoming, box_grad, dir_grad)
     return torch.from_numpy(box_grad).to(box_preds), None if dir_logits is None else torch.from_numpy(dir_grad).to(dir_logits)

@@ -23,6 +23,7 @@ that enters them from two threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -350,6 +351,13 @@ def count_positives(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return counts.reshape(batch_size, tasks).sum(axis=1), int(highest.max())
 
 
+@lru_cache(maxsize=32)
+def _constants(alpha_pos: tuple[float, ...], alpha_neg: tuple[float, ...], gamma: tuple[float, ...], per_block: int):
+    """alpha_pos (C,), alpha_neg and gamma for each entry of a block, and whether gamma is 2 and alpha_neg one number for all classes."""
+    pos, neg, exponent = (np.array(v, np.float32) for v in (alpha_pos, alpha_neg, gamma))
+    return pos, np.tile(neg, per_block), np.tile(exponent, per_block), set(gamma) == {2} and len(set(alpha_neg)) == 1
+
+
 def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[float], alpha_neg: Sequence[float], gamma: Sequence[float],
                 scale: np.ndarray, with_grad: bool) -> tuple[float, torch.Tensor | None]:
     """Sum over samples of scale times the sample's loss, and its gradient.
@@ -362,12 +370,11 @@ def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[fl
     per_block = max(BLOCK // num_class, 1)
     per_task = per_block * BLOCKS_PER_TASK
     tasks = -(-num_anchors // per_task)
-    plain = set(gamma) == {2} and len(set(alpha_neg)) == 1
+    pos, neg, exponent, plain = _constants(tuple(alpha_pos), tuple(alpha_neg), tuple(gamma), per_block)
     grad = pages.empty_like(logits) if with_grad else None
     flat_grad = grad.view(-1).numpy() if with_grad else np.empty(0, np.float32)
     flat, flat_labels, sums = logits.view(-1).numpy(), labels.reshape(-1), np.empty(batch_size * tasks)
-    pos, neg, exponent, scale32 = (np.array(v, np.float32) for v in (alpha_pos, alpha_neg, gamma, scale))
-    neg, exponent = np.tile(neg, per_block), np.tile(exponent, per_block)
+    scale32 = scale.astype(np.float32)
 
     def work(i: int, j: int) -> None:
         _from_labels(flat, flat_labels, num_class, num_anchors, tasks, per_task, i, pos, neg, exponent, plain, scale32, with_grad, flat_grad,
