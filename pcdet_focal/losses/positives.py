@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..ops.arrays import fresh_zeros
 from .normalizers import Normalizer, PerSampleNormalizer
 
 
@@ -67,13 +68,6 @@ class _GatherRowsOnce(torch.autograd.Function):
         rows, = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return grad_output.new_zeros(ctx.shape).index_copy(0, rows, grad_output), None
-        dense = _zeros(ctx.shape, grad_output)
+        dense = fresh_zeros(ctx.shape, grad_output)
         dense[rows] = grad_output
         return dense, None
-
-
-def _zeros(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
-    """Zeros; on the CPU fresh from the operating system, which has already cleared them: torch.zeros writes (B, A, 7) zeros again."""
-    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64, torch.float16):
-        return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
-    return like.new_zeros(shape)
