@@ -5,6 +5,9 @@ pool, numba's or Python's, have to share their cores with them right after any t
 Asking torch's runtime for the team (``GOMP_parallel``, which GNU's, LLVM's and Intel's OpenMP all have) finds the same workers awake.
 
 Where torch has no such runtime, and in a forked process, in which the team's workers no longer exist, a pool of Python threads does the work.
+
+``share_out`` is for kernels that Python calls portion by portion: each call takes the interpreter lock, some ten microseconds when two threads want
+it. ``run_in_team`` is for ``team_kernel.TeamKernel``, which is entered once on each thread and needs no lock.
 """
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ import torch
 _TeamMember = ctypes.CFUNCTYPE(None, ctypes.py_object)
 
 
-def _find_team() -> Optional[Callable]:
+def _find_team(member: type, argument: type) -> Optional[Callable]:
     """``GOMP_parallel(member, argument, threads, flags)`` of the OpenMP runtime that torch is linked with, None where there is none."""
     try:
-        start = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # a symbol is looked up in a library and in those it needs
+        start = ctypes.CDLL(torch._C.__file__)["GOMP_parallel"]  # a symbol is looked up in a library and in those it needs
     except (OSError, AttributeError):
         return None
-    start.argtypes, start.restype = (_TeamMember, ctypes.py_object, ctypes.c_uint, ctypes.c_uint), None
+    start.argtypes, start.restype = (member, argument, ctypes.c_uint, ctypes.c_uint), None
     return start
 
 
@@ -34,7 +37,8 @@ def _work_in_team(work: Callable[[], None]) -> None:
     work()
 
 
-_start_team = _find_team()
+_start_team = _find_team(_TeamMember, ctypes.py_object)
+_start_compiled_team = _find_team(ctypes.c_void_p, ctypes.c_void_p)
 _pool: Optional[ThreadPoolExecutor] = None
 
 
@@ -76,6 +80,21 @@ def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
         _run_in_pool(work, threads)
     if errors:
         raise errors[0]
+
+
+def run_in_team(member: Callable[[int], None], address: int, arguments: int, threads: int) -> None:
+    """Run compiled code on so many threads; this thread works too.
+
+    Args:
+        member, address: the code, as a function that releases the interpreter lock and as its address. It raises nothing.
+        arguments: address of what it is given.
+    """
+    if threads <= 1:
+        member(arguments)
+    elif _start_team is not None:
+        _start_compiled_team(address, arguments, threads, 0)
+    else:
+        _run_in_pool(lambda: member(arguments), threads)
 
 
 @lru_cache(maxsize=128)

@@ -15,8 +15,8 @@ from pcdet_focal.ops.backend import choose_backend
 
 from . import operators, reference
 from .autograd import Elementwise, FromLabels
-from .backends import backend_of, check_highest
-from .kinds import Focal, Kind, QualityFocal, Varifocal
+from .backends import backend_of
+from .kinds import Focal, Kind, QualityFocal, Varifocal, check_highest
 
 __all__ = ["backend_of", "focal_loss_from_labels", "load_kernels", "quality_focal_loss_from_labels", "serves_elementwise",
            "varifocal_loss_from_labels", "weighted_focal_loss"]

@@ -4,25 +4,16 @@
 """
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
 from pcdet_focal.ops import dispatch
 
-from .kinds import Focal, Kind
+from .kinds import Focal, Kind, check_highest
 
 
 def backend_of(*tensors: torch.Tensor) -> str:
     """``"cpu"``, ``"cuda"`` or ``"reference"`` for these tensors."""
     return dispatch.backend_of("focal_loss", *tensors)
-
-
-def check_highest(kind: Kind, highest: int, num_class: int) -> None:
-    """Raise InputError for a label above the classes of the logits."""
-    if highest > num_class > 1:
-        raise InputError(f"{kind.loss_name}: label {highest} is above the {num_class} classes of the logits: labels are -1 (ignored), "
-                         f"0 (background), or 1 to {num_class}.")
 
 
 def loss_and_gradient(backend: str, logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool,
@@ -37,20 +28,16 @@ def loss_and_gradient(backend: str, logits: torch.Tensor, labels: torch.Tensor, 
         return cuda.from_labels(*_contiguous(logits, labels, quality), kind, per_sample, loss_weight, with_grad)
     from . import cpu
 
-    device, label_array = logits.device, labels.cpu().contiguous().numpy()
-    logits = logits.detach().float().cpu().contiguous()
-    num_positives, highest = cpu.count_positives(label_array)
-    check_highest(kind, highest, logits.shape[-1])
-    scale = np.full(len(labels), float(loss_weight))
-    if per_sample:
-        scale /= np.maximum(num_positives, 1) * len(labels)
+    device = logits.device
+    logits, labels = logits.detach().float().cpu().contiguous(), labels.cpu().contiguous()
     if isinstance(kind, Focal):
-        loss, gradient = cpu.from_labels(logits, label_array, *kind, scale, with_grad)
+        loss, gradient, highest, _ = cpu.from_labels(logits, labels, kind, per_sample, loss_weight, with_grad)
+        check_highest(kind, highest, logits.shape[-1])
     else:
         from . import cpu_quality
 
-        quality = quality.detach().float().cpu().contiguous().numpy()
-        loss, gradient = cpu_quality.from_labels(logits, label_array, quality, kind, scale, with_grad)
+        quality = quality.detach().float().cpu().contiguous()
+        loss, gradient = cpu_quality.from_labels(logits, labels, quality, kind, per_sample, loss_weight, with_grad)
     return torch.tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(device)
 
 

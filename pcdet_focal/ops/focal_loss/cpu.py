@@ -10,31 +10,31 @@ s = 1 / (1 + e) is the larger of p and q, e s the smaller, and softplus(x) = max
 p^gamma is exp(-gamma softplus(-x)).
 
 Nearly all entries are background. So the loop over the logits treats all as background, without a branch; a second look at the labels then
-overwrites the few that are not, while they are still in the first cache. exp and log1p are polynomials (each within 1.5e-7 of the function,
-relatively): numba has vector versions of neither. Sums are float64 over float32 blocks of fixed size, added in a fixed order, so that the same
-input gives the same bits on any number of threads.
+overwrites the few that are not, while they are still in the first cache. exp and log1p are polynomials (within 2.1e-7 of the function,
+relatively): numba has vector versions of neither. Sums are float64, of fours in float32, in a fixed order, so that the same input gives the same
+bits on any number of threads.
 
 A logit beyond +-sqrt(largest float32) = +-1.8e19 counts as that number, with gradient 0; NaN stays NaN.
 
 ``fastmath`` is only ``contract`` (fused multiply-add) where numbers are computed: anything more would undo exp's range reduction and the NaNs.
-All kernels release the interpreter lock and are shared out to torch's threads (``threads.py``); numba's own parallel loops would stop a process
-that enters them from two threads.
+The kernels run on torch's threads (``team_kernel.py``); numba's own parallel loops would stop a process that enters them from two threads.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
-from numba import boolean, float32, float64, int32, int64
 
 from .. import pages
-from ..threads import share_out
+from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, next_task
+from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
 BLOCKS_PER_TASK = 8  # one partial sum for each task
+VECTOR = 16  # entries that the widest vector registers hold
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)  # high * 2^7 is a whole number
 _SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
@@ -45,12 +45,10 @@ _SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: i
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in (  # exp(r) = 1 + E1 r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 9e-8
     0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593))
-_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (np.float32(c) for c in (  # log1p(e) / e = 1 + L1 e + .. on [0, 1]: minimax, 3e-8
-    -0.4999964796411767, 0.3332132263337101, -0.2485716379508982, 0.1915365544777658, -0.13753803430807074, 0.0792045484775871,
-    -0.03006580024222767, 0.0053648263176807294))
+_K0, _K1, _K2, _K3, _K4 = (np.float32(c) for c in (  # L / (2 sinh L) = K0 + K1 t + .., t = 2 cosh L - 2 in [0, 1/2]: minimax, 1.7e-8
+    0.4999999917701106, -0.0833325038964327, 0.01665318684129171, -0.003493715927206173, 0.0006048949910950533))
 
 _compute = numba.njit(fastmath={"contract"}, error_model="numpy")  # the numpy model: a division by zero check would end vectorisation
-_F, _I32, _I64 = float32[::1], int32[::1], int64[::1]
 
 
 @_compute
@@ -70,17 +68,14 @@ def _exp_of_minus(a):
 
 
 @_compute
-def _log1p(e):
-    """log(1 + e) for e in [0, 1]."""
-    poly = _L8 * e + _L7
-    poly = poly * e + _L6
-    poly = poly * e + _L5
-    poly = poly * e + _L4
-    poly = poly * e + _L3
-    poly = poly * e + _L2
-    poly = poly * e + _L1
-    poly = poly * e + _ONE
-    return poly * e
+def _log1p(e, w):
+    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e w is 2 cosh L - 2, in which L / sinh L is a short polynomial."""
+    t = e * w
+    poly = _K4 * t + _K3
+    poly = poly * t + _K2
+    poly = poly * t + _K1
+    poly = poly * t + _K0
+    return (e + w) * poly
 
 
 @_compute
@@ -95,7 +90,7 @@ def _terms(x):
     e = _exp_of_minus(abs(x))
     larger = _ONE / (_ONE + e)
     smaller = e * larger
-    log_term = _log1p(e)
+    log_term = _log1p(e, smaller)
     positive = x >= _ZERO
     p = larger if positive else smaller
     q = smaller if positive else larger
@@ -103,19 +98,18 @@ def _terms(x):
 
 
 @_compute
-def _background_gamma_2(logits, alpha, scale, loss, grad):
-    """All entries as background with gamma = 2, of bounded logits. loss is not scaled, grad is."""
-    factor = alpha * scale
+def _background_gamma_2(logits, factor, loss, grad):
+    """All entries as background with gamma = 2 and alpha = 1, of bounded logits. grad is multiplied by factor, loss is not."""
     for i in range(logits.size):
         p, q, softplus, _ = _terms(logits[i])
         square = p * p
-        loss[i] = square * softplus * alpha
+        loss[i] = square * softplus
         grad[i] = square * (_TWO * q * softplus + p) * factor
 
 
 @_compute
 def _background(logits, alpha, gamma, scale, loss, grad):
-    """All entries as background with an alpha and a gamma for each entry of the block."""
+    """All entries as background with an alpha and a gamma for each entry of the block. grad is scaled, loss is not."""
     for i in range(logits.size):
         x = _bounded(logits[i])
         p, q, softplus, softplus_minus = _terms(x)
@@ -127,7 +121,8 @@ def _background(logits, alpha, gamma, scale, loss, grad):
 
 @_compute
 def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
-    """Overwrite the entries of positive and of ignored anchors."""
+    """Take the entries that are not background out of loss, overwrite their gradients, and return the loss of those that are positive."""
+    positive_loss = 0.0
     for first in range(0, labels.size, 64):
         group = labels[first:first + 64]
         seen = group[0]
@@ -147,66 +142,139 @@ def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
                 q, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
                 weight = _exp_of_minus(gamma[c] * softplus) * alpha_pos[c]
                 slope = -weight * (gamma[c] * p * softplus_minus + q) * scale
-                loss[k] = weight * softplus_minus
+                positive_loss += weight * softplus_minus
+                loss[k] = _ZERO
                 grad[k] = _ZERO if abs(logits[k]) > _BOUND else slope
+    return positive_loss
 
 
 @numba.njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def _sum(values):
+    """In float64, of sums of four in float32: to convert is what takes the time."""
     total = 0.0
-    for i in range(values.size):
+    quarter = values.size // 4
+    first, second, third, fourth = values[:quarter], values[quarter:2 * quarter], values[2 * quarter:3 * quarter], values[3 * quarter:4 * quarter]
+    for i in range(quarter):
+        total += np.float64((first[i] + second[i]) + (third[i] + fourth[i]))
+    for i in range(4 * quarter, values.size):
         total += np.float64(values[i])
     return total
 
 
-@numba.njit([(lab, int64, int64, int64, int64, _I64, lab) for lab in (_I32, _I64)], cache=True, nogil=True, error_model="numpy")
-def _count(labels, num_anchors, tasks_per_sample, anchors_per_task, first_task, num_positives, highest):
-    """Positive anchors and highest label of the tasks first_task, first_task + 1, .."""
-    for i in range(num_positives.size):
-        task = first_task + i
-        sample, part = task // tasks_per_sample, task % tasks_per_sample
-        begin = sample * num_anchors + part * anchors_per_task
-        end = min(begin + anchors_per_task, (sample + 1) * num_anchors)
-        part_labels = labels[begin:end]
-        count = np.int32(0)
-        top = part_labels[0]
-        for j in range(part_labels.size):
-            count += np.int32(part_labels[j] > 0)
-            top = max(top, part_labels[j])
-        num_positives[i] = count
-        highest[i] = top
+_HEADER = 2  # counters at the beginning of the scratch memory
+_FromLabels = arguments_type(
+    "_FromLabels", "logits labels label_bytes grad alpha_pos alpha_neg gamma is_plain per_sample batch_size num_anchors num_class anchors_per_block "
+    "anchors_per_task tasks_per_sample scratch highest", "loss_weight loss")
 
 
-@numba.njit([(_F, lab, int64, int64, int64, int64, int64, _F, _F, _F, boolean, _F, boolean, _F, float64[::1]) for lab in (_I32, _I64)],
-            cache=True, nogil=True, error_model="numpy")
-def _from_labels(logits, labels, num_class, num_anchors, tasks_per_sample, anchors_per_task, first_task, alpha_pos, alpha_neg, gamma, is_plain,
-                 scale, with_grad, grad, sums):
-    """Loss sums and scaled gradients of the tasks first_task, first_task + 1, ..; alpha_neg and gamma stand there once for each entry of a block."""
-    anchors_per_block = alpha_neg.size // num_class
-    loss, spare = np.empty(alpha_neg.size, np.float32), np.empty(alpha_neg.size, np.float32)
-    for i in range(sums.size):
-        task = first_task + i
-        sample, part = task // tasks_per_sample, task % tasks_per_sample
-        begin = sample * num_anchors + part * anchors_per_task
-        end = min(begin + anchors_per_task, (sample + 1) * num_anchors)
+@numba.njit(error_model="numpy")
+def _anchors_of(args, task):
+    """Sample, first anchor and last + 1 of a task; anchors are numbered through the batch."""
+    sample, part = task // args.tasks_per_sample, task % args.tasks_per_sample
+    first = sample * args.num_anchors + part * args.anchors_per_task
+    return sample, first, min(first + args.anchors_per_task, (sample + 1) * args.num_anchors)
+
+
+@numba.njit(error_model="numpy")
+def _count(labels):
+    """Positives and the highest label."""
+    count = np.int32(0)
+    top = labels[0]
+    for i in range(labels.size):
+        count += np.int32(labels[i] > 0)
+        top = max(top, labels[i])
+    return count, top
+
+
+@numba.njit(error_model="numpy")
+def _count_all(args, labels, counts, highest):
+    """Fill ``counts`` (1 + positives; 0 is not yet known) and ``highest`` of all tasks, together with the other threads.
+
+    In the end a thread counts again what another is still at work on: both write the same numbers, and nobody waits.
+    """
+    while True:
+        task = count_up(args.scratch)
+        if task >= counts.size:
+            break
+        _, first, last = _anchors_of(args, task)
+        count, highest[task] = _count(labels[first:last])
+        counts[task] = count + 1
+    for task in range(counts.size):
+        if counts[task] == 0:
+            _, first, last = _anchors_of(args, task)
+            count, highest[task] = _count(labels[first:last])
+            counts[task] = count + 1
+
+
+@numba.njit(error_model="numpy")
+def _scale_samples(args, counts, scale):
+    """The factor of each sample's sum."""
+    for sample in range(scale.size):
+        scale[sample] = args.loss_weight
+        if args.per_sample:
+            positives = counts[sample * args.tasks_per_sample:(sample + 1) * args.tasks_per_sample].sum() - args.tasks_per_sample
+            scale[sample] /= max(positives, 1) * scale.size
+
+
+@numba.njit(error_model="numpy")
+def _from_labels(pointer, args, labels):
+    """Loss sums and scaled gradients of the tasks that this thread gets."""
+    num_class, tasks, block = args.num_class, args.batch_size * args.tasks_per_sample, args.anchors_per_block * args.num_class
+    logits = array_at(args.logits, np.float32, labels.size * num_class)
+    with_grad = args.grad != 0
+    grad = array_at(args.grad, np.float32, logits.size if with_grad else 0)
+    alpha_pos, alpha_neg, gamma = (array_at(args.alpha_pos, np.float32, num_class), array_at(args.alpha_neg, np.float32, block),
+                                   array_at(args.gamma, np.float32, block))
+    counts = array_at(args.scratch + 8 * _HEADER, np.int64, tasks)
+    highest = array_at(args.scratch + 8 * (_HEADER + tasks), np.int64, tasks)
+    sums = array_at(args.scratch + 8 * (_HEADER + 2 * tasks), np.float64, tasks)
+    _count_all(args, labels, counts, highest)
+    args.highest = highest.max()
+    if args.highest > num_class > 1:
+        return
+    scale, scale32 = np.empty(args.batch_size), np.empty(args.batch_size, np.float32)
+    _scale_samples(args, counts, scale)
+    scale32[:] = scale
+    loss, spare = np.empty(block, np.float32), np.empty(block, np.float32)
+    while True:
+        task = next_task(pointer)
+        if task >= tasks:
+            break
+        sample, begin, end = _anchors_of(args, task)
         total = 0.0
-        for first in range(begin, end, anchors_per_block):
-            last = min(first + anchors_per_block, end)
+        for first in range(begin, end, args.anchors_per_block):
+            last = min(first + args.anchors_per_block, end)
             n = (last - first) * num_class
             x = logits[first * num_class: last * num_class]
             block_loss = loss[:n]
             block_grad = grad[first * num_class: last * num_class] if with_grad else spare[:n]
             block_sum = np.inf
-            if is_plain:
-                _background_gamma_2(x, alpha_neg[0], scale[sample], block_loss, block_grad)
-                _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale[sample], block_loss, block_grad)
-                block_sum = _sum(block_loss)
+            if args.is_plain:
+                _background_gamma_2(x, alpha_neg[0] * scale32[sample], block_loss, block_grad)
+                block_sum = _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale32[sample], block_loss, block_grad)
+                block_sum += alpha_neg[0] * _sum(block_loss)
             if not block_sum < _SUSPICIOUS:  # also where it is NaN
-                _background(x, alpha_neg, gamma, scale[sample], block_loss, block_grad)
-                _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale[sample], block_loss, block_grad)
-                block_sum = _sum(block_loss)
+                _background(x, alpha_neg, gamma, scale32[sample], block_loss, block_grad)
+                block_sum = _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale32[sample], block_loss, block_grad)
+                block_sum += _sum(block_loss)
             total += block_sum
-        sums[i] = total
+        sums[task] = total
+        if count_up(args.scratch + 8) == tasks - 1:  # all the others are done
+            total = 0.0
+            for sample in range(args.batch_size):
+                total += scale[sample] * sums[sample * args.tasks_per_sample:(sample + 1) * args.tasks_per_sample].sum()
+            args.loss = total
+
+
+def _from_labels_member(pointer):
+    args = numba.carray(pointer, 1)[0]
+    if args.label_bytes == 4:
+        _from_labels(pointer, args, array_at(args.labels, np.int32, args.batch_size * args.num_anchors))
+    else:
+        _from_labels(pointer, args, array_at(args.labels, np.int64, args.batch_size * args.num_anchors))
+
+
+_run_from_labels = TeamKernel(_from_labels_member, _FromLabels)
 
 
 @_compute
@@ -268,49 +336,64 @@ def _pack(values, stride, num_class, rows, out):
             out[row * num_class + k] = values[row * stride + k]
 
 
-@numba.njit([(_F, _F, int64, _F, int64, int64, int64, float32, float32, boolean, _F, int64, int64, _F)],
-            cache=True, nogil=True, error_model="numpy")
-def _elementwise(logits, targets, target_stride, weights, weights_per_row, num_class, rows_per_block, alpha_pos, alpha_neg, with_grad, grad_output,
-                 first_block, last_block, out):
-    """Some blocks of the loss, or of the gradient. weights_per_row: 0 (no weights), 1 or num_class; grad_output: one number or all."""
-    size = rows_per_block * num_class
-    factors, packed = np.empty(size, np.float32), np.empty(size, np.float32)
-    num_rows = logits.size // num_class
-    for block in range(first_block, last_block):
-        first = block * rows_per_block
-        last = min(first + rows_per_block, num_rows)
+_Elementwise = arguments_type(
+    "_Elementwise", "logits targets target_stride weights weights_per_row num_class num_rows rows_per_block grad_output grad_outputs out",
+    "alpha_pos alpha_neg")
+
+
+def _elementwise_member(pointer):
+    """The loss, or with ``grad_outputs`` (1 or as many as logits) the gradient. weights_per_row: 0 (no weights), 1 or num_class."""
+    args = numba.carray(pointer, 1)[0]
+    num_class, num_rows, stride, size = args.num_class, args.num_rows, args.target_stride, args.num_rows * args.num_class
+    logits, out = array_at(args.logits, np.float32, size), array_at(args.out, np.float32, size)
+    targets = array_at(args.targets, np.float32, (num_rows - 1) * stride + num_class)
+    weights = array_at(args.weights, np.float32, num_rows * args.weights_per_row)
+    grad_output = array_at(args.grad_output, np.float32, args.grad_outputs)
+    alpha_pos, alpha_neg = np.float32(args.alpha_pos), np.float32(args.alpha_neg)
+    factors, packed = np.empty(args.rows_per_block * num_class, np.float32), np.empty(args.rows_per_block * num_class, np.float32)
+    while True:
+        first = next_task(pointer) * args.rows_per_block
+        if first >= num_rows:
+            break
+        last = min(first + args.rows_per_block, num_rows)
         begin, end = first * num_class, last * num_class
         target, factor = targets[begin:end], factors[:end - begin]
-        if target_stride != num_class:
+        if stride != num_class:
             target = packed[:end - begin]
-            _pack(targets[first * target_stride:], target_stride, num_class, last - first, target)
-        if weights_per_row == 0:
+            _pack(targets[first * stride:], stride, num_class, last - first, target)
+        if args.weights_per_row == 0:
             factor[:] = _ONE
-        elif weights_per_row == 1:
+        elif args.weights_per_row == 1:
             _repeat(weights[first:last], num_class, factor)
         else:
             factor[:] = weights[begin:end]
-        if with_grad:
-            if grad_output.size == 1:
-                factor *= grad_output[0]
-            else:
-                factor *= grad_output[begin:end]
-            _soft_gradient(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
-        else:
+        if args.grad_outputs == 0:
             _soft_loss(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
+            continue
+        if args.grad_outputs == 1:
+            factor *= grad_output[0]
+        else:
+            factor *= grad_output[begin:end]
+        _soft_gradient(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
 
 
-def _rows(tensor: torch.Tensor) -> tuple[np.ndarray, int]:
-    """The numbers of a (..., C) tensor as one flat array, and the step from row to row: a slice such as one_hot[..., 1:] is not copied."""
+_run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
+
+
+def _rows_per_block(num_class: int) -> int:
+    """A multiple of VECTOR where there are so many: then no block but the last has entries left over, and all begin where a cache line does."""
+    rows = BLOCK // num_class
+    return rows // VECTOR * VECTOR if rows >= VECTOR else max(rows, 1)
+
+
+def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A (..., C) tensor whose rows come at one step in memory, and the step: a slice such as one_hot[..., 1:] is not copied."""
     num_class = tensor.shape[-1]
     stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
     regular = tensor.stride(-1) == 1 and stride > num_class
     for i in range(tensor.dim() - 2):
         regular = regular and tensor.stride(i) == tensor.stride(i + 1) * tensor.shape[i + 1]
-    if not regular:
-        return tensor.contiguous().view(-1).numpy(), num_class
-    num_rows = tensor.numel() // num_class
-    return tensor.as_strided(((num_rows - 1) * stride + num_class,), (1,)).numpy(), stride
+    return (tensor, stride) if regular else (tensor.contiguous(), num_class)
 
 
 def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
@@ -322,63 +405,57 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
         grad_output: like logits, of any strides; one number spread over all is not written out.
     """
     num_class = logits.shape[-1]
-    rows = max(BLOCK // num_class, 1)
+    rows = _rows_per_block(num_class)
     out = pages.empty_like(logits)
-    width = 0 if weights is None else weights.shape[-1]
-    flat_weights = np.empty(0, np.float32) if weights is None else weights.view(-1).numpy()
-    incoming = np.empty(0, np.float32)
+    targets, stride = _rows(targets)
+    args = _Elementwise(logits=logits.data_ptr(), targets=targets.data_ptr(), target_stride=stride, num_class=num_class,
+                        num_rows=logits.numel() // num_class, rows_per_block=rows, out=out.data_ptr(), alpha_pos=alpha_pos, alpha_neg=alpha_neg)
+    if weights is not None:
+        args.weights, args.weights_per_row = weights.data_ptr(), weights.shape[-1]
     if grad_output is not None:
         one_number = not any(stride for stride, size in zip(grad_output.stride(), grad_output.shape) if size > 1)
-        incoming = (grad_output[(0,) * grad_output.dim()].reshape(1) if one_number else grad_output.contiguous().view(-1)).numpy()
-    arrays = logits.view(-1).numpy(), *_rows(targets), flat_weights
-    flat_out, pos, neg = out.view(-1).numpy(), np.float32(alpha_pos), np.float32(alpha_neg)
-
-    def work(i: int, j: int) -> None:
-        _elementwise(*arrays, width, num_class, rows, pos, neg, grad_output is not None, incoming, i, j, flat_out)
-
-    share_out(work, -(-logits.numel() // (rows * num_class)))
+        grad_output = grad_output if one_number else grad_output.contiguous()
+        args.grad_output, args.grad_outputs = grad_output.data_ptr(), 1 if one_number else grad_output.numel()
+    _run_elementwise(args, -(-args.num_rows // rows))
     return out
 
 
-def count_positives(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Positives of each sample, (B,) int64, and the highest label. labels (B, A), A > 0, C-contiguous int32 or int64."""
-    batch_size, num_anchors = labels.shape
-    per_task = BLOCK * BLOCKS_PER_TASK
-    tasks = -(-num_anchors // per_task)
-    counts, highest = np.empty(batch_size * tasks, np.int64), np.empty(batch_size * tasks, labels.dtype)
-    flat = labels.reshape(-1)
-    share_out(lambda i, j: _count(flat, num_anchors, tasks, per_task, i, counts[i:j], highest[i:j]), batch_size * tasks)
-    return counts.reshape(batch_size, tasks).sum(axis=1), int(highest.max())
-
-
 @lru_cache(maxsize=32)
-def _constants(alpha_pos: tuple[float, ...], alpha_neg: tuple[float, ...], gamma: tuple[float, ...], per_block: int):
+def _constants(kind: Focal, per_block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
     """alpha_pos (C,), alpha_neg and gamma for each entry of a block, and whether gamma is 2 and alpha_neg one number for all classes."""
-    pos, neg, exponent = (np.array(v, np.float32) for v in (alpha_pos, alpha_neg, gamma))
-    return pos, np.tile(neg, per_block), np.tile(exponent, per_block), set(gamma) == {2} and len(set(alpha_neg)) == 1
+    pos, neg, exponent = (torch.tensor(v, dtype=torch.float32) for v in kind)
+    return pos, neg.repeat(per_block), exponent.repeat(per_block), set(kind.gamma) == {2} and len(set(kind.alpha_neg)) == 1
 
 
-def from_labels(logits: torch.Tensor, labels: np.ndarray, alpha_pos: Sequence[float], alpha_neg: Sequence[float], gamma: Sequence[float],
-                scale: np.ndarray, with_grad: bool) -> tuple[float, torch.Tensor | None]:
-    """Sum over samples of scale times the sample's loss, and its gradient.
+class FromLabels(NamedTuple):
+    """What ``from_labels`` finds. Where ``highest``, the highest label, is above C > 1, it computed neither loss nor gradient."""
+
+    loss: float
+    gradient: torch.Tensor | None
+    highest: int
+    counts: torch.Tensor  # (B * parts,) int64: 1 + the positives of each part of a sample
+
+
+def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float,
+                with_grad: bool) -> FromLabels:
+    """Focal loss of a batch and its gradient.
 
     Args:
-        logits: (B, A, C) float32, contiguous. labels: (B, A) int32 or int64, contiguous. A, B and C at least 1.
-        alpha_pos, alpha_neg, gamma: (C,). scale: (B,) float64.
+        logits: (B, A, C) float32. labels: (B, A) int32 or int64. Both contiguous, A, B and C at least 1.
+        per_sample: divide a sample's sum by max(its positives, 1) * B.
     """
     batch_size, num_anchors, num_class = logits.shape
-    per_block = max(BLOCK // num_class, 1)
+    per_block = _rows_per_block(num_class)
     per_task = per_block * BLOCKS_PER_TASK
-    tasks = -(-num_anchors // per_task)
-    pos, neg, exponent, plain = _constants(tuple(alpha_pos), tuple(alpha_neg), tuple(gamma), per_block)
+    tasks_per_sample = -(-num_anchors // per_task)
+    tasks = batch_size * tasks_per_sample
+    alpha_pos, alpha_neg, gamma, is_plain = _constants(kind, per_block)
     grad = pages.empty_like(logits) if with_grad else None
-    flat_grad = grad.view(-1).numpy() if with_grad else np.empty(0, np.float32)
-    flat, flat_labels, sums = logits.view(-1).numpy(), labels.reshape(-1), np.empty(batch_size * tasks)
-    scale32 = scale.astype(np.float32)
-
-    def work(i: int, j: int) -> None:
-        _from_labels(flat, flat_labels, num_class, num_anchors, tasks, per_task, i, pos, neg, exponent, plain, scale32, with_grad, flat_grad,
-                     sums[i:j])
-
-    share_out(work, batch_size * tasks)
-    return float((sums.reshape(batch_size, tasks).sum(axis=1) * scale).sum()), grad
+    scratch = torch.zeros(_HEADER + 3 * tasks, dtype=torch.int64)
+    args = _FromLabels(
+        logits=logits.data_ptr(), labels=labels.data_ptr(), label_bytes=labels.element_size(), grad=grad.data_ptr() if with_grad else 0,
+        alpha_pos=alpha_pos.data_ptr(), alpha_neg=alpha_neg.data_ptr(), gamma=gamma.data_ptr(), is_plain=is_plain, per_sample=per_sample,
+        batch_size=batch_size, num_anchors=num_anchors, num_class=num_class, anchors_per_block=per_block, anchors_per_task=per_task,
+        tasks_per_sample=tasks_per_sample, scratch=scratch.data_ptr(), loss_weight=loss_weight)
+    _run_from_labels(args, tasks)
+    return FromLabels(args.loss, grad, args.highest, scratch[_HEADER:_HEADER + tasks])

@@ -14,7 +14,7 @@ import torch
 from numba import boolean, float32, float64, int32, int64
 
 from . import cpu
-from .kinds import QualityFocal, Varifocal
+from .kinds import Focal, QualityFocal, Varifocal, check_highest
 
 _BOUND = math.sqrt(np.finfo(np.float32).max)
 
@@ -72,16 +72,25 @@ def _positives(logits, labels, quality, is_varifocal, iou_weighted, alpha, gamma
     return total
 
 
-def from_labels(logits: torch.Tensor, labels: np.ndarray, quality: np.ndarray, kind: QualityFocal | Varifocal, scale: np.ndarray,
-                with_grad: bool) -> tuple[float, torch.Tensor | None]:
-    """Sum over samples of scale times the sample's loss, and its gradient.
+def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, kind: QualityFocal | Varifocal, per_sample: bool,
+                loss_weight: float, with_grad: bool) -> tuple[float, torch.Tensor | None]:
+    """Loss of a batch, and its gradient.
 
     Args:
-        logits: (B, A, C) float32. labels: (B, A) int32 or int64. quality: (B, A) float32. All contiguous, A, B and C at least 1. scale: (B,) float64.
+        logits: (B, A, C) float32. labels: (B, A) int32 or int64. quality: (B, A) float32. All contiguous, A, B and C at least 1.
+        per_sample: divide a sample's sum by max(its positives, 1) * B.
+    Raises:
+        InputError: a label above C > 1.
     """
     alpha, gamma = (kind.alpha, kind.gamma) if isinstance(kind, Varifocal) else (1.0, kind.beta)
-    count = logits.shape[-1]
-    loss, grad = cpu.from_labels(logits, labels, (0.0,) * count, (alpha,) * count, (gamma,) * count, scale, with_grad)
+    batch_size, _, count = logits.shape
+    background = Focal((0.0,) * count, (alpha,) * count, (gamma,) * count)
+    loss, grad, highest, counts = cpu.from_labels(logits, labels, background, per_sample, loss_weight, with_grad)
+    check_highest(kind, highest, count)
+    scale = np.full(batch_size, float(loss_weight))
+    if per_sample:
+        scale /= np.maximum((counts - 1).view(batch_size, -1).sum(dim=1).numpy(), 1) * batch_size
     out = grad.numpy() if with_grad else np.empty((0, 0, 0), np.float32)
     iou_weighted = isinstance(kind, Varifocal) and kind.iou_weighted
-    return loss + _positives(logits.numpy(), labels, quality, isinstance(kind, Varifocal), iou_weighted, alpha, gamma, scale, with_grad, out), grad
+    loss += _positives(logits.numpy(), labels.numpy(), quality.numpy(), isinstance(kind, Varifocal), iou_weighted, alpha, gamma, scale, with_grad, out)
+    return loss, grad

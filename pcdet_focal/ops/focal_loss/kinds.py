@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Union
 
+from pcdet_focal.errors import InputError
+
 
 class Focal(NamedTuple):
     """``alpha_t (1 - p_t)^gamma (-log p_t)``; C numbers each, for positives, for background, and the exponent."""
@@ -30,3 +32,10 @@ class Varifocal(NamedTuple):
 
 
 Kind = Union[Focal, QualityFocal, Varifocal]
+
+
+def check_highest(kind: Kind, highest: int, num_class: int) -> None:
+    """Raise InputError for a label above the classes of the logits."""
+    if highest > num_class > 1:
+        raise InputError(f"{kind.loss_name}: label {highest} is above the {num_class} classes of the logits: labels are -1 (ignored), "
+                         f"0 (background), or 1 to {num_class}.")
