@@ -49,12 +49,11 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
         has_cuda: whether the room has Triton kernels.
     """
     forced = forced_backend()
-    kind = torch.device(device).type
+    kind = device if device in ("cpu", "cuda") else torch.device(device).type
     on_host = kind == "cpu"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if forced == "reference":
         return "reference"
-    if forced == "cuda" and (not on_host or interpreted):
+    if forced == "cuda" and (not on_host or os.environ.get("TRITON_INTERPRET") == "1"):
         wanted = "cuda"
     elif on_host or forced == "cpu":
         wanted = "cpu"

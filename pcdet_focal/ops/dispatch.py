@@ -6,6 +6,10 @@ import torch
 from pcdet_focal.ops.backend import choose_backend
 
 
+_TYPES, _DEVICES = (torch.Tensor, torch.nn.Parameter), ("cpu", "cuda")
+_DTYPES = (torch.float32, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16)
+
+
 def _wanted(device_type: str, room: str) -> str:
     return choose_backend(device_type, room, has_cuda=True)
 
@@ -23,7 +27,6 @@ def backend_of(room: str, *tensors: torch.Tensor) -> str:
     if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return "reference"
     for t in tensors:
-        if not (type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype != torch.float64 and not t.is_complex() and 0 < t.numel() < 2**31
-                and t.layout == torch.strided and t.device.type in ("cpu", "cuda")):
+        if not (type(t) in _TYPES and t.dtype in _DTYPES and 0 < t.numel() < 2**31 and t.layout == torch.strided and t.device.type in _DEVICES):
             return "reference"
     return _wanted(tensors[0].device.type, room)

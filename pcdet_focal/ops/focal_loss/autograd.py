@@ -28,9 +28,12 @@ class FromLabels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        logits, labels, quality = ctx.saved_tensors  # after the graph was freed this raises torch's own message
+        logits, labels, quality = ctx.saved_tensors  # torch's own message where the graph was freed or an input was changed in place
         gradient, ctx.gradient = ctx.gradient, None  # nobody else holds it
-        gradient = backends.gradient_times(ctx.backend, grad_output.detach(), gradient, logits, labels, quality, *ctx.arguments)
+        if gradient is None:
+            gradient = backends.gradient_again(ctx.backend, grad_output.detach(), logits, labels, quality, *ctx.arguments)
+        else:
+            gradient = backends.scale_gradient_(ctx.backend, grad_output.detach(), gradient, logits.dtype)
         return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None, None
 
 

@@ -38,26 +38,28 @@ def loss_and_gradient(backend: str, logits: torch.Tensor, labels: torch.Tensor, 
 
         quality = quality.detach().float().cpu().contiguous()
         loss, gradient = cpu_quality.from_labels(logits, labels, quality, kind, per_sample, loss_weight, with_grad)
-    return torch.tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(device)
+    return torch.scalar_tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(device)
 
 
-def gradient_times(backend: str, grad_output: torch.Tensor, gradient: torch.Tensor | None, logits: torch.Tensor, labels: torch.Tensor,
-                   quality: torch.Tensor | None, kind: Kind, per_sample: bool, loss_weight: float) -> torch.Tensor:
-    """The gradient times ``grad_output``, one number, in the dtype of the logits.
-
-    Args:
-        gradient: the float32 gradient that ``loss_and_gradient`` gave, which is multiplied in place; None to compute it again.
-    """
+def scale_gradient_(backend: str, grad_output: torch.Tensor, gradient: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The gradient that ``loss_and_gradient`` gave, multiplied in place by ``grad_output``, one number, and cast."""
     if backend == "cuda":
         from . import cuda
 
-        if gradient is not None:
-            return cuda.scale_(gradient, grad_output)
+        return cuda.scale_(gradient, grad_output)
+    factor = float(grad_output)
+    return (gradient if factor == 1 else gradient.mul_(factor)).to(dtype)
+
+
+def gradient_again(backend: str, grad_output: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind,
+                   per_sample: bool, loss_weight: float) -> torch.Tensor:
+    """The gradient, computed anew, times ``grad_output``, one number, in the dtype of the logits."""
+    if backend == "cuda":
+        from . import cuda
+
         return cuda.from_labels_gradient(*_contiguous(logits, labels, quality), kind, per_sample, loss_weight, grad_output)
-    if gradient is None:
-        gradient = loss_and_gradient(backend, logits, labels, quality, kind, per_sample, loss_weight, True)[1]
-    factor = float(grad_output.detach())
-    return (gradient if factor == 1 else gradient.mul_(factor)).to(logits.dtype)
+    gradient = loss_and_gradient(backend, logits, labels, quality, kind, per_sample, loss_weight, True)[1]
+    return scale_gradient_(backend, grad_output, gradient, logits.dtype)
 
 
 def elementwise(backend: str, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,

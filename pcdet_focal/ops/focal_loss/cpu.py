@@ -22,7 +22,6 @@ The kernels run on torch's threads (``team_kernel.py``); numba's own parallel lo
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -427,22 +426,15 @@ def _constants(kind: Focal, per_block: int) -> tuple[torch.Tensor, torch.Tensor,
     return pos, neg.repeat(per_block), exponent.repeat(per_block), set(kind.gamma) == {2} and len(set(kind.alpha_neg)) == 1
 
 
-class FromLabels(NamedTuple):
-    """What ``from_labels`` finds. Where ``highest``, the highest label, is above C > 1, it computed neither loss nor gradient."""
-
-    loss: float
-    gradient: torch.Tensor | None
-    highest: int
-    counts: torch.Tensor  # (B * parts,) int64: 1 + the positives of each part of a sample
-
-
 def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float,
-                with_grad: bool) -> FromLabels:
-    """Focal loss of a batch and its gradient.
+                with_grad: bool) -> tuple[float, torch.Tensor | None, int, torch.Tensor]:
+    """Focal loss of a batch, its gradient, and the highest label: where that is above C > 1, neither of them was computed.
 
     Args:
         logits: (B, A, C) float32. labels: (B, A) int32 or int64. Both contiguous, A, B and C at least 1.
         per_sample: divide a sample's sum by max(its positives, 1) * B.
+    Returns:
+        Loss, gradient (B, A, C) or None, highest label, and what ``positives`` reads.
     """
     batch_size, num_anchors, num_class = logits.shape
     per_block = _rows_per_block(num_class)
@@ -458,4 +450,10 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sam
         batch_size=batch_size, num_anchors=num_anchors, num_class=num_class, anchors_per_block=per_block, anchors_per_task=per_task,
         tasks_per_sample=tasks_per_sample, scratch=scratch.data_ptr(), loss_weight=loss_weight)
     _run_from_labels(args, tasks)
-    return FromLabels(args.loss, grad, args.highest, scratch[_HEADER:_HEADER + tasks])
+    return args.loss, grad, args.highest, scratch
+
+
+def positives(scratch: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Positive anchors of each sample, (B,) int64, that ``from_labels`` counted."""
+    counts = scratch[_HEADER:_HEADER + (len(scratch) - _HEADER) // 3]
+    return (counts - 1).view(batch_size, -1).sum(dim=1)

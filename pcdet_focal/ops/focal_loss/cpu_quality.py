@@ -85,11 +85,11 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tenso
     alpha, gamma = (kind.alpha, kind.gamma) if isinstance(kind, Varifocal) else (1.0, kind.beta)
     batch_size, _, count = logits.shape
     background = Focal((0.0,) * count, (alpha,) * count, (gamma,) * count)
-    loss, grad, highest, counts = cpu.from_labels(logits, labels, background, per_sample, loss_weight, with_grad)
+    loss, grad, highest, scratch = cpu.from_labels(logits, labels, background, per_sample, loss_weight, with_grad)
     check_highest(kind, highest, count)
     scale = np.full(batch_size, float(loss_weight))
     if per_sample:
-        scale /= np.maximum((counts - 1).view(batch_size, -1).sum(dim=1).numpy(), 1) * batch_size
+        scale /= np.maximum(cpu.positives(scratch, batch_size).numpy(), 1) * batch_size
     out = grad.numpy() if with_grad else np.empty((0, 0, 0), np.float32)
     iou_weighted = isinstance(kind, Varifocal) and kind.iou_weighted
     loss += _positives(logits.numpy(), labels.numpy(), quality.numpy(), isinstance(kind, Varifocal), iou_weighted, alpha, gamma, scale, with_grad, out)

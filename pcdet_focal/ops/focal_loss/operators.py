@@ -56,7 +56,7 @@ def _define_from_labels(name: str, kind_type: type, tensors: str, numbers: str):
         given = parted(arguments)
         if gradient.numel():
             return (gradient * grad_output).to(given[0].dtype)
-        return backends.gradient_times(backends.backend_of(given[0], given[1]), grad_output, None, *given)
+        return backends.gradient_again(backends.backend_of(given[0], given[1]), grad_output, *given)
 
     def backward_fake(grad_output, gradient, logits, *arguments):
         return logits.new_empty(logits.shape)
