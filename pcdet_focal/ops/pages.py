@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from typing import Callable, Optional
 
 import torch
@@ -25,13 +26,21 @@ def _find_madvise() -> Optional[Callable]:
 _madvise = _find_madvise()
 
 
-def empty_like(tensor: torch.Tensor) -> torch.Tensor:
-    """``torch.empty_like`` of a CPU tensor, whose memory may come in large pages where the system lends them on request (Linux).
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """``torch.empty`` on the CPU, whose memory may come in large pages where the system lends them on request (Linux).
 
     The system clears and maps new memory page by page as it is touched. At 4 kB a page that takes longer than computing a loss gradient of 10 MB does; at 2 MB
     a page it is a quarter. Memory that the process has touched before costs nothing either way.
     """
-    out = torch.empty_like(tensor)
+    return _in_large_pages(torch.empty(shape, dtype=dtype))
+
+
+def empty_like(tensor: torch.Tensor) -> torch.Tensor:
+    """``torch.empty_like`` of a CPU tensor, with memory as that of ``empty``."""
+    return _in_large_pages(torch.empty_like(tensor))
+
+
+def _in_large_pages(out: torch.Tensor) -> torch.Tensor:
     first = -(-out.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
     size = (out.data_ptr() + out.numel() * out.element_size()) // _LARGE_PAGE * _LARGE_PAGE - first
     if _madvise is not None and size > 0:
