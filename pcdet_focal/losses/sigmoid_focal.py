@@ -225,20 +225,23 @@ class SigmoidFocalClassificationLoss(nn.Module):
 
     def _weighted(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """``forward`` of dense targets."""
-        if self._is_fused(input, target, weights):
+        backend = self._kernels_for(input, target, weights)
+        if backend is not None:
             alphas = (1.0, 1.0) if self.alpha is None or self.alpha == -1 else (self.alpha, 1 - self.alpha)
             if weights is not None:
                 weights = expand_anchor_weights(weights, input.shape, type(self).__name__)
                 weights = weights.expand(*input.shape[:-1], weights.shape[-1])
-            return fused.weighted_focal_loss(input, target, weights, *alphas, self.gamma)
+            return fused.weighted_focal_loss(input, target, weights, *alphas, self.gamma, backend)
         loss = focal_factor(input, target, self.alpha, self.gamma) * self.sigmoid_cross_entropy_with_logits(input, target)
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
 
-    def _is_fused(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> bool:
-        """Whether the kernels serve: one usual alpha, one gamma, gradients only for the input, shapes that fit (the formula's errors explain others)."""
+    def _kernels_for(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> str | None:
+        """The backend whose kernels serve, None for plain torch: they want one usual alpha, one gamma, gradients only for the input, and shapes that
+        fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
         own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
         one_alpha = self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
-        return (own and one_alpha and isinstance(self.gamma, (int, float))
-                and input.dim() > 0 and input.shape == target.shape and input.is_floating_point()
-                and not any(t.requires_grad for t in others) and fused.serves_elementwise(self.gamma, input, *others))
+        if not (own and one_alpha and isinstance(self.gamma, (int, float)) and input.dim() > 0 and input.shape == target.shape
+                and input.is_floating_point() and not any(t.requires_grad for t in others)):
+            return None
+        return fused.elementwise_backend(self.gamma, input, *others)

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from pcdet_focal.errors import InputError
+from pcdet_focal.ops.backend import choose_backend
 
 Array = Union[np.ndarray, torch.Tensor]
+_WORDS = torch.float32, torch.int32, torch.float64, torch.int64
 
 
 def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:
@@ -53,10 +55,10 @@ def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:
 
 
 def fresh_zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Zeros of the type and on the device of ``like``.
+    """Zeros of the type and on the device of ``like``, for large results of which little will be read: on a CPU all threads write them."""
+    plain = like.device.type == "cpu" and like.dtype in _WORDS and not torch.compiler.is_compiling()
+    if plain and choose_backend("cpu", "zeros", has_cuda=True) == "cpu":
+        from .zeros import zeros
 
-    As torch.zeros, which on a CPU writes every zero; here the system gives zeroed pages, huge ones where it can, when they are first touched.
-    """
-    if like.device.type == "cpu" and like.dtype != torch.bfloat16:
-        return torch.from_numpy(np.zeros(tuple(shape), torch.empty(0, dtype=like.dtype).numpy().dtype))
+        return zeros(shape, like.dtype)
     return like.new_zeros(shape)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
@@ -80,6 +80,27 @@ def _pointer_to(typing_context, address, dtype):
 def array_at(address, dtype, shape):
     """The array of this shape, C-contiguous, that begins at an address."""
     return numba.carray(_pointer_to(address, dtype), shape)
+
+
+def shuffle(size: int, order: Sequence[int]):
+    """``function(source, to)``, for compiled code: reads ``size`` floats at the address ``source`` and writes ``[source[k] for k in order]`` to ``to``.
+
+    A few permutations of vector registers, where a loop over such indices would go number by number.
+    """
+    before, after = (ir.VectorType(ir.FloatType(), n) for n in (size, len(order)))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), [ir.IntType(32)(k) for k in order])
+
+    @intrinsic
+    def function(typing_context, source, to):
+        def code(context, builder, signature, args):
+            value = builder.load(builder.inttoptr(args[0], before.as_pointer()), align=4)
+            value = builder.shuffle_vector(value, ir.Constant(before, ir.Undefined), mask)
+            builder.store(value, builder.inttoptr(args[1], after.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), code
+
+    return function
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from .. import pages
 from ..team_kernel import TeamKernel, arguments_type, array_at, clear, next_task
 
 _TURN = np.float32(2 * math.pi)
-_ANCHORS_PER_PART = 8192
+_ANCHORS_PER_PART, _GROUP = 8192, 256
 
 
 @numba.njit(error_model="numpy")
@@ -24,10 +24,16 @@ def _direction_bin(heading, target, offset, num_bins):
 
 
 @numba.njit(error_model="numpy")
-def _count_positives(labels):
-    count = np.int32(0)
+def _positives_in(labels, positives):
+    """Write the places of the labels above 0; return their number."""
+    any_positive = np.int32(0)
     for i in range(labels.size):
-        count += np.int32(labels[i] > 0)
+        any_positive |= np.int32(labels[i] > 0)
+    count = 0
+    if any_positive:
+        for i in range(labels.size):
+            positives[count] = i
+            count += labels[i] > 0
     return count
 
 
@@ -76,10 +82,10 @@ def _direction_loss(logits, wanted, slopes):
     return math.log(total) + top - logits[wanted]
 
 
-@numba.njit(error_model="numpy")
-def _parts(pointer, args, labels):
+def _member(pointer):
     """Box and direction sums (2, B, parts) and counts (B, parts) of the parts of the samples that this thread gets; or, where there is ``box_grad``,
     the gradients times grad_box and grad_dir (B,): zeros, and then what the positives give."""
+    args = numba.carray(pointer, 1)[0]
     batch_size, num_anchors, num_codes, num_bins, parts = args.batch_size, args.num_anchors, args.num_codes, args.num_bins, args.parts
     with_grad, dir_offset = args.box_grad != 0, np.float32(args.dir_offset)
     box_preds = array_at(args.box_preds, np.float32, (batch_size, num_anchors, num_codes))
@@ -90,7 +96,7 @@ def _parts(pointer, args, labels):
     grad_box, grad_dir = array_at(args.grad_box, np.float32, batch_size), array_at(args.grad_dir, np.float32, batch_size)
     headings, weights = array_at(args.anchor_headings, np.float32, num_anchors), array_at(args.code_weights, np.float32, num_codes)
     sums, counts = array_at(args.sums, np.float64, (2, batch_size, parts)), array_at(args.counts, np.int64, (batch_size, parts))
-    box_slopes, dir_slopes = np.empty(num_codes), np.empty(num_bins)
+    box_slopes, dir_slopes, positives = np.empty(num_codes), np.empty(num_bins), np.empty(_GROUP + 1, np.int64)
     while True:
         task = next_task(pointer)
         if task >= batch_size * parts:
@@ -102,14 +108,14 @@ def _parts(pointer, args, labels):
                 clear(gradient + 4 * columns * (b * num_anchors + begin), gradient + 4 * columns * (b * num_anchors + end))
         box_sum = dir_sum = 0.0
         count = 0
-        for first in range(begin, end, 256):
-            last = min(first + 256, end)
-            if not _count_positives(labels[b, first:last]):
-                continue
-            for a in range(first, last):
-                if labels[b, a] <= 0:
-                    continue
-                count += 1
+        for first in range(begin, end, _GROUP):
+            size, place = min(_GROUP, end - first), b * num_anchors + first
+            if args.label_bytes == 4:
+                found = _positives_in(array_at(args.labels + 4 * place, np.int32, size), positives)
+            else:
+                found = _positives_in(array_at(args.labels + 8 * place, np.int64, size), positives)
+            count += found
+            for a in first + positives[:found]:
                 box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, args.beta, box_slopes)
                 if num_bins:
                     wanted = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
@@ -121,15 +127,6 @@ def _parts(pointer, args, labels):
                         dir_grad[b, a, k] = dir_slopes[k] * grad_dir[b]
         if not with_grad:
             sums[0, b, part], sums[1, b, part], counts[b, part] = box_sum, dir_sum, count
-
-
-def _member(pointer):
-    args = numba.carray(pointer, 1)[0]
-    shape = args.batch_size, args.num_anchors
-    if args.label_bytes == 4:
-        _parts(pointer, args, array_at(args.labels, np.int32, shape))
-    else:
-        _parts(pointer, args, array_at(args.labels, np.int64, shape))
 
 
 _run = TeamKernel(_member, _Arguments)

@@ -18,7 +18,7 @@ from .autograd import Elementwise, FromLabels
 from .backends import backend_of
 from .kinds import Focal, Kind, QualityFocal, Varifocal, check_highest
 
-__all__ = ["backend_of", "focal_loss_from_labels", "load_kernels", "quality_focal_loss_from_labels", "serves_elementwise",
+__all__ = ["backend_of", "elementwise_backend", "focal_loss_from_labels", "load_kernels", "quality_focal_loss_from_labels",
            "varifocal_loss_from_labels", "weighted_focal_loss"]
 
 
@@ -91,8 +91,8 @@ def _by_reference(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Ten
 
 
 def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
-                        gamma: float) -> torch.Tensor:
-    """Elementwise focal loss for targets in [0, 1], times weights; only for tensors and a gamma that have kernels: see ``serves_elementwise``.
+                        gamma: float, backend: str) -> torch.Tensor:
+    """Elementwise focal loss for targets in [0, 1], times weights, by the kernels of ``elementwise_backend``.
 
     The derivative of its cross entropy is OpenPCDet's at a logit of exactly 0. Targets and weights get no gradient.
 
@@ -104,10 +104,10 @@ def weighted_focal_loss(logits: torch.Tensor, targets: torch.Tensor, weights: to
     numbers = float(alpha_pos), float(alpha_neg), float(gamma)
     if torch.compiler.is_compiling():
         return operators.weighted_focal_loss(logits, targets, weights, *numbers)
-    return Elementwise.apply(logits, targets, weights, backend_of(logits, targets), *numbers)
+    return Elementwise.apply(logits, targets, weights, backend, *numbers)
 
 
-def serves_elementwise(gamma: float, *tensors: torch.Tensor) -> bool:
-    """Whether ``weighted_focal_loss`` takes these tensors: the CPU kernel knows gamma = 2 only."""
+def elementwise_backend(gamma: float, *tensors: torch.Tensor) -> str | None:
+    """``"cpu"``, whose kernel knows gamma = 2 only, ``"cuda"``, or None where no kernel takes these tensors."""
     backend = backend_of(*tensors)
-    return backend == "cuda" or backend == "cpu" and gamma == 2
+    return backend if backend == "cuda" or backend == "cpu" and gamma == 2 else None

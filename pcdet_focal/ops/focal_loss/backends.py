@@ -29,14 +29,14 @@ def loss_and_gradient(backend: str, logits: torch.Tensor, labels: torch.Tensor, 
     from . import cpu
 
     device = logits.device
-    logits, labels = logits.detach().float().cpu().contiguous(), labels.cpu().contiguous()
+    logits, labels = _in_host_memory(logits).contiguous(), labels.cpu().contiguous()
     if isinstance(kind, Focal):
         loss, gradient, highest, _ = cpu.from_labels(logits, labels, kind, per_sample, loss_weight, with_grad)
         check_highest(kind, highest, logits.shape[-1])
     else:
         from . import cpu_quality
 
-        quality = quality.detach().float().cpu().contiguous()
+        quality = _in_host_memory(quality).contiguous()
         loss, gradient = cpu_quality.from_labels(logits, labels, quality, kind, per_sample, loss_weight, with_grad)
     return torch.scalar_tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(device)
 
@@ -72,11 +72,18 @@ def elementwise(backend: str, logits: torch.Tensor, targets: torch.Tensor, weigh
         return cuda.elementwise(logits.detach().contiguous(), targets.detach(), weights, alpha_pos, alpha_neg, gamma, grad_output)
     from . import cpu
 
-    x, targets = logits.detach().float().cpu().contiguous(), targets.detach().float().cpu()
-    weights = None if weights is None else weights.detach().float().cpu().contiguous()
+    x, targets = _in_host_memory(logits).contiguous(), _in_host_memory(targets)
+    weights = None if weights is None else _in_host_memory(weights).contiguous()
     if grad_output is None:
         return cpu.elementwise(x, targets, weights, alpha_pos, alpha_neg).to(logits.device)
-    return cpu.elementwise(x, targets, weights, alpha_pos, alpha_neg, grad_output.detach().cpu()).to(logits)
+    return cpu.elementwise(x, targets, weights, alpha_pos, alpha_neg, _in_host_memory(grad_output)).to(logits)
+
+
+def _in_host_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, without its history; a tensor that is that already as it is."""
+    if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
+        return tensor.detach() if tensor.requires_grad else tensor
+    return tensor.detach().float().cpu()
 
 
 def _contiguous(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:

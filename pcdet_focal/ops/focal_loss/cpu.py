@@ -26,12 +26,14 @@ from functools import lru_cache
 import numba
 import numpy as np
 import torch
+from numba import int64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, next_task
+from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, next_task, shuffle
 from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
+SMALL_BLOCK = 768  # where a block is first gathered and then computed: the memory is busy in one half and idle in the other
 BLOCKS_PER_TASK = 8  # one partial sum for each task
 VECTOR = 16  # entries that the widest vector registers hold
 
@@ -175,19 +177,31 @@ def _anchors_of(args, task):
 
 
 @numba.njit(error_model="numpy")
-def _count(labels):
+def _count_labels(labels):
     """Positives and the highest label."""
     count = np.int32(0)
     top = labels[0]
     for i in range(labels.size):
         count += np.int32(labels[i] > 0)
         top = max(top, labels[i])
-    return count, top
+    return int64(count), int64(top)
 
 
 @numba.njit(error_model="numpy")
-def _count_all(args, labels, counts, highest):
-    """Fill ``counts`` (1 + positives; 0 is not yet known) and ``highest`` of all tasks, together with the other threads.
+def _count(args, task, counts, highest):
+    """Fill the task's place in counts, 1 + its positives, and in highest, its highest label."""
+    _, first, last = _anchors_of(args, task)
+    if args.label_bytes == 4:
+        count, top = _count_labels(array_at(args.labels + 4 * first, np.int32, last - first))
+    else:
+        count, top = _count_labels(array_at(args.labels + 8 * first, np.int64, last - first))
+    highest[task] = top
+    counts[task] = count + 1
+
+
+@numba.njit(error_model="numpy")
+def _count_all(args, counts, highest):
+    """Fill ``counts``, where 0 is not yet known, and ``highest`` of all tasks, together with the other threads; return the highest of all.
 
     In the end a thread counts again what another is still at work on: both write the same numbers, and nobody waits.
     """
@@ -195,122 +209,132 @@ def _count_all(args, labels, counts, highest):
         task = count_up(args.scratch)
         if task >= counts.size:
             break
-        _, first, last = _anchors_of(args, task)
-        count, highest[task] = _count(labels[first:last])
-        counts[task] = count + 1
+        _count(args, task, counts, highest)
+    top = int64(0)
     for task in range(counts.size):
         if counts[task] == 0:
-            _, first, last = _anchors_of(args, task)
-            count, highest[task] = _count(labels[first:last])
-            counts[task] = count + 1
+            _count(args, task, counts, highest)
+        top = max(top, highest[task])
+    return top
 
 
 @numba.njit(error_model="numpy")
-def _scale_samples(args, counts, scale):
-    """The factor of each sample's sum."""
-    for sample in range(scale.size):
-        scale[sample] = args.loss_weight
-        if args.per_sample:
-            positives = counts[sample * args.tasks_per_sample:(sample + 1) * args.tasks_per_sample].sum() - args.tasks_per_sample
-            scale[sample] /= max(positives, 1) * scale.size
+def _scale(args, sample, counts):
+    """The factor of a sample's sum."""
+    if not args.per_sample:
+        return args.loss_weight
+    positives = 0
+    for task in range(sample * args.tasks_per_sample, (sample + 1) * args.tasks_per_sample):
+        positives += counts[task] - 1
+    return args.loss_weight / (max(positives, 1) * args.batch_size)
 
 
 @numba.njit(error_model="numpy")
-def _from_labels(pointer, args, labels):
-    """Loss sums and scaled gradients of the tasks that this thread gets."""
+def _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad):
+    if args.label_bytes == 4:
+        labels = array_at(args.labels + 4 * first, np.int32, last - first)
+        return _correct(logits, labels, args.num_class, alpha_pos, gamma, scale, loss, grad)
+    wide_labels = array_at(args.labels + 8 * first, np.int64, last - first)
+    return _correct(logits, wide_labels, args.num_class, alpha_pos, gamma, scale, loss, grad)
+
+
+@numba.njit(error_model="numpy")
+def _block(args, first, last, scale, alpha_pos, alpha_neg, gamma, loss, grad):
+    """Loss and scaled gradient of the anchors first .. last - 1."""
+    logits = array_at(args.logits + 4 * first * args.num_class, np.float32, (last - first) * args.num_class)
+    if args.is_plain:
+        _background_gamma_2(logits, alpha_neg[0] * scale, loss, grad)
+        total = _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + alpha_neg[0] * _sum(loss[:logits.size])
+        if total < _SUSPICIOUS:  # not NaN
+            return total
+    _background(logits, alpha_neg, gamma, scale, loss, grad)
+    return _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + _sum(loss[:logits.size])
+
+
+def _from_labels_member(pointer):
+    """Loss sums and scaled gradients of the tasks that this thread gets; who ends the last task adds up."""
+    args = numba.carray(pointer, 1)[0]
     num_class, tasks, block = args.num_class, args.batch_size * args.tasks_per_sample, args.anchors_per_block * args.num_class
-    logits = array_at(args.logits, np.float32, labels.size * num_class)
-    with_grad = args.grad != 0
-    grad = array_at(args.grad, np.float32, logits.size if with_grad else 0)
     alpha_pos, alpha_neg, gamma = (array_at(args.alpha_pos, np.float32, num_class), array_at(args.alpha_neg, np.float32, block),
                                    array_at(args.gamma, np.float32, block))
     counts = array_at(args.scratch + 8 * _HEADER, np.int64, tasks)
     highest = array_at(args.scratch + 8 * (_HEADER + tasks), np.int64, tasks)
     sums = array_at(args.scratch + 8 * (_HEADER + 2 * tasks), np.float64, tasks)
-    _count_all(args, labels, counts, highest)
-    args.highest = highest.max()
+    args.highest = _count_all(args, counts, highest)
     if args.highest > num_class > 1:
         return
-    scale, scale32 = np.empty(args.batch_size), np.empty(args.batch_size, np.float32)
-    _scale_samples(args, counts, scale)
-    scale32[:] = scale
-    loss, spare = np.empty(block, np.float32), np.empty(block, np.float32)
+    loss, grad = np.empty(block, np.float32), np.empty(block, np.float32)
     while True:
         task = next_task(pointer)
         if task >= tasks:
             break
         sample, begin, end = _anchors_of(args, task)
+        scale = np.float32(_scale(args, sample, counts))
         total = 0.0
         for first in range(begin, end, args.anchors_per_block):
             last = min(first + args.anchors_per_block, end)
-            n = (last - first) * num_class
-            x = logits[first * num_class: last * num_class]
-            block_loss = loss[:n]
-            block_grad = grad[first * num_class: last * num_class] if with_grad else spare[:n]
-            block_sum = np.inf
-            if args.is_plain:
-                _background_gamma_2(x, alpha_neg[0] * scale32[sample], block_loss, block_grad)
-                block_sum = _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale32[sample], block_loss, block_grad)
-                block_sum += alpha_neg[0] * _sum(block_loss)
-            if not block_sum < _SUSPICIOUS:  # also where it is NaN
-                _background(x, alpha_neg, gamma, scale32[sample], block_loss, block_grad)
-                block_sum = _correct(x, labels[first:last], num_class, alpha_pos, gamma, scale32[sample], block_loss, block_grad)
-                block_sum += _sum(block_loss)
-            total += block_sum
+            if args.grad != 0:
+                grad = array_at(args.grad + 4 * first * num_class, np.float32, (last - first) * num_class)
+            total += _block(args, first, last, scale, alpha_pos, alpha_neg, gamma, loss, grad)
         sums[task] = total
-        if count_up(args.scratch + 8) == tasks - 1:  # all the others are done
+        if count_up(args.scratch + 8) == tasks - 1:
             total = 0.0
-            for sample in range(args.batch_size):
-                total += scale[sample] * sums[sample * args.tasks_per_sample:(sample + 1) * args.tasks_per_sample].sum()
+            for other in range(tasks):
+                total += _scale(args, other // args.tasks_per_sample, counts) * sums[other]
             args.loss = total
-
-
-def _from_labels_member(pointer):
-    args = numba.carray(pointer, 1)[0]
-    if args.label_bytes == 4:
-        _from_labels(pointer, args, array_at(args.labels, np.int32, args.batch_size * args.num_anchors))
-    else:
-        _from_labels(pointer, args, array_at(args.labels, np.int64, args.batch_size * args.num_anchors))
 
 
 _run_from_labels = TeamKernel(_from_labels_member, _FromLabels)
 
 
 @_compute
-def _soft_loss(logits, targets, weights, alpha_pos, alpha_neg, out):
-    """Elementwise loss for targets in [0, 1], gamma = 2."""
-    for i in range(logits.size):
-        x, t = _bounded(logits[i]), targets[i]
-        p, q, softplus, _ = _terms(x)
-        one_minus_pt = t * q + (_ONE - t) * p
-        out[i] = (t * alpha_pos + (_ONE - t) * alpha_neg) * one_minus_pt * one_minus_pt * (softplus - x * t) * weights[i]
+def _soft_terms(x, t):
+    """p, q, cross entropy, and sigmoid(-|x|), of a bounded logit and a target in [0, 1]."""
+    e = _exp_of_minus(abs(x))
+    larger = _ONE / (_ONE + e)
+    smaller = e * larger
+    positive = x >= _ZERO
+    bce = ((x if positive else _ZERO) - x * t) + _log1p(e, smaller)
+    return larger if positive else smaller, smaller if positive else larger, bce, smaller
 
 
 @_compute
-def _soft_gradient(logits, targets, weights, alpha_pos, alpha_neg, out):
+def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
+    """Elementwise loss for targets in [0, 1], gamma = 2; alpha_difference is that of a positive less that of background."""
+    for i in range(logits.size):
+        x, t = _bounded(logits[i]), targets[i]
+        p, q, bce, _ = _soft_terms(x, t)
+        one_minus_pt = t * q + (_ONE - t) * p
+        out[i] = (t * alpha_difference + alpha_neg) * one_minus_pt * one_minus_pt * bce * weights[i]
+
+
+@_compute
+def _soft_gradient(logits, targets, weights, alpha_neg, alpha_difference, out):
     """Its derivative; that of the cross entropy in OpenPCDet's form, which is 1 - t, not 0.5 - t, at a logit of exactly 0."""
     for i in range(logits.size):
         x, t = _bounded(logits[i]), targets[i]
-        p, q, softplus, _ = _terms(x)
-        one_minus_pt = t * q + (_ONE - t) * p
-        smaller = q if x >= _ZERO else p
-        slope = ((_ONE - t) - (_ZERO if x == _ZERO else smaller)) if x >= _ZERO else smaller - t
-        slope = one_minus_pt * (_TWO * (_ONE - _TWO * t) * p * q * (softplus - x * t) + one_minus_pt * slope)
-        slope = slope * (t * alpha_pos + (_ONE - t) * alpha_neg) * weights[i]
+        p, q, bce, smaller = _soft_terms(x, t)
+        one_minus_t = _ONE - t
+        one_minus_pt = t * q + one_minus_t * p
+        slope = (one_minus_t - (_ZERO if x == _ZERO else smaller)) if x >= _ZERO else smaller - t
+        slope = one_minus_pt * ((one_minus_t - t) * (p * q) * (bce + bce) + one_minus_pt * slope)
+        slope = slope * (t * alpha_difference + alpha_neg) * weights[i]
         out[i] = _ZERO if abs(logits[i]) > _BOUND else slope
+
+
+_REPEAT_16 = shuffle(16, [row for row in range(16) for _ in range(3)])
+_PACK_16 = shuffle(64, [4 * row + c for row in range(16) for c in range(3)])
 
 
 @_compute
 def _repeat(values, num_class, out):
     """Each value num_class times in a row."""
+    done = 0
     if num_class == 3:
-        for row in range(values.size):
-            value = values[row]
-            out[3 * row] = value
-            out[3 * row + 1] = value
-            out[3 * row + 2] = value
-        return
-    for row in range(values.size):
+        done = values.size // 16 * 16
+        for row in range(0, done, 16):
+            _REPEAT_16(values.ctypes.data + 4 * row, out.ctypes.data + 12 * row)
+    for row in range(done, values.size):
         for c in range(num_class):
             out[row * num_class + c] = values[row]
 
@@ -319,20 +343,13 @@ def _repeat(values, num_class, out):
 def _pack(values, stride, num_class, rows, out):
     """The first num_class of every stride > num_class values."""
     done = 0
-    if num_class == 3 and stride == 4:  # a slice of one-hot targets: four numbers at a time, whose fourth the next row overwrites
-        done = rows - 1  # behind the last row there may be nothing to read
-        for row in range(done):
-            a = values[4 * row]
-            b = values[4 * row + 1]
-            c = values[4 * row + 2]
-            d = values[4 * row + 3]
-            out[3 * row] = a
-            out[3 * row + 1] = b
-            out[3 * row + 2] = c
-            out[3 * row + 3] = d
+    if num_class == 3 and stride == 4:  # a slice of one-hot targets
+        done = min(rows, values.size // 4) // 16 * 16  # behind the last row there may be nothing to read
+        for row in range(0, done, 16):
+            _PACK_16(values.ctypes.data + 16 * row, out.ctypes.data + 12 * row)
     for row in range(done, rows):
-        for k in range(num_class):
-            out[row * num_class + k] = values[row * stride + k]
+        for c in range(num_class):
+            out[row * num_class + c] = values[row * stride + c]
 
 
 _Elementwise = arguments_type(
@@ -340,48 +357,58 @@ _Elementwise = arguments_type(
     "alpha_pos alpha_neg")
 
 
+@_compute
+def _factor(weights, per_row, num_class, incoming, out):
+    """Weight times gradient of the loss for each entry; per_row: 0 (no weights), 1 or num_class weights in a row; 0, 1 or all gradients."""
+    if per_row == 1:
+        _repeat(weights, num_class, out)
+    else:
+        for i in range(out.size):
+            out[i] = weights[i] if per_row else _ONE
+    if incoming.size:
+        for i in range(out.size):
+            out[i] *= incoming[0 if incoming.size == 1 else i]
+
+
+@_compute
+def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, packed):
+    """The loss, or the gradient, of the rows first .. last - 1."""
+    num_class, rows, per_row, stride, begin = args.num_class, last - first, args.weights_per_row, args.target_stride, first * args.num_class
+    logits, out = (array_at(args.logits + 4 * begin, np.float32, rows * num_class), array_at(args.out + 4 * begin, np.float32, rows * num_class))
+    incoming = array_at(args.grad_output, np.float32, args.grad_outputs)
+    if args.grad_outputs > 1:
+        incoming = array_at(args.grad_output + 4 * begin, np.float32, rows * num_class)
+    targets = array_at(args.targets + 4 * first * stride, np.float32, (args.num_rows - 1 - first) * stride + num_class)
+    if stride != num_class:
+        _pack(targets, stride, num_class, rows, packed)
+        targets = packed
+    _factor(array_at(args.weights + 4 * first * per_row, np.float32, rows * per_row), per_row, num_class, incoming, factor[:out.size])
+    if args.grad_outputs:
+        _soft_gradient(logits, targets, factor, alpha_neg, alpha_difference, out)
+    else:
+        _soft_loss(logits, targets, factor, alpha_neg, alpha_difference, out)
+
+
 def _elementwise_member(pointer):
-    """The loss, or with ``grad_outputs`` (1 or as many as logits) the gradient. weights_per_row: 0 (no weights), 1 or num_class."""
     args = numba.carray(pointer, 1)[0]
-    num_class, num_rows, stride, size = args.num_class, args.num_rows, args.target_stride, args.num_rows * args.num_class
-    logits, out = array_at(args.logits, np.float32, size), array_at(args.out, np.float32, size)
-    targets = array_at(args.targets, np.float32, (num_rows - 1) * stride + num_class)
-    weights = array_at(args.weights, np.float32, num_rows * args.weights_per_row)
-    grad_output = array_at(args.grad_output, np.float32, args.grad_outputs)
-    alpha_pos, alpha_neg = np.float32(args.alpha_pos), np.float32(args.alpha_neg)
-    factors, packed = np.empty(args.rows_per_block * num_class, np.float32), np.empty(args.rows_per_block * num_class, np.float32)
+    rows_per_block, rows_per_task = args.rows_per_block, args.rows_per_block * BLOCKS_PER_TASK
+    alpha_neg, alpha_difference = np.float32(args.alpha_neg), np.float32(args.alpha_pos - args.alpha_neg)
+    factor, packed = np.empty(rows_per_block * args.num_class, np.float32), np.empty(rows_per_block * args.num_class, np.float32)
     while True:
-        first = next_task(pointer) * args.rows_per_block
-        if first >= num_rows:
+        begin = next_task(pointer) * rows_per_task
+        if begin >= args.num_rows:
             break
-        last = min(first + args.rows_per_block, num_rows)
-        begin, end = first * num_class, last * num_class
-        target, factor = targets[begin:end], factors[:end - begin]
-        if stride != num_class:
-            target = packed[:end - begin]
-            _pack(targets[first * stride:], stride, num_class, last - first, target)
-        if args.weights_per_row == 0:
-            factor[:] = _ONE
-        elif args.weights_per_row == 1:
-            _repeat(weights[first:last], num_class, factor)
-        else:
-            factor[:] = weights[begin:end]
-        if args.grad_outputs == 0:
-            _soft_loss(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
-            continue
-        if args.grad_outputs == 1:
-            factor *= grad_output[0]
-        else:
-            factor *= grad_output[begin:end]
-        _soft_gradient(logits[begin:end], target, factor, alpha_pos, alpha_neg, out[begin:end])
+        end = min(begin + rows_per_task, args.num_rows)
+        for first in range(begin, end, rows_per_block):
+            _elementwise_block(args, first, min(first + rows_per_block, end), alpha_neg, alpha_difference, factor, packed)
 
 
 _run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
 
 
-def _rows_per_block(num_class: int) -> int:
+def _rows_per_block(num_class: int, block: int) -> int:
     """A multiple of VECTOR where there are so many: then no block but the last has entries left over, and all begin where a cache line does."""
-    rows = BLOCK // num_class
+    rows = block // num_class
     return rows // VECTOR * VECTOR if rows >= VECTOR else max(rows, 1)
 
 
@@ -404,7 +431,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
         grad_output: like logits, of any strides; one number spread over all is not written out.
     """
     num_class = logits.shape[-1]
-    rows = _rows_per_block(num_class)
+    rows = _rows_per_block(num_class, SMALL_BLOCK)
     out = pages.empty_like(logits)
     targets, stride = _rows(targets)
     args = _Elementwise(logits=logits.data_ptr(), targets=targets.data_ptr(), target_stride=stride, num_class=num_class,
@@ -415,7 +442,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
         one_number = not any(stride for stride, size in zip(grad_output.stride(), grad_output.shape) if size > 1)
         grad_output = grad_output if one_number else grad_output.contiguous()
         args.grad_output, args.grad_outputs = grad_output.data_ptr(), 1 if one_number else grad_output.numel()
-    _run_elementwise(args, -(-args.num_rows // rows))
+    _run_elementwise(args, -(-args.num_rows // (rows * BLOCKS_PER_TASK)))
     return out
 
 
@@ -437,7 +464,7 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sam
         Loss, gradient (B, A, C) or None, highest label, and what ``positives`` reads.
     """
     batch_size, num_anchors, num_class = logits.shape
-    per_block = _rows_per_block(num_class)
+    per_block = _rows_per_block(num_class, BLOCK)
     per_task = per_block * BLOCKS_PER_TASK
     tasks_per_sample = -(-num_anchors // per_task)
     tasks = batch_size * tasks_per_sample
