@@ -67,6 +67,16 @@ def _add_one(builder, pointer):
 
 
 @intrinsic
+def fence(typing_context):
+    """What a thread wrote before, another sees that sees what it writes after, and passes a fence of its own."""
+    def code(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
 def _pointer_to(typing_context, address, dtype):
     pointer = types.CPointer(dtype.dtype)
 
@@ -116,15 +126,6 @@ def _clear_line(typing_context, address):
     return types.void(types.int64), code
 
 
-@intrinsic
-def _fence(typing_context):
-    def code(context, builder, signature, args):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), code
-
-
 @numba.njit
 def clear(begin, end):
     """Write zeros from one address up to another, a multiple of 4 bytes on; not through the caches, where the reader does not expect so many."""
@@ -134,4 +135,4 @@ def clear(begin, end):
     for address in range(first, last, LINE):
         _clear_line(address)
     array_at(last, np.int32, (end - last) // 4)[:] = 0
-    _fence()  # before anybody is told that they are there
+    fence()  # before anybody is told that they are there

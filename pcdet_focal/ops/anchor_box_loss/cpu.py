@@ -115,7 +115,8 @@ def _member(pointer):
             else:
                 found = _positives_in(array_at(args.labels + 8 * place, np.int64, size), positives)
             count += found
-            for a in first + positives[:found]:
+            for k in range(found):
+                a = first + positives[k]
                 box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, args.beta, box_slopes)
                 if num_bins:
                     wanted = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
@@ -123,8 +124,8 @@ def _member(pointer):
                 if with_grad:
                     for d in range(num_codes):
                         box_grad[b, a, d] = box_slopes[d] * grad_box[b]
-                    for k in range(num_bins):
-                        dir_grad[b, a, k] = dir_slopes[k] * grad_dir[b]
+                    for d in range(num_bins):
+                        dir_grad[b, a, d] = dir_slopes[d] * grad_dir[b]
         if not with_grad:
             sums[0, b, part], sums[1, b, part], counts[b, part] = box_sum, dir_sum, count
 

@@ -29,7 +29,7 @@ import torch
 from numba import int64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, next_task, shuffle
+from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, next_task, shuffle
 from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
@@ -196,6 +196,7 @@ def _count(args, task, counts, highest):
     else:
         count, top = _count_labels(array_at(args.labels + 8 * first, np.int64, last - first))
     highest[task] = top
+    fence()  # who sees the count sees the label too
     counts[task] = count + 1
 
 
@@ -210,10 +211,12 @@ def _count_all(args, counts, highest):
         if task >= counts.size:
             break
         _count(args, task, counts, highest)
-    top = int64(0)
     for task in range(counts.size):
         if counts[task] == 0:
             _count(args, task, counts, highest)
+    fence()
+    top = highest[0]
+    for task in range(1, counts.size):
         top = max(top, highest[task])
     return top
 
