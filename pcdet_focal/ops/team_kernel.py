@@ -113,6 +113,31 @@ def shuffle(size: int, order: Sequence[int]):
     return function
 
 
+def mask_64(comparison: str):
+    """``function(integers, first)``, for compiled code: one bit for each of 64 integers from ``first`` on, set where ``integer <comparison> 0``."""
+    @intrinsic
+    def function(typing_context, integers, first):
+        group = ir.VectorType(ir.IntType(integers.dtype.bitwidth), 64)
+
+        def code(context, builder, signature, args):
+            begin = builder.gep(context.make_array(integers)(context, builder, args[0]).data, [args[1]])
+            values = builder.load(builder.bitcast(begin, group.as_pointer()), align=integers.dtype.bitwidth // 8)
+            return builder.bitcast(builder.icmp_signed(comparison, values, ir.Constant(group, [0] * 64)), _WORD)
+
+        return types.int64(integers, types.int64), code
+
+    return function
+
+
+@intrinsic
+def lowest_bit(typing_context, mask):
+    """Place of the lowest bit that is set in an int64 that is not 0."""
+    def code(context, builder, signature, args):
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), code
+
+
 @intrinsic
 def _clear_line(typing_context, address):
     """64 zero bytes, past the caches."""

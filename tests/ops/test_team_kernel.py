@@ -9,7 +9,7 @@ import torch
 
 from pcdet_focal.ops import threads
 from pcdet_focal.ops.arrays import fresh_zeros
-from pcdet_focal.ops.team_kernel import LINE, TeamKernel, arguments_type, array_at, clear, count_up, next_task, shuffle
+from pcdet_focal.ops.team_kernel import LINE, TeamKernel, arguments_type, array_at, clear, count_up, lowest_bit, mask_64, next_task, shuffle
 from pcdet_focal.ops.zeros import zeros
 
 Rows = arguments_type("Rows", "values size done last", "factor")
@@ -123,3 +123,26 @@ def test_shuffle():
     out = np.full(8, -1, np.float32)
     shuffled(np.arange(8, dtype=np.float32), out)
     assert out.tolist() == [1, 0, 3, 2, 5, 4, -1, -1]
+
+
+above_0, not_0 = mask_64(">"), mask_64("!=")
+
+
+@numba.njit
+def places(integers, first, wanted_above):
+    mask, found = above_0(integers, first) if wanted_above else not_0(integers, first), []
+    while mask != 0:
+        found.append(lowest_bit(mask))
+        mask &= mask - 1
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_bits_of_64_integers(dtype, first):
+    integers = np.zeros(80, dtype)
+    integers[[0, 5, 6, 20, 63, 64, 68, 79]] = [1, -1, 3, -2**31, 2**31 - 1, 1, -1, 9]
+    group = integers[first:first + 64]
+    assert places(integers, first, True) == np.flatnonzero(group > 0).tolist()
+    assert places(integers, first, False) == np.flatnonzero(group).tolist()
+    assert places(np.ones(64, dtype), 0, True) == list(range(64)) and places(np.ones(64, dtype), 0, False) == list(range(64))

@@ -9,7 +9,7 @@ import torch
 from numba import float64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, clear, next_task
+from ..team_kernel import TeamKernel, arguments_type, array_at, clear, lowest_bit, mask_64, next_task
 
 _TURN = np.float32(2 * math.pi)
 _ANCHORS_PER_PART, _GROUP = 8192, 256
@@ -23,17 +23,24 @@ def _direction_bin(heading, target, offset, num_bins):
     return min(max(int(np.floor(sector)), 0), num_bins - 1) if sector == sector else 0
 
 
+_positive = mask_64(">")
+
+
 @numba.njit(error_model="numpy")
 def _positives_in(labels, positives):
     """Write the places of the labels above 0; return their number."""
-    any_positive = np.int32(0)
-    for i in range(labels.size):
-        any_positive |= np.int32(labels[i] > 0)
     count = 0
-    if any_positive:
-        for i in range(labels.size):
+    done = labels.size // 64 * 64
+    for first in range(0, done, 64):
+        mask = _positive(labels, first)
+        while mask != 0:
+            positives[count] = first + lowest_bit(mask)
+            mask &= mask - 1
+            count += 1
+    for i in range(done, labels.size):
+        if labels[i] > 0:
             positives[count] = i
-            count += labels[i] > 0
+            count += 1
     return count
 
 
@@ -96,7 +103,7 @@ def _member(pointer):
     grad_box, grad_dir = array_at(args.grad_box, np.float32, batch_size), array_at(args.grad_dir, np.float32, batch_size)
     headings, weights = array_at(args.anchor_headings, np.float32, num_anchors), array_at(args.code_weights, np.float32, num_codes)
     sums, counts = array_at(args.sums, np.float64, (2, batch_size, parts)), array_at(args.counts, np.int64, (batch_size, parts))
-    box_slopes, dir_slopes, positives = np.empty(num_codes), np.empty(num_bins), np.empty(_GROUP + 1, np.int64)
+    box_slopes, dir_slopes, positives = np.empty(num_codes), np.empty(num_bins), np.empty(_GROUP, np.int64)
     while True:
         task = next_task(pointer)
         if task >= batch_size * parts:

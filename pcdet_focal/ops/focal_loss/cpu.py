@@ -29,13 +29,12 @@ import torch
 from numba import int64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, next_task, shuffle
+from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, lowest_bit, mask_64, next_task, shuffle
 from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
 SMALL_BLOCK = 768  # where a block is first gathered and then computed: the memory is busy in one half and idle in the other
 BLOCKS_PER_TASK = 8  # one partial sum for each task
-VECTOR = 16  # entries that the widest vector registers hold
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)  # high * 2^7 is a whole number
 _SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
@@ -120,32 +119,41 @@ def _background(logits, alpha, gamma, scale, loss, grad):
         grad[i] = _ZERO if abs(logits[i]) > _BOUND else slope
 
 
+_not_background = mask_64("!=")
+
+
+@_compute
+def _correct_anchor(anchor, label, logits, num_class, alpha_pos, gamma, scale, loss, grad):
+    """Take the entries of an anchor that are not background out of loss, overwrite their gradients, and return the loss of the positive one."""
+    if label < 0:
+        for k in range(anchor * num_class, (anchor + 1) * num_class):
+            loss[k] = _ZERO
+            grad[k] = _ZERO
+        return _ZERO
+    c = 0 if num_class == 1 else label - 1
+    k = anchor * num_class + c
+    q, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
+    weight = _exp_of_minus(gamma[c] * softplus) * alpha_pos[c]
+    slope = -weight * (gamma[c] * p * softplus_minus + q) * scale
+    loss[k] = _ZERO
+    grad[k] = _ZERO if abs(logits[k]) > _BOUND else slope
+    return weight * softplus_minus
+
+
 @_compute
 def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
-    """Take the entries that are not background out of loss, overwrite their gradients, and return the loss of those that are positive."""
+    """The same for all anchors of a block, 64 labels at a time."""
     positive_loss = 0.0
-    for first in range(0, labels.size, 64):
-        group = labels[first:first + 64]
-        seen = group[0]
-        for i in range(group.size):
-            seen |= group[i]
-        if seen == 0:
-            continue
-        for i in range(first, first + group.size):
-            label = labels[i]
-            if label < 0:
-                for k in range(i * num_class, (i + 1) * num_class):
-                    loss[k] = _ZERO
-                    grad[k] = _ZERO
-            elif label > 0:
-                c = 0 if num_class == 1 else label - 1
-                k = i * num_class + c
-                q, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
-                weight = _exp_of_minus(gamma[c] * softplus) * alpha_pos[c]
-                slope = -weight * (gamma[c] * p * softplus_minus + q) * scale
-                positive_loss += weight * softplus_minus
-                loss[k] = _ZERO
-                grad[k] = _ZERO if abs(logits[k]) > _BOUND else slope
+    done = labels.size // 64 * 64
+    for first in range(0, done, 64):
+        mask = _not_background(labels, first)
+        while mask != 0:
+            anchor = first + lowest_bit(mask)
+            mask &= mask - 1
+            positive_loss += _correct_anchor(anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad)
+    for anchor in range(done, labels.size):
+        if labels[anchor] != 0:
+            positive_loss += _correct_anchor(anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad)
     return positive_loss
 
 
@@ -410,9 +418,13 @@ _run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
 
 
 def _rows_per_block(num_class: int, block: int) -> int:
-    """A multiple of VECTOR where there are so many: then no block but the last has entries left over, and all begin where a cache line does."""
+    """A multiple of 64 or 16 where there are so many: then no block but the last has labels or entries left over that do not fill a vector register,
+    and all begin where a cache line does."""
     rows = block // num_class
-    return rows // VECTOR * VECTOR if rows >= VECTOR else max(rows, 1)
+    for size in (64, 16):
+        if rows >= size:
+            return rows // size * size
+    return max(rows, 1)
 
 
 def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
