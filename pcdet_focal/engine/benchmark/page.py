@@ -28,8 +28,8 @@ what one thread computed rather than what passed: steady on a busy machine, but 
 
 **Extra memory** is the most that was allocated at one moment beyond inputs and results (the gradient). On the CPU it adds what torch's allocator
 reports to `torch.profiler` and what numpy reports to `tracemalloc`; the figure in brackets is a check from outside, the growth of the resident memory
-of a fresh process with every block mapped by itself. It is below zero where a part of the gradient or of the targets is zeros that nobody has
-touched. On a GPU it is `torch.cuda.max_memory_allocated`.
+of a fresh process with every block mapped by itself. It is smaller where the call gives back what an earlier one left, the targets that the head keeps.
+On a GPU it is `torch.cuda.max_memory_allocated`.
 
 **Sides.**
 - ours: what the package does by default

@@ -1,4 +1,4 @@
-"""Anchor target assignment on the CPU (numba, one thread, releases the GIL); ``reference.py`` is the definition.
+"""Anchor target assignment on the CPU (numba; one thread matches, without the GIL, all clear the results); ``reference.py`` is the definition.
 
 Turned to the nearest axis, anchors of one kind (height, size, rotation) are rectangles whose x borders depend on the column of the grid alone
 and whose y borders on the row alone. Both grow, so the anchors that meet a box are a window of the grid that four binary searches find, and
