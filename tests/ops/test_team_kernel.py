@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from pcdet_focal.ops import threads
 from pcdet_focal.ops.arrays import fresh_zeros
 from pcdet_focal.ops.team_kernel import LINE, TeamKernel, arguments_type, array_at, clear, count_up, lowest_bit, mask_64, next_task, shuffle
 from pcdet_focal.ops.zeros import zeros
@@ -28,18 +27,6 @@ def add_factor_to_each(pointer):
 
 
 add_factor = TeamKernel(add_factor_to_each, Rows)
-
-
-@pytest.fixture(params=["team", "pool"])
-def two_threads(request, monkeypatch):
-    if request.param == "pool":
-        monkeypatch.setattr(threads, "_start_team", None)
-    elif threads._start_team is None:
-        pytest.skip("this torch has no OpenMP runtime that can be asked for its threads")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(size, factor=1.5):

@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pcdet_focal.ops import threads
 from pcdet_focal.ops.threads import share_out
 
 
-@pytest.fixture(params=["team", "pool"], autouse=True)
-def two_threads(request, monkeypatch):
-    if request.param == "pool":
-        monkeypatch.setattr(threads, "_start_team", None)
-    elif threads._start_team is None:
-        pytest.skip("this torch has no OpenMP runtime that can be asked for its threads")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield request.param
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
