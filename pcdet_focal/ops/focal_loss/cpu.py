@@ -38,7 +38,6 @@ BLOCKS_PER_TASK = 8  # one partial sum for each task
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)  # high * 2^7 is a whole number
 _SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
-_ONE_BITS = np.int32(0x3F800000)
 _EXP_LIMIT = np.float32(87.0)  # exp(-87) = 1.6e-38 is a normal number; what is smaller never matters beside a factor of that size
 _BOUND = np.float32(np.sqrt(np.finfo(np.float32).max))
 _SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: it is computed again with a look at that
@@ -63,8 +62,8 @@ def _exp_of_minus(a):
     poly = poly * r + _E2
     poly = poly * r + _E1
     poly = poly * r + _ONE
-    bits = np.int32(np.int32(np.float32(shifted).view(np.int32) << np.int32(23)) + _ONE_BITS)
-    return poly * np.int32(bits).view(np.float32)
+    bits = np.float32(poly).view(np.int32) + (np.float32(shifted).view(np.int32) << np.int32(23))  # times 2^n: n is added to the exponent
+    return np.int32(bits).view(np.float32)
 
 
 @_compute
@@ -300,22 +299,23 @@ _run_from_labels = TeamKernel(_from_labels_member, _FromLabels)
 
 @_compute
 def _soft_terms(x, t):
-    """p, q, cross entropy, and sigmoid(-|x|), of a bounded logit and a target in [0, 1]."""
-    e = _exp_of_minus(abs(x))
+    """Of a logit and a target: t on the side of the logit (1 - t for x >= 0, else t) and 1 less that; sigmoid(|x|), sigmoid(-|x|); cross entropy."""
+    a = abs(x)
+    a = _BOUND if a > _BOUND else a
+    e = _exp_of_minus(a)
     larger = _ONE / (_ONE + e)
     smaller = e * larger
-    positive = x >= _ZERO
-    bce = ((x if positive else _ZERO) - x * t) + _log1p(e, smaller)
-    return larger if positive else smaller, smaller if positive else larger, bce, smaller
+    against, towards = (_ONE - t, t) if x >= _ZERO else (t, _ONE - t)
+    return against, towards, larger, smaller, against * a + _log1p(e, smaller)
 
 
 @_compute
 def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
     """Elementwise loss for targets in [0, 1], gamma = 2; alpha_difference is that of a positive less that of background."""
     for i in range(logits.size):
-        x, t = _bounded(logits[i]), targets[i]
-        p, q, bce, _ = _soft_terms(x, t)
-        one_minus_pt = t * q + (_ONE - t) * p
+        t = targets[i]
+        against, towards, larger, smaller, bce = _soft_terms(logits[i], t)
+        one_minus_pt = against * larger + towards * smaller
         out[i] = (t * alpha_difference + alpha_neg) * one_minus_pt * one_minus_pt * bce * weights[i]
 
 
@@ -323,14 +323,13 @@ def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
 def _soft_gradient(logits, targets, weights, alpha_neg, alpha_difference, out):
     """Its derivative; that of the cross entropy in OpenPCDet's form, which is 1 - t, not 0.5 - t, at a logit of exactly 0."""
     for i in range(logits.size):
-        x, t = _bounded(logits[i]), targets[i]
-        p, q, bce, smaller = _soft_terms(x, t)
-        one_minus_t = _ONE - t
-        one_minus_pt = t * q + one_minus_t * p
-        slope = (one_minus_t - (_ZERO if x == _ZERO else smaller)) if x >= _ZERO else smaller - t
-        slope = one_minus_pt * ((one_minus_t - t) * (p * q) * (bce + bce) + one_minus_pt * slope)
-        slope = slope * (t * alpha_difference + alpha_neg) * weights[i]
-        out[i] = _ZERO if abs(logits[i]) > _BOUND else slope
+        x, t = logits[i], targets[i]
+        against, towards, larger, smaller, bce = _soft_terms(x, t)
+        one_minus_pt = against * larger + towards * smaller
+        factor = one_minus_pt * (t * alpha_difference + alpha_neg) * weights[i]
+        factor = factor if x >= _ZERO else -factor  # what it is multiplied by is a derivative with respect to |x|
+        slope = factor * ((against - towards) * (larger * smaller) * (bce + bce) + one_minus_pt * (against - (_ZERO if x == _ZERO else smaller)))
+        out[i] = _ZERO if abs(x) > _BOUND else slope
 
 
 _REPEAT_16 = shuffle(16, [row for row in range(16) for _ in range(3)])
@@ -369,31 +368,35 @@ _Elementwise = arguments_type(
 
 
 @_compute
-def _factor(weights, per_row, num_class, incoming, out):
-    """Weight times gradient of the loss for each entry; per_row: 0 (no weights), 1 or num_class weights in a row; 0, 1 or all gradients."""
+def _factor(args, first, last, out):
+    """What each entry of the rows first .. last - 1 is multiplied by: its weight and, where each entry has its own, the gradient of its loss."""
+    num_class, rows, per_row = args.num_class, last - first, args.weights_per_row
+    weights = array_at(args.weights + 4 * first * per_row, np.float32, rows * per_row)
+    if per_row == num_class and args.grad_outputs <= 1:
+        return weights
+    out = out[:rows * num_class]
     if per_row == 1:
         _repeat(weights, num_class, out)
     else:
         for i in range(out.size):
             out[i] = weights[i] if per_row else _ONE
-    if incoming.size:
+    if args.grad_outputs > 1:
+        grad_output = array_at(args.grad_output + 4 * first * num_class, np.float32, out.size)
         for i in range(out.size):
-            out[i] *= incoming[0 if incoming.size == 1 else i]
+            out[i] *= grad_output[i]
+    return out
 
 
 @_compute
 def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, packed):
     """The loss, or the gradient, of the rows first .. last - 1."""
-    num_class, rows, per_row, stride, begin = args.num_class, last - first, args.weights_per_row, args.target_stride, first * args.num_class
+    num_class, rows, stride, begin = args.num_class, last - first, args.target_stride, first * args.num_class
     logits, out = (array_at(args.logits + 4 * begin, np.float32, rows * num_class), array_at(args.out + 4 * begin, np.float32, rows * num_class))
-    incoming = array_at(args.grad_output, np.float32, args.grad_outputs)
-    if args.grad_outputs > 1:
-        incoming = array_at(args.grad_output + 4 * begin, np.float32, rows * num_class)
     targets = array_at(args.targets + 4 * first * stride, np.float32, (args.num_rows - 1 - first) * stride + num_class)
     if stride != num_class:
         _pack(targets, stride, num_class, rows, packed)
         targets = packed
-    _factor(array_at(args.weights + 4 * first * per_row, np.float32, rows * per_row), per_row, num_class, incoming, factor[:out.size])
+    factor = _factor(args, first, last, factor)
     if args.grad_outputs:
         _soft_gradient(logits, targets, factor, alpha_neg, alpha_difference, out)
     else:
@@ -404,6 +407,9 @@ def _elementwise_member(pointer):
     args = numba.carray(pointer, 1)[0]
     rows_per_block, rows_per_task = args.rows_per_block, args.rows_per_block * BLOCKS_PER_TASK
     alpha_neg, alpha_difference = np.float32(args.alpha_neg), np.float32(args.alpha_pos - args.alpha_neg)
+    if args.grad_outputs == 1:
+        grad_output = array_at(args.grad_output, np.float32, 1)[0]
+        alpha_neg, alpha_difference = alpha_neg * grad_output, alpha_difference * grad_output
     factor, packed = np.empty(rows_per_block * args.num_class, np.float32), np.empty(rows_per_block * args.num_class, np.float32)
     while True:
         begin = next_task(pointer) * rows_per_task
