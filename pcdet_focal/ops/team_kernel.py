@@ -139,6 +139,25 @@ def lowest_bit(typing_context, mask):
 
 
 @intrinsic
+def _prefetch_line(typing_context, address):
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+
+    def code(context, builder, signature, args):
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number]))
+        builder.call(function, [builder.inttoptr(args[0], byte), number(0), number(3), number(1)])  # to read, data, to the first cache
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+@numba.njit
+def prefetch(begin, end):
+    """Have the memory between two addresses come into the first cache while other work goes on. Any addresses will do, but few lines at a time."""
+    for address in range(begin, end, LINE):
+        _prefetch_line(address)
+
+
+@intrinsic
 def _clear_line(typing_context, address):
     """64 zero bytes, past the caches."""
     line = ir.VectorType(ir.IntType(8), LINE)

@@ -29,11 +29,11 @@ import torch
 from numba import int64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, lowest_bit, mask_64, next_task, shuffle
+from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, lowest_bit, mask_64, next_task, prefetch, shuffle
 from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
-SMALL_BLOCK = 768  # where a block is first gathered and then computed: the memory is busy in one half and idle in the other
+CHUNK = 192  # entries between two looks ahead, where the computation of a block has to hide the way of the next one from memory
 BLOCKS_PER_TASK = 8  # one partial sum for each task
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)  # high * 2^7 is a whole number
@@ -389,18 +389,30 @@ def _factor(args, first, last, out):
 
 @_compute
 def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, packed):
-    """The loss, or the gradient, of the rows first .. last - 1."""
-    num_class, rows, stride, begin = args.num_class, last - first, args.target_stride, first * args.num_class
-    logits, out = (array_at(args.logits + 4 * begin, np.float32, rows * num_class), array_at(args.out + 4 * begin, np.float32, rows * num_class))
+    """The loss, or the gradient, of the rows first .. last - 1.
+
+    Targets and weights that first have to be packed and repeated are all needed at the beginning: they are fetched during the block before.
+    """
+    num_class, rows, per_row, stride = args.num_class, last - first, args.weights_per_row, args.target_stride
+    begin, entries = first * num_class, rows * num_class
     targets = array_at(args.targets + 4 * first * stride, np.float32, (args.num_rows - 1 - first) * stride + num_class)
     if stride != num_class:
         _pack(targets, stride, num_class, rows, packed)
         targets = packed
     factor = _factor(args, first, last, factor)
-    if args.grad_outputs:
-        _soft_gradient(logits, targets, factor, alpha_neg, alpha_difference, out)
-    else:
-        _soft_loss(logits, targets, factor, alpha_neg, alpha_difference, out)
+    next_targets, targets_bytes = args.targets + 4 * last * stride, 4 * CHUNK * stride // num_class if stride != num_class else 0
+    next_weights, weights_bytes = args.weights + 4 * last * per_row, 4 * CHUNK * per_row // num_class if per_row != num_class else 0
+    for k in range(0, entries, CHUNK):
+        size = min(CHUNK, entries - k)
+        logits, out = array_at(args.logits + 4 * (begin + k), np.float32, size), array_at(args.out + 4 * (begin + k), np.float32, size)
+        target, weight = array_at(targets.ctypes.data + 4 * k, np.float32, size), array_at(factor.ctypes.data + 4 * k, np.float32, size)
+        prefetch(next_targets, next_targets + targets_bytes)
+        prefetch(next_weights, next_weights + weights_bytes)
+        next_targets, next_weights = next_targets + targets_bytes, next_weights + weights_bytes
+        if args.grad_outputs:
+            _soft_gradient(logits, target, weight, alpha_neg, alpha_difference, out)
+        else:
+            _soft_loss(logits, target, weight, alpha_neg, alpha_difference, out)
 
 
 def _elementwise_member(pointer):
@@ -423,10 +435,10 @@ def _elementwise_member(pointer):
 _run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
 
 
-def _rows_per_block(num_class: int, block: int) -> int:
+def _rows_per_block(num_class: int) -> int:
     """A multiple of 64 or 16 where there are so many: then no block but the last has labels or entries left over that do not fill a vector register,
     and all begin where a cache line does."""
-    rows = block // num_class
+    rows = BLOCK // num_class
     for size in (64, 16):
         if rows >= size:
             return rows // size * size
@@ -452,7 +464,7 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
         grad_output: like logits, of any strides; one number spread over all is not written out.
     """
     num_class = logits.shape[-1]
-    rows = _rows_per_block(num_class, SMALL_BLOCK)
+    rows = _rows_per_block(num_class)
     out = pages.empty_like(logits)
     targets, stride = _rows(targets)
     args = _Elementwise(logits=logits.data_ptr(), targets=targets.data_ptr(), target_stride=stride, num_class=num_class,
@@ -485,7 +497,7 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sam
         Loss, gradient (B, A, C) or None, highest label, and what ``positives`` reads.
     """
     batch_size, num_anchors, num_class = logits.shape
-    per_block = _rows_per_block(num_class, BLOCK)
+    per_block = _rows_per_block(num_class)
     per_task = per_block * BLOCKS_PER_TASK
     tasks_per_sample = -(-num_anchors // per_task)
     tasks = batch_size * tasks_per_sample
