@@ -230,7 +230,8 @@ class SigmoidFocalClassificationLoss(nn.Module):
             alphas = (1.0, 1.0) if self.alpha is None or self.alpha == -1 else (self.alpha, 1 - self.alpha)
             if weights is not None:
                 weights = expand_anchor_weights(weights, input.shape, type(self).__name__)
-                weights = weights.expand(*input.shape[:-1], weights.shape[-1])
+                if weights.shape[:-1] != input.shape[:-1]:
+                    weights = weights.expand(*input.shape[:-1], weights.shape[-1])
             return fused.weighted_focal_loss(input, target, weights, *alphas, self.gamma, backend)
         loss = focal_factor(input, target, self.alpha, self.gamma) * self.sigmoid_cross_entropy_with_logits(input, target)
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)

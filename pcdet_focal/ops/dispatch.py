@@ -6,7 +6,7 @@ import torch
 from pcdet_focal.ops.backend import choose_backend
 
 
-_TYPES, _DEVICES = (torch.Tensor, torch.nn.Parameter), ("cpu", "cuda")
+_TYPES = torch.Tensor, torch.nn.Parameter
 _DTYPES = (torch.float32, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16)
 
 
@@ -27,6 +27,6 @@ def backend_of(room: str, *tensors: torch.Tensor) -> str:
     if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return "reference"
     for t in tensors:
-        if not (type(t) in _TYPES and t.dtype in _DTYPES and 0 < t.numel() < 2**31 and t.layout == torch.strided and t.device.type in _DEVICES):
+        if not (type(t) in _TYPES and t.dtype in _DTYPES and 0 < t.numel() < 2**31 and t.layout == torch.strided and (t.is_cpu or t.is_cuda)):
             return "reference"
-    return _wanted(tensors[0].device.type, room)
+    return _wanted("cpu" if tensors[0].is_cpu else "cuda", room)

@@ -64,7 +64,7 @@ def _from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tens
                  loss_weight: float) -> torch.Tensor:
     if labels.dtype not in (torch.int32, torch.int64):
         labels = labels.int()
-    labels, quality = labels.detach(), None if quality is None else quality.detach()
+    quality = None if quality is None else quality.detach()
     backend = backend_of(logits, labels, *([] if quality is None else [quality]))
     needs_grad = torch.is_grad_enabled() and logits.requires_grad
     if backend == "reference":

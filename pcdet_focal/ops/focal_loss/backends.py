@@ -80,9 +80,9 @@ def elementwise(backend: str, logits: torch.Tensor, targets: torch.Tensor, weigh
 
 
 def _in_host_memory(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32, without its history; a tensor that is that already as it is."""
-    if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
-        return tensor.detach() if tensor.requires_grad else tensor
+    """In float32; a tensor that is that already as it is."""
+    if tensor.dtype == torch.float32 and tensor.is_cpu:
+        return tensor
     return tensor.detach().float().cpu()
 
 

@@ -52,7 +52,7 @@ _compute = numba.njit(fastmath={"contract"}, error_model="numpy")  # the numpy m
 
 @_compute
 def _exp_of_minus(a):
-    """exp(-a) for a >= 0, at least exp(-87)."""
+    """exp(-a) for a >= 0, at least exp(-87). Of a NaN it is any number."""
     a = _EXP_LIMIT if a > _EXP_LIMIT else a  # in this order a NaN stays
     shifted = _SHIFTER - a * _LOG2E
     n = shifted - _SHIFTER
@@ -90,10 +90,10 @@ def _terms(x):
     larger = _ONE / (_ONE + e)
     smaller = e * larger
     log_term = _log1p(e, smaller)
-    positive = x >= _ZERO
-    p = larger if positive else smaller
-    q = smaller if positive else larger
-    return p, q, (x if positive else _ZERO) + log_term, (_ZERO if positive else -x) + log_term
+    negative = x < _ZERO  # not of a NaN, which so reaches softplus: exp may lose one
+    p = smaller if negative else larger
+    q = larger if negative else smaller
+    return p, q, (_ZERO if negative else x) + log_term, (-x if negative else _ZERO) + log_term
 
 
 @_compute

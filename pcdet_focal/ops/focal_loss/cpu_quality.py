@@ -92,5 +92,6 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tenso
         scale /= np.maximum(cpu.positives(scratch, batch_size).numpy(), 1) * batch_size
     out = grad.numpy() if with_grad else np.empty((0, 0, 0), np.float32)
     iou_weighted = isinstance(kind, Varifocal) and kind.iou_weighted
-    loss += _positives(logits.numpy(), labels.numpy(), quality.numpy(), isinstance(kind, Varifocal), iou_weighted, alpha, gamma, scale, with_grad, out)
+    arrays = [t.detach().numpy() for t in (logits, labels, quality)]
+    loss += _positives(*arrays, isinstance(kind, Varifocal), iou_weighted, alpha, gamma, scale, with_grad, out)
     return loss, grad

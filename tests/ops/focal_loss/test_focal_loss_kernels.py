@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import SigmoidFocalClassificationLoss, one_hot_from_labels, sigmoid_focal_loss, sigmoid_focal_loss_from_labels
+from pcdet_focal.losses import (SigmoidFocalClassificationLoss, one_hot_from_labels, quality_focal_loss_from_labels, sigmoid_focal_loss,
+                                sigmoid_focal_loss_from_labels)
 from pcdet_focal.ops.focal_loss import backend_of, cpu, reference
 
 EPS = 2.0**-24  # half a unit in the last place, relatively
@@ -149,15 +150,20 @@ def test_infinite_logits():
     assert unweighted == 0
 
 
-def test_nan_is_seen_in_its_own_place_and_not_in_an_ignored_anchor():
+NANS = [0x7FC00000, 0xFFC00000, 0x7FC001FF, 0xFF800123]  # as torch makes it, of either sign, with a payload, signalling
+
+
+@pytest.mark.parametrize("bits", NANS, ids=hex)
+def test_nan_is_seen_in_its_own_place_and_not_in_an_ignored_anchor(bits):
+    nan = torch.from_numpy(np.array(bits, dtype=np.uint32).view(np.float32))
     logits, labels = random_case()
     labels[0, 10], labels[0, 20] = -1, 0
     _, clean, _, _ = both(logits, labels)
-    logits[0, 10] = math.nan
+    logits[0, 10] = nan
     loss, gradient, exact, exact_gradient = both(logits, labels)
     assert torch.isfinite(loss) and torch.equal(gradient, clean) and torch.isfinite(exact_gradient).all()
     for label in (0, 2):
-        labels[0, 20], logits[0, 20, 1] = label, math.nan
+        labels[0, 20], logits[0, 20, 1] = label, nan
         loss, gradient, exact, exact_gradient = both(logits, labels)
         assert torch.isnan(loss) and torch.isnan(exact)
         assert torch.isnan(gradient).nonzero().tolist() == torch.isnan(exact_gradient).nonzero().tolist() == [[0, 20, 1]]
@@ -234,13 +240,16 @@ def test_a_changed_input_is_noticed():
 
 @pytest.mark.parametrize("loss_of", [
     lambda x: sigmoid_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]])),
+    lambda x: quality_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]]), torch.tensor([[0.0, 0.7, 0.0]])),
     lambda x: SigmoidFocalClassificationLoss()(x, torch.eye(3)[None], torch.ones(1, 3)).sum(),
 ])
 def test_second_derivative_is_refused_and_available_in_float64(loss_of, monkeypatch):
     x = torch.randn(1, 3, 3, requires_grad=True)
-    gradient, = torch.autograd.grad(loss_of(x), x, create_graph=True)  # a first derivative, with the graph kept, is no mistake
-    with pytest.raises(InputError, match="no second derivative.*float64.*reference"):
-        gradient.square().sum().backward()
+    loss = loss_of(x)
+    for _ in range(2):  # the first takes the gradient of the forward pass, where there is one
+        gradient, = torch.autograd.grad(loss, x, create_graph=True)  # a first derivative, with the graph kept, is no mistake
+        with pytest.raises(InputError, match="no second derivative.*float64.*reference"):
+            gradient.square().sum().backward(retain_graph=True)
     x64 = x.detach().double().requires_grad_()
     assert torch.autograd.gradgradcheck(loss_of, x64, atol=1e-6)
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", "reference")
@@ -289,6 +298,19 @@ def test_elementwise_kernel_with_soft_targets(shape, target_view, weights):
         got, = torch.autograd.grad(loss, x, direction, retain_graph=True)
         expected, = torch.autograd.grad(exact, x64, direction.double(), retain_graph=True)
         torch.testing.assert_close(got.double(), expected, rtol=5e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_elementwise_kernel_with_extreme_logits(target):
+    nans = np.array(NANS, dtype=np.uint32).view(np.float32)
+    x = torch.cat([torch.tensor([s * v for v in [*NASTY[2:], math.inf] for s in (1, -1)]), torch.from_numpy(nans)]).requires_grad_()
+    x64 = x.detach().double().clamp(-(2.0**64), 2.0**64).requires_grad_()
+    loss, exact = (SigmoidFocalClassificationLoss()(v[:, None], torch.full((len(v), 1), target)) for v in (x, x64))
+    torch.testing.assert_close(loss.double(), exact, rtol=3e-6, atol=1e-36, equal_nan=True)
+    expected, = torch.autograd.grad(exact.sum(), x64)
+    expected[x.abs() > 2.0**64] = 0
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), x)[0].double(), expected, rtol=5e-6, atol=1e-36, equal_nan=True)
+    assert loss.isnan().sum() == len(nans)
 
 
 def test_elementwise_gradient_at_a_logit_of_zero_is_openpcdets():
