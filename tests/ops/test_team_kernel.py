@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pcdet_focal.ops.arrays import fresh_zeros
-from pcdet_focal.ops.team_kernel import LINE, TeamKernel, arguments_type, array_at, clear, count_up, lowest_bit, mask_64, next_task, shuffle
+from pcdet_focal.ops.team_kernel import (LINE, TeamKernel, arguments_type, array_at, clear, count_up, lowest_bit, mask_64, next_task, prefetch,
+                                         shuffle)
 from pcdet_focal.ops.zeros import zeros
 
 Rows = arguments_type("Rows", "values size done last", "factor")
@@ -96,6 +97,17 @@ def test_fresh_zeros_of_any_type(dtype, backend, monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", backend)
     made = fresh_zeros((2, 3), torch.ones(1, dtype=dtype))
     assert made.shape == (2, 3) and made.dtype == dtype and not made.any()
+
+
+@numba.njit
+def prefetch_part(begin, end):
+    prefetch(begin, end)
+
+
+def test_prefetch_is_an_instruction_that_takes_any_address():
+    for begin, end in [(0, 1000), (64, 64), (-100, -1), (2**62, 2**62 + 200)]:
+        prefetch_part(begin, end)
+    assert "llvm.prefetch" in prefetch_part.inspect_llvm(prefetch_part.signatures[0])
 
 
 reverse_pairs = shuffle(8, [1, 0, 3, 2, 5, 4])
