@@ -68,8 +68,8 @@ def _exp_of_minus(a):
 
 @_compute
 def _log1p(e, w):
-    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e w is 2 cosh L - 2, in which L / sinh L is a short polynomial."""
-    t = e * w
+    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e - w is 2 cosh L - 2, in which L / sinh L is a short polynomial."""
+    t = e - w  # also e w, but the units that multiply are the busy ones; t only corrects, so that what it loses is not seen
     poly = _K4 * t + _K3
     poly = poly * t + _K2
     poly = poly * t + _K1
