@@ -21,6 +21,7 @@ The kernels run on torch's threads (``team_kernel.py``); numba's own parallel lo
 """
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 
 import numba
@@ -487,7 +488,7 @@ def _constants(kind: Focal, per_block: int) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float,
-                with_grad: bool) -> tuple[float, torch.Tensor | None, int, torch.Tensor]:
+                with_grad: bool) -> tuple[float, torch.Tensor | None, int, ctypes.Array]:
     """Focal loss of a batch, its gradient, and the highest label: where that is above C > 1, neither of them was computed.
 
     Args:
@@ -503,17 +504,17 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sam
     tasks = batch_size * tasks_per_sample
     alpha_pos, alpha_neg, gamma, is_plain = _constants(kind, per_block)
     grad = pages.empty_like(logits) if with_grad else None
-    scratch = torch.zeros(_HEADER + 3 * tasks, dtype=torch.int64)
+    scratch = (ctypes.c_int64 * (_HEADER + 3 * tasks))()
     args = _FromLabels(
         logits=logits.data_ptr(), labels=labels.data_ptr(), label_bytes=labels.element_size(), grad=grad.data_ptr() if with_grad else 0,
         alpha_pos=alpha_pos.data_ptr(), alpha_neg=alpha_neg.data_ptr(), gamma=gamma.data_ptr(), is_plain=is_plain, per_sample=per_sample,
         batch_size=batch_size, num_anchors=num_anchors, num_class=num_class, anchors_per_block=per_block, anchors_per_task=per_task,
-        tasks_per_sample=tasks_per_sample, scratch=scratch.data_ptr(), loss_weight=loss_weight)
+        tasks_per_sample=tasks_per_sample, scratch=ctypes.addressof(scratch), loss_weight=loss_weight)
     _run_from_labels(args, tasks)
     return args.loss, grad, args.highest, scratch
 
 
-def positives(scratch: torch.Tensor, batch_size: int) -> torch.Tensor:
+def positives(scratch: ctypes.Array, batch_size: int) -> np.ndarray:
     """Positive anchors of each sample, (B,) int64, that ``from_labels`` counted."""
-    counts = scratch[_HEADER:_HEADER + (len(scratch) - _HEADER) // 3]
-    return (counts - 1).view(batch_size, -1).sum(dim=1)
+    counts = np.frombuffer(scratch, np.int64)[_HEADER:_HEADER + (len(scratch) - _HEADER) // 3]
+    return (counts - 1).reshape(batch_size, -1).sum(axis=1)

@@ -89,7 +89,7 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tenso
     check_highest(kind, highest, count)
     scale = np.full(batch_size, float(loss_weight))
     if per_sample:
-        scale /= np.maximum(cpu.positives(scratch, batch_size).numpy(), 1) * batch_size
+        scale /= np.maximum(cpu.positives(scratch, batch_size), 1) * batch_size
     out = grad.numpy() if with_grad else np.empty((0, 0, 0), np.float32)
     iou_weighted = isinstance(kind, Varifocal) and kind.iou_weighted
     arrays = [t.detach().numpy() for t in (logits, labels, quality)]
