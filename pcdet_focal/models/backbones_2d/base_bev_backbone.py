@@ -15,7 +15,8 @@ def _norm(channels: int) -> nn.Module:
 
 def _plain_block(in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
     """A convolution with ``stride``, then ``depth`` more; each with normalisation and ReLU."""
-    layers = [nn.ZeroPad2d(1), nn.Conv2d(in_channels, width, 3, stride=stride, bias=False), _norm(width), nn.ReLU()]
+    # OpenPCDet pads in a layer of its own, which copies the map; the Identity keeps the parameters' names.
+    layers = [nn.Identity(), nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False), _norm(width), nn.ReLU()]
     for _ in range(depth):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU()]
     return nn.Sequential(*layers)

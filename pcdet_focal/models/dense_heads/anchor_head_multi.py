@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ... import losses
 from ...errors import InputError
 from ..backbones_2d import BaseBEVBackbone
-from .anchor_head_template import AnchorHeadTemplate
+from .anchor_head_template import AnchorHeadTemplate, joined_convolution
 
 _PATH = "MODEL.DENSE_HEAD"
 _NOT_THERE = -1e4  # the logit of a class that a head does not have: score 0, loss 0, gradient 0; a number that half precision has
@@ -74,17 +74,18 @@ class SingleHead(BaseBEVBackbone):
         if isinstance(self.conv_box, nn.ModuleDict):
             # OpenPCDet's layout, which its checkpoints have: all parts' channels in a row are then dealt out anchor by anchor, so that with several
             # anchors at a location the names in REG_LIST do not say which columns of the code a part makes.
-            boxes = torch.cat([conv(x) for conv in self.conv_box.values()], dim=1)
+            made = {"cls_preds": self.conv_cls(x), "box_preds": torch.cat([conv(x) for conv in self.conv_box.values()], dim=1)}
+            if self.conv_dir_cls is not None:
+                made["dir_cls_preds"] = self.conv_dir_cls(x)
         else:
-            boxes = self.conv_box(x)
-        predictions = {"cls_preds": self._by_anchor(self.conv_cls(x)), "box_preds": self._by_anchor(boxes)}
-        if self.conv_dir_cls is not None:
-            predictions["dir_cls_preds"] = self._by_anchor(self.conv_dir_cls(x))
-        return predictions
+            parts = {"cls_preds": self.conv_cls, "box_preds": self.conv_box, "dir_cls_preds": self.conv_dir_cls}
+            parts = {key: conv for key, conv in parts.items() if conv is not None}
+            made = dict(zip(parts, joined_convolution(list(parts.values()), x)))
+        return {key: self._by_anchor(value) for key, value in made.items()}
 
     def _by_anchor(self, preds: Tensor) -> Tensor:
         batch_size, _, height, width = preds.shape
-        by_kind = preds.view(batch_size, self.num_anchors_per_location, -1, height * width)
+        by_kind = preds.reshape(batch_size, self.num_anchors_per_location, -1, height * width)
         return by_kind.transpose(2, 3).reshape(batch_size, self.num_anchors_per_location * height * width, -1)
 
 

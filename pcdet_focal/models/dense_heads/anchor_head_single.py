@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from .anchor_head_template import AnchorHeadTemplate
+from .anchor_head_template import AnchorHeadTemplate, joined_convolution
 
 
 class AnchorHeadSingle(AnchorHeadTemplate):
@@ -37,9 +37,10 @@ class AnchorHeadSingle(AnchorHeadTemplate):
         ``batch_cls_preds`` (B, N, classes) logits, ``batch_box_preds`` (B, N, 7+) and ``cls_preds_normalized`` to ``data_dict``.
         """
         features = data_dict["spatial_features_2d"]
-        predictions = {"cls_preds": self.conv_cls(features), "box_preds": self.conv_box(features)}
+        convolutions = {"cls_preds": self.conv_cls, "box_preds": self.conv_box}
         if self.conv_dir_cls is not None:
-            predictions["dir_cls_preds"] = self.conv_dir_cls(features)
+            convolutions["dir_cls_preds"] = self.conv_dir_cls
+        predictions = dict(zip(convolutions, joined_convolution(list(convolutions.values()), features)))
         predictions = {key: value.permute(0, 2, 3, 1).contiguous() for key, value in predictions.items()}  # (B, H, W, C)
         self.forward_ret_dict = predictions
         if self.training:

@@ -38,6 +38,18 @@ def _can_list_positives(labels: Tensor) -> bool:
     return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def joined_convolution(convolutions: list[nn.Conv2d], features: Tensor) -> tuple[Tensor, ...]:
+    """What each of several 1 x 1 convolutions gives for one map (B, C, H, W), computed as one: the map is read once.
+
+    >>> convolutions = [nn.Conv2d(8, 2, 1), nn.Conv2d(8, 14, 1)]
+    >>> [made.shape[1] for made in joined_convolution(convolutions, torch.zeros(1, 8, 4, 4))]
+    [2, 14]
+    """
+    weight = torch.cat([conv.weight for conv in convolutions])
+    bias = torch.cat([conv.bias for conv in convolutions])
+    return nn.functional.conv2d(features, weight, bias).split([conv.out_channels for conv in convolutions], dim=1)
+
+
 class AnchorHeadTemplate(nn.Module):
     """Base of the anchor heads.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from ....errors import InputError
@@ -20,10 +21,11 @@ class PointPillarScatter(nn.Module):
         """Reads ``pillar_features`` (M, C), ``voxel_coords`` (M, 4) as batch, z, y, x, ``batch_size``; adds ``spatial_features`` (B, C, ny, nx)."""
         features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
         batch_size = int(batch_dict["batch_size"])
-        cells = (coords[:, 0] * self.ny + coords[:, 2]) * self.nx + coords[:, 3]
-        canvas = features.new_zeros(batch_size * self.ny * self.nx, self.num_bev_features).index_copy(0, cells, features)
-        canvas = canvas.view(batch_size, self.ny, self.nx, self.num_bev_features).permute(0, 3, 1, 2)
-        # Not left in channels-last order, though some convolutions like it: torch's batch norm on a CPU then sums in float32, and training
-        # losses come out wrong in the fourth digit.
-        batch_dict["spatial_features"] = canvas.contiguous()
+        # Straight into the contiguous map. Left in channels-last order it would be quicker to fill, but torch's batch norm on a CPU then sums in
+        # float32, and training losses come out wrong in the fourth digit.
+        cells = coords[:, 0] * (self.num_bev_features * self.ny * self.nx) + coords[:, 2] * self.nx + coords[:, 3]  # (M,), of the first channel
+        places = cells.unsqueeze(1) + torch.arange(self.num_bev_features, device=cells.device) * (self.ny * self.nx)  # (M, C)
+        canvas = features.new_zeros(batch_size * self.num_bev_features * self.ny * self.nx)
+        canvas.scatter_(0, places.flatten(), features.flatten())
+        batch_dict["spatial_features"] = canvas.view(batch_size, self.num_bev_features, self.ny, self.nx)
         return batch_dict

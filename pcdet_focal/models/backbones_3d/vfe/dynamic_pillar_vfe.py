@@ -4,34 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import InputError
-from ....ops.scatter import scatter_max, scatter_mean
+from ....ops.scatter import scatter_mean
 from .dynamic_voxels import DynamicVoxels
+from .pillar_vfe import PFNLayer
 from .vfe_template import VFETemplate
 
 
-class PFNLayerV2(nn.Module):
-    """One layer of a dynamic pillar's feature net: linear, norm, ReLU on every point, then the maximum over a pillar's points.
-
-    Every layer but the last hands each point's feature on beside the pillar's maximum, each of half the channels.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, use_norm: bool = True, last_layer: bool = False):
-        super().__init__()
-        self.last_vfe = last_layer
-        out_channels = out_channels if last_layer else out_channels // 2
-        self.linear = nn.Linear(in_channels, out_channels, bias=not use_norm)
-        if use_norm:
-            self.norm = nn.BatchNorm1d(out_channels, eps=1e-3, momentum=0.01)
-        self.use_norm = use_norm
-
-    def forward(self, inputs: Tensor, unq_inv: Tensor, count: int) -> Tensor:
-        """(K, in) points and the pillar (K,) of each -> (count, out) pillars from the last layer, else (K, out) points."""
-        x = self.linear(inputs)
-        if self.use_norm and len(x):  # batch normalisation refuses an empty batch
-            x = self.norm(x)
-        x = x.relu()
-        x_max = scatter_max(x, unq_inv, count)
-        return x_max if self.last_vfe else torch.cat([x, x_max[unq_inv]], dim=1)
+PFNLayerV2 = PFNLayer  # OpenPCDet's name of the layer in this file
 
 
 class _DynamicPillars(VFETemplate):

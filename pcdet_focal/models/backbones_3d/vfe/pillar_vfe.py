@@ -4,13 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ....ops.scatter import scatter_max
 from .vfe_template import VFETemplate
 
 
 class PFNLayer(nn.Module):
-    """One layer of PointPillars' feature net: linear, norm, ReLU, then the maximum over a pillar's points.
+    """One layer of PointPillars' feature net: linear, norm, ReLU on every row, then the maximum over a pillar's rows.
 
-    Every layer but the last hands each point's feature on beside the pillar's maximum, each of half the channels.
+    Every layer but the last hands each row's feature on beside the pillar's maximum, each of half the channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, use_norm: bool = True, last_layer: bool = False):
@@ -20,15 +21,50 @@ class PFNLayer(nn.Module):
         self.linear = nn.Linear(in_channels, out_channels, bias=not use_norm)
         self.norm = nn.BatchNorm1d(out_channels, eps=1e-3, momentum=0.01) if use_norm else None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(M, P, in) -> (M, 1, out) from the last layer, else (M, P, out)."""
-        x = self.linear(inputs)  # (M, P, out)
-        if self.norm is not None and x.shape[0]:
-            # The padding rows count as well, as they do in the original. As (M, out, P), not (M * P, out): there torch sums in float32 on a CPU.
-            x = self.norm(x.permute(0, 2, 1)).permute(0, 2, 1)
+    def forward(self, inputs: Tensor, pillar: Tensor, count: int, repeats: Tensor | None = None) -> Tensor:
+        """Encode the rows of all pillars.
+
+        Args:
+            inputs: (R, in). pillar: (R,) long, the pillar of each row; a row with a negative one belongs to none.
+            count: M, the number of pillars.
+            repeats: (R,) integers, how often the batch norm counts each row; None for once.
+        Returns:
+            (M, out) pillars from the last layer, else (R, out) rows.
+        """
+        x = self.linear(inputs)
+        if self.norm is not None and len(x):  # batch norm refuses an empty batch
+            x = self.norm(x) if repeats is None else repeated_batch_norm(self.norm, x, repeats)
         x = x.relu()
-        x_max = x.max(dim=1, keepdim=True).values  # not amax: among equal points the gradient goes to one
-        return x_max if self.last_vfe else torch.cat([x, x_max.expand_as(x)], dim=2)
+        x_max = scatter_max(x, pillar, count)
+        return x_max if self.last_vfe else torch.cat([x, x_max[pillar]], dim=1)
+
+
+def repeated_batch_norm(norm: nn.Module, x: Tensor, repeats: Tensor) -> Tensor:
+    """``norm`` of a batch that holds each row of ``x`` (R, C) ``repeats`` (R,) times, without building that batch.
+
+    The running statistics are updated as by the whole batch. Only a BatchNorm1d in training needs the closed form; another norm in training,
+    such as SyncBatchNorm, gets the repeated rows. What comes out for a row with 0 repeats has no meaning.
+    """
+    if not norm.training:
+        return norm(x)
+    if type(norm) is not nn.BatchNorm1d:
+        first = (repeats.cumsum(0) - repeats).clamp(max=repeats.sum() - 1)
+        return norm(x.repeat_interleave(repeats, dim=0))[first]
+    rows = x.to(torch.promote_types(x.dtype, torch.float32))
+    weights = repeats.to(rows.dtype).unsqueeze(1)
+    total = weights.sum()
+    mean = (rows * weights).sum(dim=0) / total  # torch.sum adds up pairwise; a matrix product loses the fifth digit here
+    centred = rows - mean
+    var = (centred.square() * weights).sum(dim=0) / total
+    if norm.track_running_stats:
+        norm.num_batches_tracked += 1
+        with torch.no_grad():
+            share = 1 / norm.num_batches_tracked.to(mean.dtype) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(var * (total / (total - 1).clamp(min=1)), share)
+    scale = torch.rsqrt(var + norm.eps)
+    normed = centred * (scale * norm.weight if norm.affine else scale)
+    return (normed + norm.bias if norm.affine else normed).to(x.dtype)
 
 
 class PillarVFE(VFETemplate):
@@ -44,26 +80,38 @@ class PillarVFE(VFETemplate):
         self.pfn_layers = nn.ModuleList(
             PFNLayer(widths[i], widths[i + 1], model_cfg.USE_NORM, last_layer=i == len(widths) - 2) for i in range(len(widths) - 1)
         )
-        self.voxel_size = [float(v) for v in voxel_size]
-        # Centre of the first pillar, rounded to float32 as in OpenPCDet, whose range is float32: in float64 the same figures come out.
-        self.offsets = [float(np.float32(self.voxel_size[i] / 2) + np.float32(point_cloud_range[i])) for i in range(3)]
+        size = [float(v) for v in voxel_size]
+        # Centre of the first pillar, rounded to float32 as in OpenPCDet, whose range is float32.
+        offsets = [float(np.float32(size[i] / 2) + np.float32(point_cloud_range[i])) for i in range(3)]
+        self.register_buffer("voxel_size", torch.tensor(size, dtype=torch.float64), persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float64), persistent=False)
 
     def get_output_feature_dim(self) -> int:
         return self.num_filters[-1]
 
     def forward(self, batch_dict: dict, **kwargs) -> dict:
         """Reads ``voxels`` (M, P, C), ``voxel_num_points`` (M,), ``voxel_coords`` (M, 4) as batch, z, y, x; adds ``pillar_features`` (M, F)."""
-        voxels, num_points, coords = batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"]
-        xyz = voxels[..., :3]
-        mean = xyz.sum(dim=1, keepdim=True) / num_points.clamp(min=1).type_as(voxels).view(-1, 1, 1)
-        centre = coords[:, [3, 2, 1]].to(voxels.dtype) * voxels.new_tensor(self.voxel_size) + voxels.new_tensor(self.offsets)  # (M, 3)
-        parts = [voxels if self.use_absolute_xyz else voxels[..., 3:], xyz - mean, xyz - centre.unsqueeze(1)]
+        voxels, num_points, coords = batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"].long()
+        count, slots, channels = voxels.shape
+        filled = torch.arange(slots, device=voxels.device) < num_points.view(-1, 1)  # (M, P)
+        slot = filled.flatten().nonzero().squeeze(1)  # (K,), the slots with a point; on CUDA this waits for their number
+        pillar = slot.div(slots, rounding_mode="floor")
+        mean = voxels[..., :3].sum(dim=1) / num_points.clamp(min=1).to(voxels.dtype).unsqueeze(1)
+        centre = coords[:, [3, 2, 1]].to(voxels.dtype) * self.voxel_size.to(voxels.dtype) + self.offsets.to(voxels.dtype)  # (M, 3)
+
+        points = voxels.reshape(-1, channels)[slot]  # (K, C)
+        xyz = points[:, :3]
+        parts = [points if self.use_absolute_xyz else points[:, 3:], xyz - mean[pillar], xyz - centre[pillar]]
         if self.with_distance:
-            parts.append(xyz.norm(dim=2, keepdim=True))
-        features = torch.cat(parts, dim=-1)
-        filled = torch.arange(voxels.shape[1], device=voxels.device) < num_points.view(-1, 1)  # (M, P)
-        features = features * filled.unsqueeze(-1)
+            parts.append(xyz.norm(dim=1, keepdim=True))
+        features = torch.cat(parts, dim=1)
+
+        # The batch norm and the maximum see a pillar's empty slots too, as zeros. They are all equal, so that one row stands for them.
+        empty = slots - num_points.clamp(max=slots)  # (M,)
+        features = torch.cat([features, features.new_zeros(count, features.shape[1])])
+        pillar = torch.cat([pillar, torch.where(empty > 0, torch.arange(count, device=voxels.device), -1)])
+        repeats = torch.cat([torch.ones_like(slot), empty.long()])
         for layer in self.pfn_layers:
-            features = layer(features)
-        batch_dict["pillar_features"] = features.squeeze(1)
+            features = layer(features, pillar, count, repeats)
+        batch_dict["pillar_features"] = features
         return batch_dict
