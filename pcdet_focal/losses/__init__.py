@@ -16,6 +16,7 @@ from .distribution_focal import DistributionFocalLoss, distribution_focal_loss
 from .equalization import EQLV2Loss, EqualizedFocalLoss, eql_v2_weights, equalized_focal_loss
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .foreground_mask import compute_fg_mask
+from .from_labels import LossFromLabels
 from .gaussian_focal import GaussianFocalLoss, gaussian_focal_loss
 from .ghm import GHMC, GHMR, authentic_smooth_l1, ghmc_loss, ghmr_loss
 from .head_losses import (
@@ -46,7 +47,7 @@ __all__ = [
     "AsymmetricLoss", "AsymmetricLossMultiLabel", "AsymmetricLossSingleLabel", "BalancedL1Loss", "BatchNormalizer", "BinaryCrossEntropyLoss",
     "CIoULoss", "CornerLoss", "DIoULoss", "DistributionFocalLoss", "EQLV2Loss", "EmaNormalizer", "EqualizedFocalLoss", "FocalLossCenterNet",
     "FocalLossSparse", "GHMC", "GHMR", "GIoULoss", "GammaSchedule", "GaussianFocalLoss", "GlobalNormalizer", "HeadBoxLoss", "HeadClassificationLoss",
-    "HeadDirectionLoss", "IoULoss", "IouLossSparse", "IouRegLossSparse", "L1Loss", "LabelSmoothingLoss", "NoNormalizer", "PerSampleNormalizer",
+    "HeadDirectionLoss", "IoULoss", "IouLossSparse", "IouRegLossSparse", "L1Loss", "LabelSmoothingLoss", "LossFromLabels", "NoNormalizer", "PerSampleNormalizer",
     "QualityFocalLoss", "RegLossCenterNet", "RegLossSparse", "RotatedIoULoss", "SeesawLoss", "SigmoidFocalClassificationLoss", "SoftmaxFocalLoss",
     "VarifocalLoss", "WeightedCrossEntropyLoss", "WeightedL1Loss", "WeightedSmoothL1Loss", "anchor_weights_from_labels", "asymmetric_loss",
     "asymmetric_loss_single_label", "authentic_smooth_l1", "balanced_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",

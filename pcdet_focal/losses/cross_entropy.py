@@ -60,6 +60,12 @@ class WeightedCrossEntropyLoss(nn.Module):
     torch.Size([2, 6])
     """
 
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        return self.fused and type(self).forward is WeightedCrossEntropyLoss.forward
+
     def forward(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .arguments import require_number
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
 from .quality_focal import QualityFocalLoss
 from .quality_from_labels import quality_focal_loss_from_labels, varifocal_loss_from_labels
-from .registry import build_loss, loss_style, nearest, parameters_of, registered_losses
+from .registry import build_loss, loss_style, parameters_of, registered_losses
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
 from .weights import expand_anchor_weights
@@ -125,15 +125,16 @@ class HeadClassificationLoss(nn.Module):
         return loss, logged
 
     def _loss_from_labels(self) -> Callable[..., torch.Tensor] | None:
-        """The fused form of this loss, where it has one."""
+        """The form of this loss that takes labels: one pass by a kernel, or for quality targets its reference; None where there is no such form."""
         loss = self.loss
         if self.kind == _FOCAL:
-            return partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma)
+            return partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma) if loss.has_kernel() else None
         if self.kind != _QUALITY:
             return None
+        use_kernels = getattr(loss, "fused", True)
         if isinstance(loss, QualityFocalLoss):
-            return partial(quality_focal_loss_from_labels, beta=loss.beta)
-        return partial(varifocal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma, iou_weighted=loss.iou_weighted)
+            return partial(quality_focal_loss_from_labels, beta=loss.beta, use_kernels=use_kernels)
+        return partial(varifocal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma, iou_weighted=loss.iou_weighted, use_kernels=use_kernels)
 
     def _divisor(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B,); asked once a step, since a running mean counts the times."""
@@ -334,7 +335,7 @@ def _split(cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequenc
         if name not in theirs:
             allowed = [*known, *theirs]
             key = next(key for key in own if key.lower() in ("name", "type"))
-            raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{nearest(name, allowed)} "
+            raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
                              f"Known are: {', '.join(sorted(allowed))}.")
     taken = {parameter.lower() for parameter in parameters_of(registered_losses()[name])} if name in registered_losses() else set()
     for key in own:

@@ -17,7 +17,7 @@ from .mmdet_l1 import L1Loss, MSELoss, SmoothL1Loss
 from .numerics import at_least_float32, power
 from .reduction import ReducedLoss, choose_reduction, row_or_element_weight
 from .registry import register_loss
-from .sigmoid_focal import PerClass, focal_setting, focus, for_classes, sigmoid_focal_loss, weigh_classes
+from .sigmoid_focal import PerClass, focal_setting, focus, for_classes, kernels_have_the_formula, sigmoid_focal_loss, weigh_classes
 from .weights import require_same_shape
 
 __all__ = ["CrossEntropyLoss", "FocalLoss", "GaussianFocalLoss", "L1Loss", "MSELoss", "SmoothL1Loss", "focal_loss_from_probabilities"]
@@ -48,6 +48,12 @@ class FocalLoss(ReducedLoss):
         self.use_sigmoid, self.activated = use_sigmoid, activated
         self.gamma = focal_setting("gamma", gamma, "FocalLoss")
         self.alpha = focal_setting("alpha", alpha, "FocalLoss")
+
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
+    def has_kernel(self) -> bool:
+        """Whether the kernels of the focal loss from labels compute this object's ``forward``."""
+        return self.fused and not self.activated and type(self).forward is FocalLoss.forward and kernels_have_the_formula()
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}, activated={self.activated}, {super().extra_repr()}"

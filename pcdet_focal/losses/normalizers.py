@@ -22,8 +22,7 @@ from typing import Any, ClassVar, Union
 import torch
 from torch import distributed, nn
 
-from ..errors import InputError
-from .registry import nearest
+from ..errors import InputError, did_you_mean
 from .running_counts import mean_over_ranks, store, sum_over_ranks
 
 
@@ -192,13 +191,13 @@ def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER")
     arguments = {str(key).lower(): value for key, value in entry.items()}
     name = arguments.pop("name", None)
     if name not in _NORMALIZERS:
-        raise InputError(f"{key_path}: {name!r} is no known normaliser{nearest(name, _NORMALIZERS)} Known are: {', '.join(_NORMALIZERS)}.")
+        raise InputError(f"{key_path}: {name!r} is no known normaliser{did_you_mean(name, _NORMALIZERS)} Known are: {', '.join(_NORMALIZERS)}.")
     allowed = list(inspect.signature(_NORMALIZERS[name]).parameters)
     for argument in arguments:
         if argument not in allowed:
             known = [a.upper() for a in allowed]
             takes = f"Allowed are: {', '.join(known)}." if known else "It takes none."
-            raise InputError(f"{key_path}.{argument.upper()}: {name} has no such argument{nearest(argument, known)} {takes}")
+            raise InputError(f"{key_path}.{argument.upper()}: {name} has no such argument{did_you_mean(argument, known)} {takes}")
     try:
         return _NORMALIZERS[name](**arguments)
     except InputError as error:

@@ -17,6 +17,7 @@ def quality_focal_loss_from_labels(
     beta: float = 2.0,
     normalizer: str = "per_sample",
     loss_weight: float = 1.0,
+    use_kernels: bool = True,
 ) -> torch.Tensor:
     r"""``quality_focal_loss`` of a whole head, summed and normalised, without a dense target::
 
@@ -31,6 +32,7 @@ def quality_focal_loss_from_labels(
         logits: (B, A, C). labels: (B, A) integers, below 0 ignored, 0 background, 1..C.
         quality: (B, A) in [0, 1], such as the IoU of each positive's decoded box with its object; not read at other anchors; no gradient.
         beta: focusing exponent >= 0. normalizer: 'per_sample' or 'none'. loss_weight: factor of the result.
+        use_kernels: False for plain torch.
     Returns:
         Scalar, float32 or, for float64 logits, float64.
     Raises:
@@ -43,7 +45,7 @@ def quality_focal_loss_from_labels(
     name = "quality_focal_loss_from_labels"
     _check(name, logits, labels, quality, normalizer)
     require_number(name, "beta", beta)
-    return fused.quality_focal_loss_from_labels(logits, labels, quality, beta, normalizer == "per_sample", loss_weight)
+    return fused.quality_focal_loss_from_labels(logits, labels, quality, beta, normalizer == "per_sample", loss_weight, use_kernels)
 
 
 def varifocal_loss_from_labels(
@@ -56,6 +58,7 @@ def varifocal_loss_from_labels(
     iou_weighted: bool = True,
     normalizer: str = "per_sample",
     loss_weight: float = 1.0,
+    use_kernels: bool = True,
 ) -> torch.Tensor:
     r"""``varifocal_loss`` of a whole head, summed and normalised, without a dense target. With t the quality of the anchor in the column of its
     label, 0 elsewhere, an entry costs::
@@ -75,7 +78,7 @@ def varifocal_loss_from_labels(
     _check(name, logits, labels, quality, normalizer)
     require_number(name, "alpha", alpha)
     require_number(name, "gamma", gamma)
-    return fused.varifocal_loss_from_labels(logits, labels, quality, alpha, gamma, bool(iou_weighted), normalizer == "per_sample", loss_weight)
+    return fused.varifocal_loss_from_labels(logits, labels, quality, alpha, gamma, bool(iou_weighted), normalizer == "per_sample", loss_weight, use_kernels)
 
 
 def _check(name: str, logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, normalizer: str) -> None:

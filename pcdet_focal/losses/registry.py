@@ -10,14 +10,13 @@ Two kinds of module live here side by side; ``loss_style(name)`` says which one 
 """
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .cross_entropy import WeightedCrossEntropyLoss
 from .sigmoid_focal import SigmoidFocalClassificationLoss
 from .smooth_l1 import WeightedL1Loss, WeightedSmoothL1Loss
@@ -121,7 +120,7 @@ def _name_entry(cfg: Mapping[str, Any], key_path: str) -> tuple[str, Any]:
 def _find(name: Any, key_path: str) -> tuple[str, type[nn.Module]]:
     bare = name[len("mmdet."):] if isinstance(name, str) and name.startswith("mmdet.") else name
     if not isinstance(bare, str) or bare not in _LOSSES:
-        raise InputError(f"{key_path}: {name!r} is no known loss{nearest(bare, _LOSSES)} Known are: {', '.join(sorted(_LOSSES))}.")
+        raise InputError(f"{key_path}: {name!r} is no known loss{did_you_mean(bare, _LOSSES)} Known are: {', '.join(sorted(_LOSSES))}.")
     return bare, _LOSSES[bare]
 
 
@@ -143,7 +142,7 @@ def _arguments(cfg: Mapping[str, Any], name_key: str, name: str, loss_class: typ
         shown = [p.upper() for p in parameters] if str(key).isupper() else list(parameters)
         if parameter is None:
             allowed = f"Allowed are: {', '.join(shown)}." if shown else "It takes none."
-            raise InputError(f"{key_path}.{key}: {name} has no such argument{nearest(str(key), shown)} {allowed}")
+            raise InputError(f"{key_path}.{key}: {name} has no such argument{did_you_mean(str(key), shown)} {allowed}")
         if parameter in arguments:
             raise InputError(f"{key_path}.{key}: the argument {parameter} of {name} is given twice.")
         arguments[parameter] = value
@@ -151,13 +150,6 @@ def _arguments(cfg: Mapping[str, Any], name_key: str, name: str, loss_class: typ
     if missing:
         raise InputError(f"{key_path}: {name} needs the argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}.")
     return arguments
-
-
-def nearest(word: Any, known: Any) -> str:
-    """' (did you mean X?).' or '.'; case does not matter."""
-    by_lower_case = {str(k).lower(): k for k in known}
-    match = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower_case[match[0]]}?" if match else "."
 
 
 for _loss_class in (SigmoidFocalClassificationLoss, WeightedSmoothL1Loss, WeightedL1Loss, WeightedCrossEntropyLoss):

@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .arguments import require_number
-from .registry import nearest
 
 
 class GammaSchedule(nn.Module):
@@ -122,12 +121,12 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     given = {str(key).lower(): value for key, value in cfg.items()}
     shape = given.pop("type", None)
     if shape not in _ARGUMENTS:
-        raise InputError(f"{key_path}.TYPE: {shape!r} is no known schedule{nearest(shape, _ARGUMENTS)} Known are: {', '.join(_ARGUMENTS)}.")
+        raise InputError(f"{key_path}.TYPE: {shape!r} is no known schedule{did_you_mean(shape, _ARGUMENTS)} Known are: {', '.join(_ARGUMENTS)}.")
     allowed = _ARGUMENTS[shape]
     for argument in given:
         if argument not in allowed:
             known = [a.upper() for a in allowed]
-            raise InputError(f"{key_path}.{argument.upper()}: {shape} has no such argument{nearest(argument, known)} "
+            raise InputError(f"{key_path}.{argument.upper()}: {shape} has no such argument{did_you_mean(argument, known)} "
                              f"Allowed are: {', '.join(known)}.")
     arguments = {name: default for name, default in allowed.items() if default is not None} | given
     missing = [name.upper() for name in allowed if name not in arguments]

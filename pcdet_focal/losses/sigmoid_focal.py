@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Union
 
 import torch
-from torch import nn
 
 from ..errors import InputError
 from ..ops import focal_loss as fused
 from .arguments import one_hot, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
+from .focal_from_labels import sigmoid_focal_loss_from_labels
+from .from_labels import LossFromLabels
 from .numerics import at_least_float32, bounded, power, reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
 
@@ -60,7 +62,7 @@ def sigmoid_focal_loss(
             [0.0000, 0.0000]])
     """
     inputs, targets, counted = dense_targets("sigmoid_focal_loss", inputs, targets)
-    loss = focal_factor(inputs, targets, alpha, gamma) * binary_cross_entropy_with_logits(inputs, targets)
+    loss = focal_formula(inputs, targets, alpha, gamma, binary_cross_entropy_with_logits)
     if counted is None:
         return reduce_loss(loss, reduction)
     loss = loss * counted
@@ -69,18 +71,56 @@ def sigmoid_focal_loss(
     return reduce_loss(loss, reduction)
 
 
-def focal_factor(inputs: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass) -> torch.Tensor:
+def focal_formula(
+    logits: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass, cross_entropy: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """The focal loss, elementwise. This is the place to change it: heads train with what stands here.
+
+    The kernels of ``ops.focal_loss`` have this formula built in, with its gradient. They are used only while they agree with it
+    (``kernels_have_the_formula``), and not at all with LOSS_CONFIG.FUSED: False.
+
+    Args:
+        logits, targets: (..., C), same shape; targets in [0, 1].
+        alpha, gamma: of ``sigmoid_focal_loss``. cross_entropy: (logits, targets) -> (..., C).
+    Returns:
+        (..., C), float32 or float64.
+    """
+    return focal_factor(logits, targets, alpha, gamma) * cross_entropy(logits, targets)
+
+
+def focal_factor(logits: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass) -> torch.Tensor:
     """What focal loss multiplies cross entropy by: ``alpha_t * one_minus_pt^gamma``; arguments, shapes and errors of ``sigmoid_focal_loss``.
 
     >>> focal_factor(torch.zeros(2), torch.tensor([1.0, 0.0]), alpha=0.25, gamma=2.0)         # 0.25 * 0.5^2 and 0.75 * 0.5^2
     tensor([0.0625, 0.1875])
     """
-    require_same_shape("sigmoid_focal_loss", inputs=inputs, targets=targets)
-    alpha = for_classes("alpha", alpha, inputs)
-    gamma = for_classes("gamma", gamma, inputs)
-    logits, targets = at_least_float32(inputs, targets)
-    one_minus_pt = targets * torch.sigmoid(-logits) + (1 - targets) * torch.sigmoid(logits)
-    return weigh_classes(focus(one_minus_pt, gamma), targets, alpha)
+    require_same_shape("sigmoid_focal_loss", inputs=logits, targets=targets)
+    alpha, gamma = for_classes("alpha", alpha, logits), for_classes("gamma", gamma, logits)
+    x, t = at_least_float32(logits, targets)
+    one_minus_pt = t * torch.sigmoid(-x) + (1 - t) * torch.sigmoid(x)
+    return weigh_classes(focus(one_minus_pt, gamma), t, alpha)
+
+
+def kernels_have_the_formula() -> bool:
+    """Whether ``focal_formula`` is what the kernels compute; False after somebody changed it."""
+    return _agrees_with_the_kernels(focal_formula)
+
+
+@lru_cache(maxsize=8)
+def _agrees_with_the_kernels(formula: Callable[..., torch.Tensor]) -> bool:
+    logits = torch.linspace(-6.0, 6.0, 24, dtype=torch.float64).view(1, 12, 2)
+    labels = torch.arange(12).view(1, 12) % 3
+    targets = one_hot(labels - 1, 2, torch.float64)
+    for alpha, gamma in ((0.25, 2.0), (0.4, 1.3)):
+        constants = (logits.new_full((2,), value) for value in (alpha, 1 - alpha, gamma))
+        expected = fused.reference.from_labels(logits, labels, *constants, scale=logits.new_ones(1))
+        found = formula(logits, targets, alpha, gamma, binary_cross_entropy_with_logits).sum()
+        if not torch.allclose(found, expected, rtol=1e-9):
+            return False
+    return True
+
+
+kernels_have_the_formula._dynamo_marked_constant = True  # a compiler asks once and does not look inside
 
 
 def focus(one_minus_pt: torch.Tensor, gamma: float | torch.Tensor) -> torch.Tensor:
@@ -168,12 +208,12 @@ def dense_targets(
     return inputs.masked_fill(~counted, 0), one_hot(labels - 1, num_classes, torch.promote_types(inputs.dtype, torch.float32)), counted
 
 
-class SigmoidFocalClassificationLoss(nn.Module):
+class SigmoidFocalClassificationLoss(LossFromLabels):
     """OpenPCDet's focal loss module: the formula of ``sigmoid_focal_loss`` times anchor weights, not reduced.
 
     On the CPU with gamma 2, and on a CUDA device, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
-    differentiated once. Float64 takes plain torch. An alpha or gamma per class takes plain torch. A head needs neither targets nor weights of its own:
-    ``sigmoid_focal_loss_from_labels``.
+    differentiated once. float64 input, or a per-class alpha or gamma, uses plain torch, and so does a subclass with another ``forward`` or cross
+    entropy, or an edited ``focal_formula``. Heads call ``from_labels``, which builds neither targets nor weights.
 
     >>> cls_preds = torch.zeros(2, 6, 3)                               # (B, A, C) logits
     >>> one_hot_targets = torch.zeros(2, 6, 3)
@@ -192,6 +232,20 @@ class SigmoidFocalClassificationLoss(nn.Module):
         super().__init__()
         self.gamma = focal_setting("gamma", gamma, type(self).__name__)
         self.alpha = focal_setting("alpha", alpha, type(self).__name__)
+
+    def has_kernel(self) -> bool:
+        """Whether the kernels compute this object's ``forward``."""
+        changed = any(getattr(type(self), name) is not getattr(SigmoidFocalClassificationLoss, name)
+                      for name in ("forward", "_weighted", "sigmoid_cross_entropy_with_logits"))
+        return self.fused and not changed and kernels_have_the_formula()
+
+    def from_labels(self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0) -> torch.Tensor:
+        """See ``LossFromLabels``; in one pass over the logits where a kernel computes this loss."""
+        if not self.has_kernel():
+            return super().from_labels(logits, labels, normalizer=normalizer, loss_weight=loss_weight)
+        return sigmoid_focal_loss_from_labels(
+            logits, labels, alpha=self.alpha, gamma=self.gamma, normalizer=normalizer, loss_weight=loss_weight
+        )
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}"
@@ -233,16 +287,15 @@ class SigmoidFocalClassificationLoss(nn.Module):
                 if weights.shape[:-1] != input.shape[:-1]:
                     weights = weights.expand(*input.shape[:-1], weights.shape[-1])
             return fused.weighted_focal_loss(input, target, weights, *alphas, self.gamma, backend)
-        loss = focal_factor(input, target, self.alpha, self.gamma) * self.sigmoid_cross_entropy_with_logits(input, target)
+        loss = focal_formula(input, target, self.alpha, self.gamma, self.sigmoid_cross_entropy_with_logits)
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
 
     def _kernels_for(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> str | None:
         """The backend whose kernels serve, None for plain torch: they want one usual alpha, one gamma, gradients only for the input, and shapes that
         fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
-        own = type(self).sigmoid_cross_entropy_with_logits is SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits
         one_alpha = self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
-        if not (own and one_alpha and isinstance(self.gamma, (int, float)) and input.dim() > 0 and input.shape == target.shape
+        if not (self.has_kernel() and one_alpha and isinstance(self.gamma, (int, float)) and input.dim() > 0 and input.shape == target.shape
                 and input.is_floating_point() and not any(t.requires_grad for t in others)):
             return None
         return fused.elementwise_backend(self.gamma, input, *others)

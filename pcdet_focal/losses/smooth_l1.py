@@ -81,6 +81,8 @@ class WeightedSmoothL1Loss(nn.Module):
     tensor([0.9444, 0.9444, 0.9444, 0.9444, 0.9444, 0.9444, 1.9444])
     """
 
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
     def __init__(self, beta: float = 1.0 / 9.0, code_weights: Sequence[float] | np.ndarray | None = None) -> None:
         """
         Args:
@@ -90,6 +92,10 @@ class WeightedSmoothL1Loss(nn.Module):
         super().__init__()
         self.beta = beta
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        return self.fused and type(self).forward is WeightedSmoothL1Loss.forward
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:.6g}, code_weights={None if self.code_weights is None else self.code_weights.tolist()}"
@@ -121,6 +127,8 @@ class WeightedL1Loss(nn.Module):
     tensor([[[3.0000, 1.5000]]])
     """
 
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
     def __init__(self, code_weights: Sequence[float] | np.ndarray | None = None) -> None:
         """
         Args:
@@ -128,6 +136,10 @@ class WeightedL1Loss(nn.Module):
         """
         super().__init__()
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        return self.fused and type(self).forward is WeightedL1Loss.forward
 
     def extra_repr(self) -> str:
         return f"code_weights={None if self.code_weights is None else self.code_weights.tolist()}"

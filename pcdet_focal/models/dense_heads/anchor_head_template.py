@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,11 @@ class AnchorHeadTemplate(nn.Module):
             self.dir_loss_func = losses.build_head_direction_loss(
                 entries["DIR_LOSS"], f"{path}.DIR_LOSS", weights["dir_weight"], normalizer, self.model_cfg.NUM_DIR_BINS
             )
-        if not torch.cuda.is_available():
+        if not losses_cfg.get("FUSED", True):
+            for loss in (self.cls_loss_func, self.reg_loss_func, self.dir_loss_func):
+                for module in loss.modules():
+                    module.fused = False
+        elif not torch.cuda.is_available():
             for room in (focal_loss, anchor_box_loss):
                 room.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
@@ -161,7 +166,7 @@ class AnchorHeadTemplate(nn.Module):
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss over all anchors that are not ignored: what CLS_LOSS names, else focal loss, each sample's sum divided by its positives, averaged.
 
-        Straight from the labels; with another ``cls_loss_func`` than SigmoidFocalClassificationLoss through its one-hot targets and weights.
+        The loss object decides how (``from_labels``); a module without that method gets one-hot targets and weights.
         """
         logits = self.forward_ret_dict["cls_preds"]
         return self.classification_loss(logits.view(logits.shape[0], -1, self.num_class), self.forward_ret_dict["box_cls_labels"])
@@ -172,14 +177,8 @@ class AnchorHeadTemplate(nn.Module):
             loss, logged = self.cls_loss_func(logits, labels, self._quality_of_positives)
             return loss, {"rpn_loss_cls": loss.detach(), **logged}
         cls_weight = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
-        if type(self.cls_loss_func) is losses.SigmoidFocalClassificationLoss:
-            focal = self.cls_loss_func
-            loss = losses.sigmoid_focal_loss_from_labels(logits, labels, alpha=focal.alpha, gamma=focal.gamma, loss_weight=cls_weight)
-            return loss, {"rpn_loss_cls": loss.detach()}
-        cls_weights, _, _ = losses.anchor_weights_from_labels(labels)
-        one_hot = losses.one_hot_from_labels(labels, logits.shape[-1], logits.dtype)
-        loss = self.cls_loss_func(logits, one_hot, weights=cls_weights).sum() / logits.shape[0]
-        loss = loss * cls_weight
+        from_labels = getattr(self.cls_loss_func, "from_labels", None) or partial(losses.LossFromLabels.from_labels, self.cls_loss_func)
+        loss = from_labels(logits, labels, loss_weight=cls_weight)
         return loss, {"rpn_loss_cls": loss.detach()}
 
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,9 +207,8 @@ class AnchorHeadTemplate(nn.Module):
     def _has_box_kernel(self) -> bool:
         ret = self.forward_ret_dict
         directions = ret.get("dir_cls_preds")
-        if not self.use_sin_difference or type(_inner(self.reg_loss_func)) not in _REGRESSION_LOSSES.values():
-            return False
-        if directions is not None and type(_inner(self.dir_loss_func)) is not losses.WeightedCrossEntropyLoss:
+        asked = [self.reg_loss_func] if directions is None else [self.reg_loss_func, self.dir_loss_func]
+        if not self.use_sin_difference or not all(getattr(_inner(loss), "has_kernel", bool)() for loss in asked):
             return False
         return has_kernels(ret["box_preds"], ret["box_reg_targets"], ret["box_cls_labels"], *([] if directions is None else [directions]))
 
