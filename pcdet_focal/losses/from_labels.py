@@ -16,6 +16,14 @@ class LossFromLabels(nn.Module):
 
     Attributes:
         fused: False keeps to plain torch (LOSS_CONFIG.FUSED: False).
+
+    Example:
+        >>> class Squared(LossFromLabels):
+        ...     def forward(self, input, target, weights):
+        ...         return (input - target) ** 2 * weights.unsqueeze(-1)
+        >>> logits, labels = torch.zeros(1, 4, 1), torch.tensor([[1, 1, 0, -1]])
+        >>> round(Squared().from_labels(logits, labels).item(), 6)  # (1 + 1 + 0) / 2 positives
+        1.0
     """
 
     fused: bool = True
