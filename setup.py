@@ -1,11 +1,14 @@
 """pcdet_focal: LiDAR 3-D detection, compatible with OpenPCDet, nothing to compile."""
+
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "pcdet_focal" / "__init__.py").read_text(encoding="utf-8")).group(1)
+VERSION = re.search(
+    r'__version__ = "([^"]+)"', (HERE / "pcdet_focal" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
 
 setup(
     name="pcdet_focal",

@@ -2,14 +2,18 @@
 
 A configuration is a tree of ``EasyDict``. What this module adds to a plain YAML load:
 
-* ``_BASE_CONFIG_: other.yaml`` inside any mapping first brings in that file; its path is taken relative to the working directory, else to
-  the folder of the file that names it or to any folder above that one (so a file works from wherever it is started);
+* ``_BASE_CONFIG_: other.yaml`` inside any mapping first brings in that file; its path is taken relative to the working
+  directory, else to the folder of the file that names it or to any folder above that one (so a file works from wherever
+  it is started);
 * numbers such as ``1e-3`` are numbers (plain YAML 1.1 reads them as text);
-* a missing key raises :class:`MissingKeyError`, which names the whole key path, who reads it and the keys that look like it;
+* a missing key raises :class:`MissingKeyError`, which names the whole key path, who reads it and the keys that look
+  like it;
 * a key that no part of this package knows is reported once, with the nearest known one.
 
-Merging and ``--set`` do what OpenPCDet's do; what they refuse or crash on there and take here is in docs/differences.md.
+Merging and ``--set`` do what OpenPCDet's do; what they refuse or crash on there and take here is in
+docs/differences.md.
 """
+
 from __future__ import annotations
 
 import ast
@@ -17,8 +21,9 @@ import difflib
 import re
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import yaml
 from easydict import EasyDict
@@ -30,7 +35,9 @@ _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the
 
 
 class MissingKeyError(InputError, AttributeError, KeyError):
-    """A configuration lacks a key that some module asks for. Also an AttributeError and a KeyError, so ``hasattr`` and ``in`` behave."""
+    """A configuration lacks a key that some module asks for. Also an AttributeError and a KeyError, so ``hasattr`` and
+    ``in`` behave.
+    """
 
     def __str__(self) -> str:  # KeyError would show the message in quotes
         return str(self.args[0])
@@ -47,7 +54,11 @@ class Config(EasyDict):
     def __missing__(self, name: str) -> Any:
         path = self.__dict__.get("_key_path", "")
         near = difflib.get_close_matches(str(name), [str(k) for k in self], n=2, cutoff=0.7)
-        hint = f" (there is {' and '.join(near)}: a typo?)" if near else f" (keys there: {', '.join(map(str, self)) or 'none'})"
+        hint = (
+            f" (there is {' and '.join(near)}: a typo?)"
+            if near
+            else f" (keys there: {', '.join(map(str, self)) or 'none'})"
+        )
         source = self.__dict__.get("_source")
         where = f"{source + ': ' if source else ''}the configuration key {path + '.' if path else ''}{name}"
         raise MissingKeyError(f"{where} is missing{hint}; {_reader()} needs it")
@@ -72,20 +83,27 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise InputError(f"{self.name}:{key_node.start_mark.line + 1}: the key {key} stands twice in this mapping; keep one of them")
+                raise InputError(
+                    f"{self.name}:{key_node.start_mark.line + 1}: the key {key} stands twice in this mapping; keep "
+                    "one of them"
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.[\d_]+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.[\d_]+([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
     list("-+0123456789."),
 )
 
 
 def read_yaml(path: str | Path) -> dict:
-    """One YAML file as a plain dict. Raises InputError (file and line) where it is missing, not valid YAML or not a mapping."""
+    """One YAML file as a plain dict. Raises InputError (file and line) where it is missing, not valid YAML or not a
+    mapping.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,25 +120,37 @@ def read_yaml(path: str | Path) -> dict:
     finally:
         loader.dispose()
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a configuration is a YAML mapping, this is {type(content).__name__ if content is not None else 'empty'}")
+        raise InputError(
+            f"{path}: a configuration is a YAML mapping, this is "
+            f"{type(content).__name__ if content is not None else 'empty'}"
+        )
     return content
 
 
 def find_base_config(name: str, named_in: Path | None = None) -> Path:
-    """Where a ``_BASE_CONFIG_`` is: relative to the working directory, else to the folder of the file that names it or one above it."""
+    """Where a ``_BASE_CONFIG_`` is: relative to the working directory, else to the folder of the file that names it or
+    one above it.
+    """
     folders = [Path.cwd()]
     if named_in is not None:
         folders += Path(named_in).resolve().parents
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"{named_in or 'configuration'}: _BASE_CONFIG_ {name} is neither in the working directory nor beside or above the file that names it")
+    raise InputError(
+        f"{named_in or 'configuration'}: _BASE_CONFIG_ {name} is neither in the working directory nor beside or above "
+        "the file that names it"
+    )
 
 
-def merge_new_config(config: EasyDict, new_config: dict, source: Path | None = None, _chain: tuple[Path, ...] = ()) -> EasyDict:
-    """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was there.
+def merge_new_config(
+    config: EasyDict, new_config: dict, source: Path | None = None, _chain: tuple[Path, ...] = ()
+) -> EasyDict:
+    """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was
+    there.
 
-    A ``_BASE_CONFIG_`` comes first. What ``config`` had before under the base file's own top-level keys goes, mappings too (OpenPCDet's rule).
+    A ``_BASE_CONFIG_`` comes first. What ``config`` had before under the base file's own top-level keys goes, mappings
+    too (OpenPCDet's rule).
     """
     base = new_config.get("_BASE_CONFIG_")
     if base is not None:
@@ -154,11 +184,12 @@ def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
 def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
     """Apply ``KEY VALUE`` pairs from a command line (``--set``) to ``config``, in place.
 
-    ``KEY`` is a dotted path; a number steps into a list (``MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG.0.matched_threshold``). A key must be in
-    the file or be one of this package's optional keys; ``_BASE_CONFIG_`` at the end of a path merges another file into that mapping
-    (``MODEL.DENSE_HEAD.LOSS_CONFIG._BASE_CONFIG_ cfgs/loss_recipes/varifocal.yaml``). The value must have the type of what it replaces (any
-    type, where a key takes a name or a mapping); an int may stand for a float, and a
-    list may be written with commas (``1,2,3``).
+    ``KEY`` is a dotted path; a number steps into a list
+    (``MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG.0.matched_threshold``). A key must be in the file or be one of this
+    package's optional keys; ``_BASE_CONFIG_`` at the end of a path merges another file into that mapping
+    (``MODEL.DENSE_HEAD.LOSS_CONFIG._BASE_CONFIG_ cfgs/loss_recipes/varifocal.yaml``). The value must have the type of
+    what it replaces (any type, where a key takes a name or a mapping); an int may stand for a float, and a list may be
+    written with commas (``1,2,3``).
     """
     if len(cfg_list) % 2:
         raise InputError(f"--set takes pairs of KEY VALUE; {cfg_list[-1]!r} has no value")
@@ -180,17 +211,27 @@ def _set(config: EasyDict, path: str, text: str) -> None:
     node: Any = config
     *parents, last = path.split(".")
     for depth, name in enumerate(parents):
-        if isinstance(node, dict) and name not in node and any(k.startswith(".".join(parents[: depth + 1]) + ".") for k in OPTIONAL_KEYS):
+        if (
+            isinstance(node, dict)
+            and name not in node
+            and any(k.startswith(".".join(parents[: depth + 1]) + ".") for k in OPTIONAL_KEYS)
+        ):
             node[name] = Config()
         node = _step(node, name, path)
-    exists = (isinstance(node, list) and last.isdigit() and int(last) < len(node)) or (isinstance(node, dict) and last in node)
+    exists = (isinstance(node, list) and last.isdigit() and int(last) < len(node)) or (
+        isinstance(node, dict) and last in node
+    )
     if last == "_BASE_CONFIG_" and isinstance(node, dict):
         merge_new_config(node, read_yaml(find_base_config(text)))
         node[last] = text
         return
     if not exists and path not in OPTIONAL_KEYS:
         _step(node, last, path)
-    old = OPTIONAL_KEYS[path] if path in OPTIONAL_KEYS and (not exists or OPTIONAL_KEYS[path] is None) else _step(node, last, path)
+    old = (
+        OPTIONAL_KEYS[path]
+        if path in OPTIONAL_KEYS and (not exists or OPTIONAL_KEYS[path] is None)
+        else _step(node, last, path)
+    )
     value = _parse(text, old, path)
     node[int(last) if isinstance(node, list) else last] = value
 
@@ -200,9 +241,17 @@ def _step(node: Any, name: str, path: str) -> Any:
         return node[int(name)]
     if isinstance(node, dict) and name in node:
         return node[name]
-    choices = [str(k) for k in node] if isinstance(node, dict) else [str(i) for i in range(len(node))] if isinstance(node, list) else []
+    choices = (
+        [str(k) for k in node]
+        if isinstance(node, dict)
+        else [str(i) for i in range(len(node))]
+        if isinstance(node, list)
+        else []
+    )
     near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices[:12]) or 'no keys below it'}"
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices[:12]) or 'no keys below it'}"
+    )
     raise InputError(f"--set {path}: there is no key {name} in the configuration; {hint}")
 
 
@@ -229,16 +278,23 @@ def _parse(text: str, old: Any, path: str) -> Any:
             key, _, part = pair.partition(":")
             old[key] = _parse(part, _step(old, key, f"{path}.{key}"), f"{path}.{key}")
         return old
-    raise InputError(f"--set {path} {text}: the value is a {type(value).__name__}, the configuration has a {type(old).__name__} there ({old!r})")
+    raise InputError(
+        f"--set {path} {text}: the value is a {type(value).__name__}, the configuration has a {type(old).__name__} "
+        f"there ({old!r})"
+    )
 
 
 def _words(text: str, path: str) -> Any:
-    """Text that is no Python literal: true, false and none in any case, a YAML list or mapping with bare words, else itself."""
+    """Text that is no Python literal: true, false and none in any case, a YAML list or mapping with bare words, else
+    itself.
+    """
     if text[:1] in "[{":
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {path} {text}: the brackets do not hold a list or mapping ({getattr(error, 'problem', error)})") from error
+            raise InputError(
+                f"--set {path} {text}: the brackets do not hold a list or mapping ({getattr(error, 'problem', error)})"
+            ) from error
     return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
 
 
@@ -256,7 +312,9 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            label = next((f" {value[n]}" for n in _PARENT_NAMES if isinstance(value, dict) and isinstance(value.get(n), str)), "")
+            label = next(
+                (f" {value[n]}" for n in _PARENT_NAMES if isinstance(value, dict) and isinstance(value.get(n), str)), ""
+            )
             yield from _walk(value, f"{path}[{i}{label}]")
 
 
@@ -287,11 +345,16 @@ def _warn_unknown_keys(config: EasyDict, source: str) -> None:
                 continue
             _warned.add((source, full))
             near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1, cutoff=0.75)
-            warnings.warn(f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""), stacklevel=3)
+            warnings.warn(
+                f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""),
+                stacklevel=3,
+            )
 
 
 def _root_dir() -> Path:
-    """Below which OpenPCDet's tools write: this checkout; the working directory where the package is installed, away from the other packages."""
+    """Below which OpenPCDet's tools write: this checkout; the working directory where the package is installed, away
+    from the other packages.
+    """
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "setup.py").is_file() else Path.cwd()
 

@@ -1,9 +1,20 @@
-"""One small case for an anchor head of OpenPCDet's shape, whoever wrote it: predictions and labels in, loss and gradients out."""
+"""One small case for an anchor head of OpenPCDet's shape, whoever wrote it: predictions and labels in, loss and
+gradients out.
+"""
+
 import torch
 from easydict import EasyDict
 
-CONFIG = EasyDict(LOSS_CONFIG=dict(LOSS_WEIGHTS=dict(cls_weight=1.5, loc_weight=2.0, dir_weight=0.2, code_weights=[1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 2.0])),
-                  DIR_OFFSET=0.78539, NUM_DIR_BINS=2, USE_DIRECTION_CLASSIFIER=True)
+CONFIG = EasyDict(
+    LOSS_CONFIG=dict(
+        LOSS_WEIGHTS=dict(
+            cls_weight=1.5, loc_weight=2.0, dir_weight=0.2, code_weights=[1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 2.0]
+        )
+    ),
+    DIR_OFFSET=0.78539,
+    NUM_DIR_BINS=2,
+    USE_DIRECTION_CLASSIFIER=True,
+)
 
 
 def predictions():
@@ -16,7 +27,13 @@ def predictions():
     labels = torch.randint(-1, 4, (2, 24), generator=generator)
     labels[1].clamp_(max=0)
     anchors = draw(1, 3, 4, 1, 2, 7).abs()
-    ret = dict(cls_preds=draw(2, 3, 4, 6), box_preds=draw(2, 3, 4, 14), dir_cls_preds=draw(2, 3, 4, 4), box_cls_labels=labels, box_reg_targets=draw(2, 24, 7))
+    ret = dict(
+        cls_preds=draw(2, 3, 4, 6),
+        box_preds=draw(2, 3, 4, 14),
+        dir_cls_preds=draw(2, 3, 4, 4),
+        box_cls_labels=labels,
+        box_reg_targets=draw(2, 24, 7),
+    )
     return [anchors], {key: value.requires_grad_() if key.endswith("preds") else value for key, value in ret.items()}
 
 

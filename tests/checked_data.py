@@ -1,8 +1,10 @@
-"""A good synthetic data set in the layout of custom data, configurations that fit it, and each mistake that check_dataset must find in it."""
+"""A good synthetic data set in the layout of custom data, configurations that fit it, and each mistake that
+check_dataset must find in it.
+"""
+
 from pathlib import Path
 
 import numpy as np
-import tiny_custom
 import tiny_kitti
 
 from pcdet_focal.config import Config, cfg_from_yaml_file
@@ -40,9 +42,11 @@ def voxels(cfg: Config) -> dict:
 
 def on_boxes(change):
     """Labels whose boxes ``change(boxes)`` returns."""
+
     def mistake(index, points, boxes, names):
         points, boxes, names = good(index, points, boxes, names)
         return points, change(boxes), names
+
     return mistake
 
 
@@ -50,6 +54,7 @@ def on_points(change):
     def mistake(index, points, boxes, names):
         points, boxes, names = good(index, points, boxes, names)
         return change(points), boxes, names
+
     return mistake
 
 
@@ -57,11 +62,15 @@ def on_names(change):
     def mistake(index, points, boxes, names):
         points, boxes, names = good(index, points, boxes, names)
         return points, boxes, [change(name) for name in names]
+
     return mistake
 
 
 def columns(*picked, bottom=0.0, heading=(1.0, 0.0)):
-    """x, y, z taken from columns (a minus turns it round; 'x' is '+x'); then z moved by ``bottom`` heights; heading = a * heading + b."""
+    """x, y, z taken from columns (a minus turns it round; 'x' is '+x'); then z moved by ``bottom`` heights; heading = a
+    * heading + b.
+    """
+
     def change(boxes):
         source = {"x": boxes[:, 0], "y": boxes[:, 1], "z": boxes[:, 2] + bottom * boxes[:, 5]}
         out = boxes.copy()
@@ -69,14 +78,17 @@ def columns(*picked, bottom=0.0, heading=(1.0, 0.0)):
             out[:, axis] = -source[name[1:]] if name[0] == "-" else source[name]
         out[:, 6] = heading[0] * boxes[:, 6] + heading[1]
         return out
+
     return change
 
 
 def sparse(mistake):
     """The same with every twelfth point."""
+
     def change(*frame):
         points, boxes, names = mistake(*frame)
         return points[::12], boxes, names
+
     return change
 
 
@@ -131,33 +143,89 @@ def y_up(index, points, boxes, names):
 DATA_MISTAKES = {
     "bottom-centred": (on_boxes(columns("x", "y", "z", bottom=-0.5)), "z origin", r"write z \+ dz/2"),
     "top-centred": (on_boxes(columns("x", "y", "z", bottom=0.5)), "z origin", r"write z - dz/2"),
-    "heights from the ground": (on_boxes(lambda boxes: boxes + np.array([0, 0, 1.73, 0, 0, 0, 0])), "z offset", r"add -1\.[67]\d to z of every"),
+    "heights from the ground": (
+        on_boxes(lambda boxes: boxes + np.array([0, 0, 1.73, 0, 0, 0, 0])),
+        "z offset",
+        r"add -1\.[67]\d to z of every",
+    ),
     "camera frame": (
-        on_boxes(columns("-y", "-z", "x", bottom=-0.5, heading=(-1, -np.pi / 2))), "wrong frame", r"z_camera, -x_camera, -y_camera \+ dz/2"),
-    "camera frame, centred": (on_boxes(columns("-y", "-z", "x", heading=(-1, -np.pi / 2))), "wrong frame", r"z_camera, -x_camera, -y_camera;"),
+        on_boxes(columns("-y", "-z", "x", bottom=-0.5, heading=(-1, -np.pi / 2))),
+        "wrong frame",
+        r"z_camera, -x_camera, -y_camera \+ dz/2",
+    ),
+    "camera frame, centred": (
+        on_boxes(columns("-y", "-z", "x", heading=(-1, -np.pi / 2))),
+        "wrong frame",
+        r"z_camera, -x_camera, -y_camera;",
+    ),
     "y up": (on_boxes(columns("-y", "z", "x")), "wrong frame", r"z_old, -x_old, y_old"),
-    "y ahead": (on_boxes(columns("-y", "x", "z", heading=(1, np.pi / 2))), "wrong frame", r"y_old, -x_old, z_old; heading = heading_old - pi/2"),
-    "left-handed": (on_boxes(columns("x", "-y", "z", heading=(-1, 0))), "wrong frame", r"y = -y_old; heading = -heading_old"),
+    "y ahead": (
+        on_boxes(columns("-y", "x", "z", heading=(1, np.pi / 2))),
+        "wrong frame",
+        r"y_old, -x_old, z_old; heading = heading_old - pi/2",
+    ),
+    "left-handed": (
+        on_boxes(columns("x", "-y", "z", heading=(-1, 0))),
+        "wrong frame",
+        r"y = -y_old; heading = -heading_old",
+    ),
     "left-handed, few beams": (
-        sparse(on_boxes(columns("x", "-y", "z", heading=(-1, 0)))), "wrong frame", r"y = -y_old; heading = -heading_old"),
+        sparse(on_boxes(columns("x", "-y", "z", heading=(-1, 0)))),
+        "wrong frame",
+        r"y = -y_old; heading = -heading_old",
+    ),
     "all y up": (y_up, "z is not up", r"turn points and labels so that z is up: .*z_old, x_old, y_old"),
     "heading sign": (on_boxes(columns("x", "y", "z", heading=(-1, 0))), "heading sign", r"write -heading"),
-    "heading clockwise from y": (on_boxes(columns("x", "y", "z", heading=(-1, np.pi / 2))), "heading convention", r"write pi/2 - heading"),
-    "heading from y": (on_boxes(columns("x", "y", "z", heading=(1, np.pi / 2))), "heading off by 90 degrees", r"write heading - pi/2"),
-    "heading in degrees": (on_boxes(columns("x", "y", "z", heading=(180 / np.pi, 0))), "heading in degrees", r"heading \* pi / 180"),
+    "heading clockwise from y": (
+        on_boxes(columns("x", "y", "z", heading=(-1, np.pi / 2))),
+        "heading convention",
+        r"write pi/2 - heading",
+    ),
+    "heading from y": (
+        on_boxes(columns("x", "y", "z", heading=(1, np.pi / 2))),
+        "heading off by 90 degrees",
+        r"write heading - pi/2",
+    ),
+    "heading in degrees": (
+        on_boxes(columns("x", "y", "z", heading=(180 / np.pi, 0))),
+        "heading in degrees",
+        r"heading \* pi / 180",
+    ),
     "length and width swapped": (on_boxes(swap_sizes), "length and width swapped", r"swap dx and dy"),
-    "height, width, length": (on_boxes(lambda boxes: boxes[:, [0, 1, 2, 5, 4, 3, 6]]), "order of sizes", r"length width height"),
-    "some swapped": (on_boxes(lambda boxes: every(5, boxes, swap_sizes)), "boxes across their objects", r"dx and dy of these may be swapped"),
+    "height, width, length": (
+        on_boxes(lambda boxes: boxes[:, [0, 1, 2, 5, 4, 3, 6]]),
+        "order of sizes",
+        r"length width height",
+    ),
+    "some swapped": (
+        on_boxes(lambda boxes: every(5, boxes, swap_sizes)),
+        "boxes across their objects",
+        r"dx and dy of these may be swapped",
+    ),
     "empty boxes": (with_empty_boxes, "boxes without points", r"FILTER_MIN_POINTS_IN_GT: 1"),
     "twice": (twice, "duplicate labels", r"one box an object"),
-    "another spelling": (on_names(lambda name: name.lower()), "class names", r"write Vehicle in the labels, or vehicle in CLASS_NAMES"),
-    "another class": (on_names(lambda name: {"Vehicle": "Truck"}.get(name, name)), "class names", r"add Truck to CLASS_NAMES, MAP_CLASS_TO_KITTI"),
+    "another spelling": (
+        on_names(lambda name: name.lower()),
+        "class names",
+        r"write Vehicle in the labels, or vehicle in CLASS_NAMES",
+    ),
+    "another class": (
+        on_names(lambda name: {"Vehicle": "Truck"}.get(name, name)),
+        "class names",
+        r"add Truck to CLASS_NAMES, MAP_CLASS_TO_KITTI",
+    ),
     "a rare class": (many_vehicles, "class imbalance", r"'Cyclist:15' to SAMPLE_GROUPS"),
     "NaN points": (on_points(with_nan), "NaN points", r"DROP_NONFINITE_POINTS: True"),
     "intensity to 255": (on_points(scaled_intensity), "intensity range", r"points\[:, 3\] / 255"),
     "half of the frames without labels": (
         lambda i, points, boxes, names: good(i, points, boxes, names) if i < 3 else (points, boxes[:0], []),
-        "frames without objects", r"ALLOW_EMPTY_FRAMES: True"),
+        "frames without objects",
+        r"ALLOW_EMPTY_FRAMES: True",
+    ),
     "millimetres": (on_points(lambda points: points * np.float32([1000, 1000, 1000, 1])), "units", r"/= 1000"),
-    "no labels": (lambda i, points, boxes, names: (points, boxes[:0], []), "no labels", r"x y z dx dy dz heading class"),
+    "no labels": (
+        lambda i, points, boxes, names: (points, boxes[:0], []),
+        "no labels",
+        r"x y z dx dy dz heading class",
+    ),
 }

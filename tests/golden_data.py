@@ -1,8 +1,10 @@
 """Where the recorded numbers of other implementations and the real KITTI frames are, and how to read them.
 
-Neither is part of this repository (the frames have a licence of their own). They are looked for in the folder that the environment
-variable PCDET_FOCAL_SHARED names, else in ``shared`` beside the repository; tests that need them skip where it is absent.
+Neither is part of this repository (the frames have a licence of their own). They are looked for in the folder that the
+environment variable PCDET_FOCAL_SHARED names, else in ``shared`` beside the repository; tests that need them skip where
+it is absent.
 """
+
 import os
 from pathlib import Path
 
@@ -18,7 +20,9 @@ needs_kitti_sample = pytest.mark.skipif(not KITTI_SAMPLE.is_dir(), reason="the r
 
 
 def cases(relative_path: str) -> dict[str, dict[str, np.ndarray]]:
-    """{case: {array name: value}} of one recorded ``.npz`` (its arrays are called ``<case>__<array>``); {} where it is absent."""
+    """{case: {array name: value}} of one recorded ``.npz`` (its arrays are called ``<case>__<array>``); {} where it is
+    absent.
+    """
     path = GOLDEN / relative_path
     found: dict[str, dict[str, np.ndarray]] = {}
     if not path.exists():
@@ -31,10 +35,22 @@ def cases(relative_path: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def assert_matches_samples(array, case: dict, name: str, rtol: float, atol: float) -> None:
-    """Compare a big array with its recorded shape, finite sum and sampled values (``<name>__shape``, ``__sum``, ``__idx``, ``__val``)."""
+    """Compare a big array with its recorded shape, finite sum and sampled values (``<name>__shape``, ``__sum``,
+    ``__idx``, ``__val``).
+    """
     array = np.asarray(array)
-    assert tuple(array.shape) == tuple(case[f"{name}__shape"]), f"{name}: shape {array.shape}, recorded {tuple(case[f'{name}__shape'])}"
+    assert tuple(array.shape) == tuple(case[f"{name}__shape"]), (
+        f"{name}: shape {array.shape}, recorded {tuple(case[f'{name}__shape'])}"
+    )
     flat = array.reshape(-1)
-    np.testing.assert_allclose(flat[case[f"{name}__idx"].astype(np.int64)], case[f"{name}__val"], rtol=rtol, atol=atol, err_msg=name)
+    np.testing.assert_allclose(
+        flat[case[f"{name}__idx"].astype(np.int64)], case[f"{name}__val"], rtol=rtol, atol=atol, err_msg=name
+    )
     absolute = float(case[f"{name}__abssum"])
-    np.testing.assert_allclose(flat.astype(np.float64).sum(), float(case[f"{name}__sum"]), atol=max(rtol * absolute, atol), rtol=0, err_msg=f"{name} sum")
+    np.testing.assert_allclose(
+        flat.astype(np.float64).sum(),
+        float(case[f"{name}__sum"]),
+        atol=max(rtol * absolute, atol),
+        rtol=0,
+        err_msg=f"{name} sum",
+    )

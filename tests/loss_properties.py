@@ -1,8 +1,10 @@
 """What every loss must do, whatever its formula; each test file of a loss applies these to its own cases.
 
-A case is (make, prediction, others): ``make()`` gives a fresh function or module, which is called as ``make()(prediction, *others)``; tensors are
+A case is (make, prediction, others): ``make()`` gives a fresh function or module, which is called as
+``make()(prediction, *others)``; tensors are
 float64. The recorded calls of other libraries are replayed in ``losses/test_loss_zoo_recorded.py``.
 """
+
 import torch
 
 
@@ -11,6 +13,7 @@ def _floats(others, change):
         if isinstance(tensor, tuple):
             return tuple(map(changed, tensor))
         return change(tensor) if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else tensor
+
     return [changed(tensor) for tensor in others]
 
 
@@ -19,11 +22,17 @@ def _each(others, change):
         if isinstance(tensor, tuple):
             return tuple(map(changed, tensor))
         return change(tensor) if isinstance(tensor, torch.Tensor) else tensor
+
     return [changed(tensor) for tensor in others]
 
 
 def _flat(others):
-    return [t for tensor in others for t in (_flat(tensor) if isinstance(tensor, tuple) else [tensor]) if isinstance(t, torch.Tensor)]
+    return [
+        t
+        for tensor in others
+        for t in (_flat(tensor) if isinstance(tensor, tuple) else [tensor])
+        if isinstance(t, torch.Tensor)
+    ]
 
 
 def total(result):
@@ -42,9 +51,9 @@ def inputs_stay_and_a_second_backward_gives_the_same(make, prediction, others):
     tensors = [prediction, *_flat(others)]
     before = [tensor.detach().clone() for tensor in tensors]
     loss = total(make()(prediction, *others))
-    first, = torch.autograd.grad(loss, prediction, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, prediction, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(loss, prediction)
+    (second,) = torch.autograd.grad(loss, prediction)
     assert all(torch.equal(tensor.detach(), copy) for tensor, copy in zip(tensors, before))
     assert torch.equal(second, kept) and kept.abs().sum() > 0
 
@@ -54,8 +63,14 @@ def strided_inputs_give_the_same(make, prediction, others):
         spread = torch.empty(*tensor.shape, 2, dtype=tensor.dtype)
         spread[..., 0] = tensor
         return spread[..., 0]
+
     assert prediction.dim() and not strided(prediction).is_contiguous()
-    torch.testing.assert_close(total(make()(strided(prediction), *_each(others, strided))), total(make()(prediction, *others)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        total(make()(strided(prediction), *_each(others, strided))),
+        total(make()(prediction, *others)),
+        rtol=1e-12,
+        atol=0,
+    )
 
 
 def half_precision_is_computed_in_float32(make, prediction, others):
@@ -90,9 +105,10 @@ def nothing_costs_nothing(make, prediction, others):
 def compiles_to_one_graph(make, prediction, others):
     torch._dynamo.reset()
     eager, traced = make(), make()
-    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")      # with the compiler's own backward graph, without generated code
+    # with the compiler's own backward graph, without generated code
+    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")
     x, y = (prediction.clone().requires_grad_() for _ in range(2))
-    for _ in range(2):                                                     # a second time: with the counts of the first
+    for _ in range(2):  # a second time: with the counts of the first
         loss, same = total(compiled(x, *others)), total(eager(y, *others))
         torch.testing.assert_close(loss, same, rtol=1e-9, atol=0)
     torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(same, y))
@@ -102,7 +118,9 @@ def compiles_to_one_graph(make, prediction, others):
 
 
 def state_is_saved_and_restored(make, prediction, others, names):
-    """The buffers are in the state dict, a fresh module continues where the first stopped, and eval mode leaves them alone."""
+    """The buffers are in the state dict, a fresh module continues where the first stopped, and eval mode leaves them
+    alone.
+    """
     first, second = make(), make()
     fresh = {name: buffer.clone() for name, buffer in first.named_buffers()}
     first(prediction, *others)
@@ -116,5 +134,12 @@ def state_is_saved_and_restored(make, prediction, others, names):
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
-ALL = [in_float64_the_gradient_is_that_of_finite_differences, inputs_stay_and_a_second_backward_gives_the_same, strided_inputs_give_the_same,
-       half_precision_is_computed_in_float32, extremes_are_finite, nothing_costs_nothing, compiles_to_one_graph]
+ALL = [
+    in_float64_the_gradient_is_that_of_finite_differences,
+    inputs_stay_and_a_second_backward_gives_the_same,
+    strided_inputs_give_the_same,
+    half_precision_is_computed_in_float32,
+    extremes_are_finite,
+    nothing_costs_nothing,
+    compiles_to_one_graph,
+]

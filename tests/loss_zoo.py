@@ -1,14 +1,16 @@
-"""Single recorded calls of other loss libraries (``11_loss_zoo``); ``losses/test_loss_zoo_recorded.py`` replays them all."""
+"""Single recorded calls of other loss libraries (``11_loss_zoo``); ``losses/test_loss_zoo_recorded.py`` replays them
+all.
+"""
+
 import json
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
-
 from golden_data import GOLDEN
 
 
-@lru_cache(maxsize=None)
+@cache
 def zoo(name):
     """(list of records, {array name: array}) of one file; ([], {}) where it is absent."""
     path = GOLDEN / "11_loss_zoo" / f"{name}.npz"
@@ -44,7 +46,9 @@ def assert_close(got, expected, record, what, atol):
     assert got.shape == expected.shape, f"{record['case']} {what}: shape {got.shape}, recorded {expected.shape}"
     assert np.isfinite(got).all(), f"{record['case']} {what} is not finite"
     finite = np.isfinite(expected)
-    np.testing.assert_allclose(got[finite], expected[finite], rtol=record["tol"]["rtol"], atol=atol, err_msg=f"{record['case']} {what}")
+    np.testing.assert_allclose(
+        got[finite], expected[finite], rtol=record["tol"]["rtol"], atol=atol, err_msg=f"{record['case']} {what}"
+    )
 
 
 def assert_matches(result, leaf, record, arrays, module=None):
@@ -54,7 +58,9 @@ def assert_matches(result, leaf, record, arrays, module=None):
     for name, key in record["out"].items():
         assert_close(results[name], arrays[key], record, name, record["tol"]["atol"])
     if record.get("grad"):
-        gradient, = torch.autograd.grad(sum(part.sum() for part in results.values()), leaf)
+        (gradient,) = torch.autograd.grad(sum(part.sum() for part in results.values()), leaf)
         assert_close(gradient, arrays[record["grad"]], record, "gradient", record["tol"]["atol_grad"])
     for name, key in (record.get("state_after") or {}).items():
-        np.testing.assert_allclose(numbers(getattr(module, name)), arrays[key], rtol=1e-5, atol=1e-5, err_msg=f"{record['case']} {name}")
+        np.testing.assert_allclose(
+            numbers(getattr(module, name)), arrays[key], rtol=1e-5, atol=1e-5, err_msg=f"{record['case']} {name}"
+        )

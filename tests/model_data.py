@@ -1,4 +1,5 @@
 """Models, weights and batches as the recorded runs of OpenPCDet used them."""
+
 import json
 import zlib
 from pathlib import Path
@@ -42,11 +43,15 @@ def dataset_like(meta: dict) -> SimpleNamespace:
 
 def build(name: str, **overrides):
     cfg = load_cfg(name)
-    return build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset_like({**recorded_model(name), **overrides}))
+    return build_network(
+        model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset_like({**recorded_model(name), **overrides})
+    )
 
 
 def set_recorded_weights(net) -> None:
-    """The deterministic weights of the recorded runs: for each state-dict key a normal sample seeded by the key's CRC-32, then scaled."""
+    """The deterministic weights of the recorded runs: for each state-dict key a normal sample seeded by the key's
+    CRC-32, then scaled.
+    """
     state = net.state_dict()
     for key, value in state.items():
         if not value.is_floating_point():
@@ -62,8 +67,14 @@ def set_recorded_weights(net) -> None:
             w = z * np.sqrt(2 / np.prod(shape[1:]))
         else:
             w = 0.05 * z + key.endswith(".weight")
-        w = w * {5: 1.6}.get(value.dim(), 1.0) * {"dense_head.conv_cls.weight": 0.5, "dense_head.conv_box.weight": 0.2}.get(key, 1.0)
-        state[key] = torch.from_numpy(np.asarray(w - 4.5 * (key == "dense_head.conv_cls.bias"), np.float32)).reshape(value.shape)
+        w = (
+            w
+            * {5: 1.6}.get(value.dim(), 1.0)
+            * {"dense_head.conv_cls.weight": 0.5, "dense_head.conv_box.weight": 0.2}.get(key, 1.0)
+        )
+        state[key] = torch.from_numpy(np.asarray(w - 4.5 * (key == "dense_head.conv_cls.bias"), np.float32)).reshape(
+            value.shape
+        )
     net.load_state_dict(state)
 
 

@@ -1,4 +1,7 @@
-"""A checkout of OpenPCDet, to ask its own code: the environment variable OPENPCDET names its folder; tests that need it skip without."""
+"""A checkout of OpenPCDet, to ask its own code: the environment variable OPENPCDET names its folder; tests that need it
+skip without.
+"""
+
 import ast
 import importlib.util
 import os
@@ -10,7 +13,9 @@ from types import ModuleType
 
 import pytest
 
-needs_openpcdet = pytest.mark.skipif("OPENPCDET" not in os.environ, reason="no checkout of OpenPCDet: set OPENPCDET to its folder")
+needs_openpcdet = pytest.mark.skipif(
+    "OPENPCDET" not in os.environ, reason="no checkout of OpenPCDet: set OPENPCDET to its folder"
+)
 
 
 def peer_folder() -> Path:
@@ -19,9 +24,11 @@ def peer_folder() -> Path:
 
 
 def copy_tools(folder: Path) -> None:
-    """Its tools in ``folder/tools``, beside an empty folder where its package would be, and ``folder/no_waiting`` for the path of Python processes.
+    """Its tools in ``folder/tools``, beside an empty folder where its package would be, and ``folder/no_waiting`` for
+    the path of Python processes.
 
-    Its train.py sleeps half a minute at the end, for checkpoints of other runs; with that folder on the path nothing sleeps.
+    Its train.py sleeps half a minute at the end, for checkpoints of other runs; with that folder on the path nothing
+    sleeps.
     """
     shutil.copytree(peer_folder() / "tools", folder / "tools")
     (folder / "pcdet").mkdir()
@@ -31,7 +38,9 @@ def copy_tools(folder: Path) -> None:
 
 @lru_cache(None)
 def peer_module(name: str) -> ModuleType:
-    """One module of OpenPCDet that needs nothing else of it (``config``, ``utils.loss_utils``), from its file, not as ``pcdet``."""
+    """One module of OpenPCDet that needs nothing else of it (``config``, ``utils.loss_utils``), from its file, not as
+    ``pcdet``.
+    """
     path = peer_folder() / "pcdet" / f"{name.replace('.', '/')}.py"
     spec = importlib.util.spec_from_file_location(f"openpcdet_checkout.{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +49,9 @@ def peer_module(name: str) -> ModuleType:
 
 
 def public_names(folder: Path) -> dict[str, list[str]]:
-    """{module below pcdet: names of its classes, functions and constants, and in a package those it brings in from its modules}, read, not run."""
+    """{module below pcdet: names of its classes, functions and constants, and in a package those it brings in from its
+    modules}, read, not run.
+    """
     found = {}
     for path in sorted((folder / "pcdet").rglob("*.py")):
         parts = path.relative_to(folder / "pcdet").with_suffix("").parts

@@ -1,10 +1,11 @@
 """A small package ``pcdet`` with OpenPCDet's names, to be patched: its losses and the head that calls them."""
+
 from pathlib import Path
 
 from pcdet_focal.utils import loss_utils
 
 # The formulas of the papers in their plainest form; class and function names are what an OpenPCDet has.
-LOSSES = '''
+LOSSES = """
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -34,8 +35,8 @@ class WeightedSmoothL1Loss(nn.Module):
 class WeightedCrossEntropyLoss(nn.Module):
     def forward(self, input, target, weights):
         return F.cross_entropy(input.transpose(1, 2), target.argmax(-1), reduction="none") * weights
-'''
-HEAD = '''
+"""
+HEAD = """
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -87,15 +88,19 @@ class AnchorHeadTemplate(nn.Module):
     def get_loss(self):
         parts = [self.get_cls_layer_loss(), self.get_box_reg_layer_loss()]
         return parts[0][0] + parts[1][0], {**parts[0][1], **parts[1][1]}
-'''
+"""
 PLAIN = [name for name in loss_utils.__all__ if f"class {name}" not in LOSSES]
 
 
 def write_stand_in(folder: Path) -> Path:
     """Write the package to ``folder/pcdet``."""
     files = {
-        "__init__.py": "", "utils/__init__.py": "", "models/__init__.py": "", "models/dense_heads/__init__.py": "",
-        "utils/loss_utils.py": LOSSES + "".join(f"\n\n{name} = object()\n" for name in PLAIN), "models/dense_heads/anchor_head_template.py": HEAD,
+        "__init__.py": "",
+        "utils/__init__.py": "",
+        "models/__init__.py": "",
+        "models/dense_heads/__init__.py": "",
+        "utils/loss_utils.py": LOSSES + "".join(f"\n\n{name} = object()\n" for name in PLAIN),
+        "models/dense_heads/anchor_head_template.py": HEAD,
     }
     for name, text in files.items():
         path = folder / "pcdet" / name

@@ -1,8 +1,10 @@
-"""Importing this makes a checkout of OpenPCDet (its folder on ``sys.path``) importable on a CPU: for processes of its own, it changes torch.
+"""Importing this makes a checkout of OpenPCDet (its folder on ``sys.path``) importable on a CPU: for processes of its
+own, it changes torch.
 
-Compiled extensions and packages that the compared code never calls are empty modules, every name in which is a placeholder class;
-``.cuda()`` gives what it is called on.
+Compiled extensions and packages that the compared code never calls are empty modules, every name in which is a
+placeholder class; ``.cuda()`` gives what it is called on.
 """
+
 import importlib.abc
 import importlib.machinery
 import sys
@@ -12,8 +14,22 @@ import numba  # noqa: F401  (before the empty scipy, whose version it would read
 import numpy as np
 import torch
 
-_EMPTY = ("SharedArray", "av2", "cv2", "kornia", "lyft_dataset_sdk", "nuscenes", "pandas", "pyarrow", "pyquaternion", "scipy", "skimage", "tensorflow",
-          "torch_scatter", "torchvision")
+_EMPTY = (
+    "SharedArray",
+    "av2",
+    "cv2",
+    "kornia",
+    "lyft_dataset_sdk",
+    "nuscenes",
+    "pandas",
+    "pyarrow",
+    "pyquaternion",
+    "scipy",
+    "skimage",
+    "tensorflow",
+    "torch_scatter",
+    "torchvision",
+)
 
 
 class _Empty(ModuleType):
@@ -41,7 +57,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-sys.modules["pcdet.datasets.argo2.argo2_dataset"] = _Empty("argo2_dataset")  # compiles functions that use kornia's constants
+# compiles functions that use kornia's constants
+sys.modules["pcdet.datasets.argo2.argo2_dataset"] = _Empty("argo2_dataset")
 sys.meta_path.append(_Finder())  # last: what is installed is found before
 torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **kwargs: self
 np.int, np.float = int, float  # names that numpy has dropped and OpenPCDet still says

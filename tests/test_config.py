@@ -1,4 +1,5 @@
 """Loading, merging, overriding configurations, and what a user's mistake is answered with."""
+
 import copy
 import json
 import os
@@ -21,8 +22,13 @@ from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
 
-SMALL = dict(class_names=["Car", "Pedestrian", "Cyclist"], grid_size=[64, 64, 1], voxel_size=[0.16, 0.16, 4],
-             point_cloud_range=[0, -5.12, -3, 10.24, 5.12, 1], num_point_features=4)
+SMALL = dict(
+    class_names=["Car", "Pedestrian", "Cyclist"],
+    grid_size=[64, 64, 1],
+    voxel_size=[0.16, 0.16, 4],
+    point_cloud_range=[0, -5.12, -3, 10.24, 5.12, 1],
+    num_point_features=4,
+)
 
 
 def write(path, text):
@@ -34,7 +40,10 @@ def write(path, text):
 @pytest.fixture
 def tree(tmp_path):
     write(tmp_path / "cfgs/base/data.yaml", "VOXEL_SIZE: [0, 1]\nMLPS: [1, 2, 3]\nPREPARE: {LR: 1, MOMENTUM: 2}\n")
-    return write(tmp_path / "cfgs/models/model.yaml", "DATA_CONFIG:\n  _BASE_CONFIG_: cfgs/base/data.yaml\n  MLPS: [9]\n  PREPARE: {MOMENTUM: 3}\nLR: 1e-3\n")
+    return write(
+        tmp_path / "cfgs/models/model.yaml",
+        "DATA_CONFIG:\n  _BASE_CONFIG_: cfgs/base/data.yaml\n  MLPS: [9]\n  PREPARE: {MOMENTUM: 3}\nLR: 1e-3\n",
+    )
 
 
 def test_base_file_is_found_from_any_folder_and_merged_key_by_key(tree, tmp_path, monkeypatch):
@@ -81,7 +90,11 @@ def test_bad_files_are_named_with_the_line(tmp_path, text, message):
 def test_missing_key_names_the_class_that_reads_it():
     cfg = load_cfg("pointpillar")
     cfg.MODEL.DENSE_HEAD.pop("ANCHOR_GENERATOR_CONFIG")
-    with pytest.raises(MissingKeyError, match=r"pointpillar\.yaml: .* MODEL\.DENSE_HEAD\.ANCHOR_GENERATOR_CONFIG is missing .*; AnchorHeadSingle needs it"):
+    with pytest.raises(
+        MissingKeyError,
+        match=r"pointpillar\.yaml: .* MODEL\.DENSE_HEAD\.ANCHOR_GENERATOR_CONFIG is missing .*; AnchorHeadSingle "
+        r"needs it",
+    ):
         build_network(cfg.MODEL, 3, dataset_like(SMALL))
     cfg.DATA_CONFIG.pop("DATASET")
     with pytest.raises(MissingKeyError, match=r"DATA_CONFIG\.DATASET is missing .*; pcdet_focal\.datasets needs it"):
@@ -89,7 +102,11 @@ def test_missing_key_names_the_class_that_reads_it():
 
 
 def test_unknown_keys_are_reported_once_with_their_nearest_neighbour(tmp_path):
-    path = write(tmp_path / "typo.yaml", "MODEL: {DENSE_HEAD: {USE_DIRECTION_CLASIFIER: True, ANCHOR_GENERATOR_CONFIG: [{class_name: Car, anchor_size: 1}]}}\n")
+    path = write(
+        tmp_path / "typo.yaml",
+        "MODEL: {DENSE_HEAD: {USE_DIRECTION_CLASIFIER: True, ANCHOR_GENERATOR_CONFIG: [{class_name: Car, anchor_size: "
+        "1}]}}\n",
+    )
     with pytest.warns(UserWarning) as caught:
         cfg_from_yaml_file(path, EasyDict())
         cfg_from_yaml_file(path, EasyDict())
@@ -100,18 +117,45 @@ def test_unknown_keys_are_reported_once_with_their_nearest_neighbour(tmp_path):
 
 
 def test_names_that_are_the_users_own_are_no_unknown_keys(tmp_path):
-    path = write(tmp_path / "own.yaml", "MAP_CLASS_TO_KITTI: {Lorry: Car}\nMODEL: {DENSE_HEAD: {SEPARATE_HEAD_CFG: {HEAD_DICT: {age: {out_channels: 1}}}}}\n")
+    path = write(
+        tmp_path / "own.yaml",
+        "MAP_CLASS_TO_KITTI: {Lorry: Car}\nMODEL: {DENSE_HEAD: {SEPARATE_HEAD_CFG: {HEAD_DICT: {age: {out_channels: "
+        "1}}}}}\n",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cfg_from_yaml_file(path, EasyDict())
 
 
 def test_overrides_keep_the_type_of_what_they_replace():
-    cfg = EasyDict(A=EasyDict(N=1, F=0.5, S="x", L=[1, 2], B=True, LF=[0.5], D=EasyDict(P=1, Q=2.0)), ITEMS=[EasyDict(T=0.6)])
-    cfg_from_list(
-        ["A.N", "7", "A.F", "2", "A.S", "3", "A.L", "3,4,5", "A.B", "false", "A.LF", "[1, 2]", "A.D", "P:4,Q:1", "ITEMS.0.T", "0.7"], cfg
+    cfg = EasyDict(
+        A=EasyDict(N=1, F=0.5, S="x", L=[1, 2], B=True, LF=[0.5], D=EasyDict(P=1, Q=2.0)), ITEMS=[EasyDict(T=0.6)]
     )
-    assert cfg.A == EasyDict(N=7, F=2.0, S="3", L=[3, 4, 5], B=False, LF=[1.0, 2.0], D=EasyDict(P=4, Q=1.0)) and cfg.ITEMS[0].T == 0.7
+    cfg_from_list(
+        [
+            "A.N",
+            "7",
+            "A.F",
+            "2",
+            "A.S",
+            "3",
+            "A.L",
+            "3,4,5",
+            "A.B",
+            "false",
+            "A.LF",
+            "[1, 2]",
+            "A.D",
+            "P:4,Q:1",
+            "ITEMS.0.T",
+            "0.7",
+        ],
+        cfg,
+    )
+    assert (
+        cfg.A == EasyDict(N=7, F=2.0, S="3", L=[3, 4, 5], B=False, LF=[1.0, 2.0], D=EasyDict(P=4, Q=1.0))
+        and cfg.ITEMS[0].T == 0.7
+    )
     assert isinstance(cfg.A.F, float) and isinstance(cfg.A.LF[0], float)
     cfg_from_list(["A.L", "[one.pkl, two.pkl]"], cfg)
     assert cfg.A.L == ["one.pkl", "two.pkl"]
@@ -165,7 +209,10 @@ def test_a_base_file_can_be_merged_from_the_command_line(tmp_path):
     config = EasyDict(LOSS_CONFIG=EasyDict(LOSS_WEIGHTS=EasyDict(cls_weight=1.0, loc_weight=2.0)))
     cfg_from_list(["LOSS_CONFIG._BASE_CONFIG_", str(tmp_path / "recipe.yaml")], config)
     assert config.LOSS_CONFIG.pop("_BASE_CONFIG_").endswith("recipe.yaml")  # stays, as in a file
-    assert config.LOSS_CONFIG == {"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0}, "CLS_LOSS": {"NAME": "FocalLoss"}}
+    assert config.LOSS_CONFIG == {
+        "LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0},
+        "CLS_LOSS": {"NAME": "FocalLoss"},
+    }
     with pytest.raises(InputError, match="nowhere.yaml"):
         cfg_from_list(["LOSS_CONFIG._BASE_CONFIG_", "nowhere.yaml"], config)
 
@@ -177,13 +224,22 @@ def test_an_installed_package_writes_below_the_working_directory(tmp_path):
         shutil.copy(package / f"{name}.py", tmp_path / "site/pcdet_focal")
     for folder, expected in ((tmp_path / "site", tmp_path), (REPOSITORY, REPOSITORY)):
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); from pcdet_focal.config import cfg; print(cfg.ROOT_DIR)"],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path.insert(0, {str(folder)!r}); from pcdet_focal.config import cfg; "
+                "print(cfg.ROOT_DIR)",
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ""},
         )
         assert done.stdout.strip() == str(expected), done.stderr
 
 
-# ---- OpenPCDet's own rules: what its code gives is written beside each case, and asked of its code itself where a checkout is at hand ----
+# ---- OpenPCDet's own rules: what its code gives is written beside each case, and asked of its code itself where a
+# checkout is at hand ----
 
 BEFORE = {"A": {"N": 1, "F": 0.5, "S": "x", "L": [1, 2], "W": ["a", "b"], "B": True, "D": {"P": 1, "Q": 2.0}}}
 OVERRIDES = [  # --set pairs, what becomes of A
@@ -208,8 +264,11 @@ MERGES = [  # what is there, what comes, what it becomes
     ({"A": {"X": 1}}, {"A": None}, {"A": None}),
     ({"A": {"X": 1}}, {"A": 5, "B": {"C": {}}}, {"A": 5, "B": {"C": {}}}),
     ({"A": {"X": 1}}, {"A": {"B": "text"}}, {"A": {"X": 1, "B": "text"}}),
-    ({"D": {"PREPARE": {"OLD": 1}, "KEPT": 1}}, {"D": {"_BASE_CONFIG_": "base.yaml", "PREPARE": {"NEW": 2}}},
-     {"D": {"PREPARE": {"LR": 1, "NEW": 2}, "KEPT": 1, "MLPS": [1, 2], "_BASE_CONFIG_": "base.yaml"}}),
+    (
+        {"D": {"PREPARE": {"OLD": 1}, "KEPT": 1}},
+        {"D": {"_BASE_CONFIG_": "base.yaml", "PREPARE": {"NEW": 2}}},
+        {"D": {"PREPARE": {"LR": 1, "NEW": 2}, "KEPT": 1, "MLPS": [1, 2], "_BASE_CONFIG_": "base.yaml"}},
+    ),
 ]
 
 
@@ -227,7 +286,9 @@ def test_overrides_as_in_openpcdet(rules, pairs, changed):
     section = config.A.D
     rules.cfg_from_list(pairs, config)
     assert config == {"A": {**BEFORE["A"], **changed}}
-    assert [type(v) for v in config.A.values()] == [EasyDict if isinstance(v, dict) else type(v) for v in {**BEFORE["A"], **changed}.values()]
+    assert [type(v) for v in config.A.values()] == [
+        EasyDict if isinstance(v, dict) else type(v) for v in {**BEFORE["A"], **changed}.values()
+    ]
     assert config.A.D is section and type(config.A.D.Q) is float
 
 

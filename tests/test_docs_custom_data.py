@@ -1,4 +1,7 @@
-"""docs/custom_data.md word for word: every block is run in its order, and what it says a command prints is what the command prints."""
+"""docs/custom_data.md word for word: every block is run in its order, and what it says a command prints is what the
+command prints.
+"""
+
 import re
 import shlex
 import shutil
@@ -40,6 +43,13 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert len(ran) == 7
     run_dir = tmp_path / "output/custom_models/mine/first"
     assert "Car AP_R40@0.70, 0.70, 0.70:" in printed and "000009.npy: " in printed
-    assert sorted(path.name for path in run_dir.glob("eval/epoch_1/val/default/final_result/data/*")) == ["000008.txt", "000009.txt"]
-    for picture in ("output/check/boxes.png", "output/demo_scan/000009.png", "output/custom_models/mine/first/pictures/000008.png"):
+    assert sorted(path.name for path in run_dir.glob("eval/epoch_1/val/default/final_result/data/*")) == [
+        "000008.txt",
+        "000009.txt",
+    ]
+    for picture in (
+        "output/check/boxes.png",
+        "output/demo_scan/000009.png",
+        "output/custom_models/mine/first/pictures/000008.png",
+    ):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")

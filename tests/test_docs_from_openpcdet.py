@@ -1,4 +1,7 @@
-"""docs/from_openpcdet.md: its commands and examples as they stand, and its tables against OpenPCDet's names and configurations."""
+"""docs/from_openpcdet.md: its commands and examples as they stand, and its tables against OpenPCDet's names and
+configurations.
+"""
+
 import fnmatch
 import importlib
 import json
@@ -48,7 +51,8 @@ def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-# ---- commands and examples ---------------------------------------------------------------------------------------------------------
+# ---- commands and examples
+# ---------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import sys
@@ -63,23 +67,39 @@ print(build_network.__module__, cfg.MODEL.NAME, sys.argv[1:])
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder with what the page speaks of, all of it small: the configuration, a checkpoint, two scripts, an installed OpenPCDet."""
+    """A folder with what the page speaks of, all of it small: the configuration, a checkpoint, two scripts, an
+    installed OpenPCDet.
+    """
     shutil.copytree(tiny_kitti.REPOSITORY / "cfgs", tmp_path / "cfgs")
     content = tiny_kitti.config(tiny_kitti.dataset())
     loaded = cfg_from_yaml_file(tiny_kitti.write_config(tmp_path / CFG, content), Config())
     for name in ("my_script.py", "their_script.py"):
         (tmp_path / name).write_text(SCRIPT)
-    meta = dict(class_names=loaded.CLASS_NAMES, grid_size=[32, 32, 1], voxel_size=[0.8, 0.8, 4], point_cloud_range=[0, -12.8, -3, 25.6, 12.8, 1])
+    meta = dict(
+        class_names=loaded.CLASS_NAMES,
+        grid_size=[32, 32, 1],
+        voxel_size=[0.8, 0.8, 4],
+        point_cloud_range=[0, -12.8, -3, 25.6, 12.8, 1],
+    )
     model = build_network(loaded.MODEL, 3, dataset_like({**meta, "num_point_features": 4}))
-    save_checkpoint(checkpoint_state(model, build_optimizer(model, loaded.OPTIMIZATION), epoch=80, it=7), tmp_path / "pointpillar_7728")
+    save_checkpoint(
+        checkpoint_state(model, build_optimizer(model, loaded.OPTIMIZATION), epoch=80, it=7),
+        tmp_path / "pointpillar_7728",
+    )
     write_stand_in(tmp_path / "installed")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def started(words, folder, *paths, **more) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, tiny_kitti.REPOSITORY, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        map(str, [*paths, tiny_kitti.REPOSITORY, *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, **more)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -127,13 +147,19 @@ def test_commands_run(workplace, capsys, title, runs):
     printed = capsys.readouterr().out
     assert "Car AP_R40@0.70, 0.70, 0.70:" in printed
     if title == "Checkpoints":
-        assert "pointpillar.safetensors: " in printed and "loaded 30 of 30 weights from pointpillar.safetensors" in re.sub(r"\d+ of \d+", "30 of 30", printed)
+        assert (
+            "pointpillar.safetensors: " in printed
+            and "loaded 30 of 30 weights from pointpillar.safetensors" in re.sub(r"\d+ of \d+", "30 of 30", printed)
+        )
 
 
-# ---- tables ------------------------------------------------------------------------------------------------------------------------
+# ---- tables
+# ------------------------------------------------------------------------------------------------------------------------
 
 ALL_NAMES = json.loads((tiny_kitti.REPOSITORY / "tests/openpcdet_names.json").read_text())
-ABSENT_MODULES = [pattern for row in rows("What is not here: names") for pattern in names(row[0]) if len(names(row[1])) == 0]
+ABSENT_MODULES = [
+    pattern for row in rows("What is not here: names") for pattern in names(row[0]) if len(names(row[1])) == 0
+]
 ABSENT_NAMES = {names(row[0])[0]: names(row[1]) for row in rows("What is not here: names") if names(row[1])}
 
 
@@ -142,7 +168,9 @@ def test_the_list_of_names_is_openpcdets():
     assert public_names(peer_folder()) == ALL_NAMES
 
 
-@pytest.mark.parametrize("module", [m for m in ALL_NAMES if not any(fnmatch.fnmatchcase(m, pattern) for pattern in ABSENT_MODULES)])
+@pytest.mark.parametrize(
+    "module", [m for m in ALL_NAMES if not any(fnmatch.fnmatchcase(m, pattern) for pattern in ABSENT_MODULES)]
+)
 def test_every_public_name_is_here_or_on_the_page(module):
     absent = ABSENT_NAMES.get(module or "pcdet", [])
     here = importlib.import_module(f"pcdet_focal.{module}" if module else "pcdet_focal")
@@ -160,8 +188,13 @@ def test_what_the_page_says_is_absent_is_openpcdets():
 
 
 ROOMS = {
-    "MODEL": detectors, "MODEL.VFE": vfe, "MODEL.BACKBONE_3D": backbones_3d, "MODEL.MAP_TO_BEV": map_to_bev, "MODEL.BACKBONE_2D": backbones_2d,
-    "MODEL.DENSE_HEAD": dense_heads, "DATA_CONFIG.DATASET": datasets,
+    "MODEL": detectors,
+    "MODEL.VFE": vfe,
+    "MODEL.BACKBONE_3D": backbones_3d,
+    "MODEL.MAP_TO_BEV": map_to_bev,
+    "MODEL.BACKBONE_2D": backbones_2d,
+    "MODEL.DENSE_HEAD": dense_heads,
+    "DATA_CONFIG.DATASET": datasets,
 }
 
 
@@ -176,7 +209,10 @@ CONFIGS = {names(row[0])[0]: row[1] for row in rows("What is here: configuration
 
 @needs_openpcdet
 def test_the_configurations_are_openpcdets():
-    there = sorted(str(path.relative_to(peer_folder() / "tools/cfgs")) for path in (peer_folder() / "tools/cfgs").rglob("*_models/*.yaml"))
+    there = sorted(
+        str(path.relative_to(peer_folder() / "tools/cfgs"))
+        for path in (peer_folder() / "tools/cfgs").rglob("*_models/*.yaml")
+    )
     assert sorted(CONFIGS) == there
 
 
@@ -187,11 +223,18 @@ def test_a_configuration_builds_with_the_recorded_keys_or_is_refused_by_name(nam
     monkeypatch.chdir(peer_folder() / "tools")
     cfg = cfg_from_yaml_file(f"cfgs/{name}", EasyDict())
     if CONFIGS[name] == "no":
-        small = {"grid_size": [8, 8, 8], "voxel_size": [1, 1, 1], "point_cloud_range": [0, 0, 0, 8, 8, 8], "num_point_features": 4}
+        small = {
+            "grid_size": [8, 8, 8],
+            "voxel_size": [1, 1, 1],
+            "point_cloud_range": [0, 0, 0, 8, 8, 8],
+            "num_point_features": 4,
+        }
         with pytest.raises(InputError, match=r"MODEL\S*\.NAME: \w+ is not supported here"):
             build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like({**small, "class_names": cfg.CLASS_NAMES}))
         return
     meta = json.loads((GOLDEN / f"04_state_dicts/{name.replace('/', '__').replace('.yaml', '.json')}").read_text())
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like(meta))
-    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == {k: tuple(v[0]) for k, v in meta["state_dict"].items()}
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == {
+        k: tuple(v[0]) for k, v in meta["state_dict"].items()
+    }
     assert CONFIGS[name] == ("yes" if cfg.DATA_CONFIG.DATASET in datasets.__all__ else "model")

@@ -1,4 +1,7 @@
-"""docs/losses.md: each of its YAML blocks works, its pictures and files are there, and it names every loss that can be built."""
+"""docs/losses.md: each of its YAML blocks works, its pictures and files are there, and it names every loss that can be
+built.
+"""
+
 import re
 import subprocess
 import sys
@@ -39,7 +42,11 @@ def test_a_head_takes_the_line_and_has_a_gradient(text, block, tmp_path, monkeyp
     assert torch.isfinite(loss) and loss > 0
     for name, layer in (("conv_cls", head.conv_cls), ("conv_box", head.conv_box), ("conv_dir_cls", head.conv_dir_cls)):
         assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.abs().sum() > 0, name
-    for key, function in (("CLS_LOSS", head.cls_loss_func), ("REG_LOSS", head.reg_loss_func), ("DIR_LOSS", head.dir_loss_func)):
+    for key, function in (
+        ("CLS_LOSS", head.cls_loss_func),
+        ("REG_LOSS", head.reg_loss_func),
+        ("DIR_LOSS", head.dir_loss_func),
+    ):
         if key in entries:
             entry = entries[key]
             assert type(function.loss).__name__ == (entry if isinstance(entry, str) else entry["NAME"])
@@ -68,5 +75,12 @@ def test_every_loss_is_on_the_page():
 
 def test_the_command_draws_the_pictures(tmp_path):
     pytest.importorskip("matplotlib")
-    subprocess.run([sys.executable, REPOSITORY / "tools/plot_losses.py", "--out", tmp_path], check=True, capture_output=True, cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {Path(picture).name for picture in re.findall(r"\]\((images/loss_\S+)\)", PAGE)}
+    subprocess.run(
+        [sys.executable, REPOSITORY / "tools/plot_losses.py", "--out", tmp_path],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        Path(picture).name for picture in re.findall(r"\]\((images/loss_\S+)\)", PAGE)
+    }

@@ -1,4 +1,5 @@
 """Every recipe in cfgs/loss_recipes: any model file takes it with one line, and a head learns with it."""
+
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,17 @@ from pcdet_focal.losses import set_training_progress
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = sorted((REPOSITORY / "cfgs/loss_recipes").glob("*.yaml"))
 MODELS = sorted(path for path in (REPOSITORY / "cfgs").glob("*_models/*.yaml"))
-NAMES = {"focal", "focal_gamma_schedule", "quality_focal", "varifocal", "softmax_focal", "cross_entropy", "bce_label_smoothing", "bce_blur", "ghm"}
+NAMES = {
+    "focal",
+    "focal_gamma_schedule",
+    "quality_focal",
+    "varifocal",
+    "softmax_focal",
+    "cross_entropy",
+    "bce_label_smoothing",
+    "bce_blur",
+    "ghm",
+}
 
 
 def test_the_recipes_are_there():
@@ -50,13 +61,16 @@ def test_a_head_learns_with_it(recipe):
         loss.backward()
         optimizer.step()
         history.append((float(parts["rpn_loss_cls"]), float(parts["rpn_loss_loc"]), separation(head)))
-    (first, first_box, blind), (last, last_box, told_apart) = history[8], history[-1]  # by then GHM's running counts have settled
+    # by then GHM's running counts have settled
+    (first, first_box, blind), (last, last_box, told_apart) = history[8], history[-1]
     assert last < first and last_box < first_box
     assert told_apart > blind + 0.5
 
 
 def separation(head) -> float:
-    """Mean logit of the positives' own class over that of the background: how well the scores tell objects apart, whatever the loss's scale."""
+    """Mean logit of the positives' own class over that of the background: how well the scores tell objects apart,
+    whatever the loss's scale.
+    """
     ret = head.forward_ret_dict
     labels = ret["box_cls_labels"].flatten().long()
     logits = ret["cls_preds"].detach().reshape(len(labels), -1)

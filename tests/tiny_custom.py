@@ -1,4 +1,7 @@
-"""A handful of simulated frames in the layout of custom data, and a detector for them: tiny_kitti's, with Vehicle in place of Car."""
+"""A handful of simulated frames in the layout of custom data, and a detector for them: tiny_kitti's, with Vehicle in
+place of Car.
+"""
+
 import atexit
 import functools
 import shutil
@@ -15,10 +18,16 @@ NAMES = {"Car": "Vehicle", "Pedestrian": "Pedestrian", "Cyclist": "Cyclist", "Va
 
 @functools.cache
 def frame(index: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """(points (N, 4) float32, boxes (M, 7), names) of a simulated frame: the objects that have points in the camera's view."""
+    """(points (N, 4) float32, boxes (M, 7), names) of a simulated frame: the objects that have points in the camera's
+    view.
+    """
     simulated = simulate_frame(SyntheticConfig(seed=seed), index)
     seen = [item for item in simulated.objects if item.num_points > 0]
-    return simulated.points, np.array([item.box for item in seen]).reshape(-1, 7), tuple(NAMES[item.name] for item in seen)
+    return (
+        simulated.points,
+        np.array([item.box for item in seen]).reshape(-1, 7),
+        tuple(NAMES[item.name] for item in seen),
+    )
 
 
 def write_frame(root: Path, frame_id: str, points: np.ndarray, boxes: np.ndarray, names) -> None:
@@ -27,7 +36,9 @@ def write_frame(root: Path, frame_id: str, points: np.ndarray, boxes: np.ndarray
     (root / "labels" / f"{frame_id}.txt").write_text("".join(line + "\n" for line in lines))
 
 
-def write_folder(root: Path, num_train: int = tiny_kitti.NUM_TRAIN, num_val: int = tiny_kitti.NUM_VAL, change=None) -> Path:
+def write_folder(
+    root: Path, num_train: int = tiny_kitti.NUM_TRAIN, num_val: int = tiny_kitti.NUM_VAL, change=None
+) -> Path:
     """``change(index, points, boxes, names)`` returns what is written instead."""
     for folder in ("points", "labels", "ImageSets"):
         (root / folder).mkdir(parents=True)
@@ -48,7 +59,11 @@ def config(data_path) -> dict:
     content["CLASS_NAMES"] = ["Vehicle", "Pedestrian", "Cyclist"]
     data["_BASE_CONFIG_"] = "cfgs/dataset_configs/custom_dataset.yaml"
     data["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"][0].update(
-        USE_ROAD_PLANE=False, DB_INFO_PATH=["custom_dbinfos_train.pkl"], PREPARE={"filter_by_min_points": ["Vehicle:5"]}, SAMPLE_GROUPS=["Vehicle:4"])
+        USE_ROAD_PLANE=False,
+        DB_INFO_PATH=["custom_dbinfos_train.pkl"],
+        PREPARE={"filter_by_min_points": ["Vehicle:5"]},
+        SAMPLE_GROUPS=["Vehicle:4"],
+    )
     content["MODEL"]["DENSE_HEAD"]["ANCHOR_GENERATOR_CONFIG"][0]["class_name"] = "Vehicle"
     return content
 

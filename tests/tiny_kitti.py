@@ -1,4 +1,7 @@
-"""A handful of simulated frames in KITTI's layout and a detector of 32 x 32 pillars: a whole training run takes seconds."""
+"""A handful of simulated frames in KITTI's layout and a detector of 32 x 32 pillars: a whole training run takes
+seconds.
+"""
+
 import atexit
 import functools
 import importlib.util
@@ -19,8 +22,14 @@ NUM_TRAIN, NUM_VAL = 5, 3
 
 def anchors(name: str, size: list, bottom: float, matched: float, unmatched: float, stride: int) -> dict:
     return {
-        "class_name": name, "anchor_sizes": [size], "anchor_rotations": [0, 1.57], "anchor_bottom_heights": [bottom], "align_center": False,
-        "feature_map_stride": stride, "matched_threshold": matched, "unmatched_threshold": unmatched,
+        "class_name": name,
+        "anchor_sizes": [size],
+        "anchor_rotations": [0, 1.57],
+        "anchor_bottom_heights": [bottom],
+        "align_center": False,
+        "feature_map_stride": stride,
+        "matched_threshold": matched,
+        "unmatched_threshold": unmatched,
     }
 
 
@@ -36,7 +45,9 @@ def config(data_path, **optimization) -> dict:
                 {"NAME": "mask_points_and_boxes_outside_range", "REMOVE_OUTSIDE_BOXES": True},
                 {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}},
                 {
-                    "NAME": "transform_points_to_voxels", "VOXEL_SIZE": [0.8, 0.8, 4], "MAX_POINTS_PER_VOXEL": 8,
+                    "NAME": "transform_points_to_voxels",
+                    "VOXEL_SIZE": [0.8, 0.8, 4],
+                    "MAX_POINTS_PER_VOXEL": 8,
                     "MAX_NUMBER_OF_VOXELS": {"train": 600, "test": 1024},
                 },
             ],
@@ -44,9 +55,15 @@ def config(data_path, **optimization) -> dict:
                 "DISABLE_AUG_LIST": ["placeholder"],
                 "AUG_CONFIG_LIST": [
                     {
-                        "NAME": "gt_sampling", "USE_ROAD_PLANE": True, "DB_INFO_PATH": ["kitti_dbinfos_train.pkl"],
-                        "PREPARE": {"filter_by_min_points": ["Car:5"], "filter_by_difficulty": [-1]}, "SAMPLE_GROUPS": ["Car:4"],
-                        "NUM_POINT_FEATURES": 4, "DATABASE_WITH_FAKELIDAR": False, "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0], "LIMIT_WHOLE_SCENE": False,
+                        "NAME": "gt_sampling",
+                        "USE_ROAD_PLANE": True,
+                        "DB_INFO_PATH": ["kitti_dbinfos_train.pkl"],
+                        "PREPARE": {"filter_by_min_points": ["Car:5"], "filter_by_difficulty": [-1]},
+                        "SAMPLE_GROUPS": ["Car:4"],
+                        "NUM_POINT_FEATURES": 4,
+                        "DATABASE_WITH_FAKELIDAR": False,
+                        "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0],
+                        "LIMIT_WHOLE_SCENE": False,
                     },
                     {"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]},
                     {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [-0.78539816, 0.78539816]},
@@ -55,14 +72,28 @@ def config(data_path, **optimization) -> dict:
         },
         "MODEL": {
             "NAME": "PointPillar",
-            "VFE": {"NAME": "PillarVFE", "WITH_DISTANCE": False, "USE_ABSLOTE_XYZ": True, "USE_NORM": True, "NUM_FILTERS": [8]},
+            "VFE": {
+                "NAME": "PillarVFE",
+                "WITH_DISTANCE": False,
+                "USE_ABSLOTE_XYZ": True,
+                "USE_NORM": True,
+                "NUM_FILTERS": [8],
+            },
             "MAP_TO_BEV": {"NAME": "PointPillarScatter", "NUM_BEV_FEATURES": 8},
             "BACKBONE_2D": {
-                "NAME": "BaseBEVBackbone", "LAYER_NUMS": [1], "LAYER_STRIDES": [2], "NUM_FILTERS": [8],
-                "UPSAMPLE_STRIDES": [1], "NUM_UPSAMPLE_FILTERS": [8],
+                "NAME": "BaseBEVBackbone",
+                "LAYER_NUMS": [1],
+                "LAYER_STRIDES": [2],
+                "NUM_FILTERS": [8],
+                "UPSAMPLE_STRIDES": [1],
+                "NUM_UPSAMPLE_FILTERS": [8],
             },
             "DENSE_HEAD": {
-                "NAME": "AnchorHeadSingle", "CLASS_AGNOSTIC": False, "USE_DIRECTION_CLASSIFIER": True, "DIR_OFFSET": 0.78539, "DIR_LIMIT_OFFSET": 0.0,
+                "NAME": "AnchorHeadSingle",
+                "CLASS_AGNOSTIC": False,
+                "USE_DIRECTION_CLASSIFIER": True,
+                "DIR_OFFSET": 0.78539,
+                "DIR_LIMIT_OFFSET": 0.0,
                 "NUM_DIR_BINS": 2,
                 "ANCHOR_GENERATOR_CONFIG": [
                     anchors("Car", [3.9, 1.6, 1.56], -1.78, 0.5, 0.35, 2),
@@ -70,29 +101,59 @@ def config(data_path, **optimization) -> dict:
                     anchors("Cyclist", [1.76, 0.6, 1.73], -1.6, 0.3, 0.2, 2),
                 ],
                 "TARGET_ASSIGNER_CONFIG": {
-                    "NAME": "AxisAlignedTargetAssigner", "POS_FRACTION": -1.0, "SAMPLE_SIZE": 512, "NORM_BY_NUM_EXAMPLES": False,
-                    "MATCH_HEIGHT": False, "BOX_CODER": "ResidualCoder",
+                    "NAME": "AxisAlignedTargetAssigner",
+                    "POS_FRACTION": -1.0,
+                    "SAMPLE_SIZE": 512,
+                    "NORM_BY_NUM_EXAMPLES": False,
+                    "MATCH_HEIGHT": False,
+                    "BOX_CODER": "ResidualCoder",
                 },
-                "LOSS_CONFIG": {"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 2.0, "dir_weight": 0.2, "code_weights": [1.0] * 7}},
+                "LOSS_CONFIG": {
+                    "LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 2.0, "dir_weight": 0.2, "code_weights": [1.0] * 7}
+                },
             },
             "POST_PROCESSING": {
-                "RECALL_THRESH_LIST": [0.3, 0.5, 0.7], "SCORE_THRESH": 0.1, "OUTPUT_RAW_SCORE": False, "EVAL_METRIC": "kitti",
+                "RECALL_THRESH_LIST": [0.3, 0.5, 0.7],
+                "SCORE_THRESH": 0.1,
+                "OUTPUT_RAW_SCORE": False,
+                "EVAL_METRIC": "kitti",
                 "NMS_CONFIG": {
-                    "MULTI_CLASSES_NMS": False, "NMS_TYPE": "nms_gpu", "NMS_THRESH": 0.01, "NMS_PRE_MAXSIZE": 4096, "NMS_POST_MAXSIZE": 100,
+                    "MULTI_CLASSES_NMS": False,
+                    "NMS_TYPE": "nms_gpu",
+                    "NMS_THRESH": 0.01,
+                    "NMS_PRE_MAXSIZE": 4096,
+                    "NMS_POST_MAXSIZE": 100,
                 },
             },
         },
         "OPTIMIZATION": {
-            "BATCH_SIZE_PER_GPU": 2, "NUM_EPOCHS": 2, "OPTIMIZER": "adam_onecycle", "LR": 0.003, "WEIGHT_DECAY": 0.01, "MOMENTUM": 0.9,
-            "MOMS": [0.95, 0.85], "PCT_START": 0.4, "DIV_FACTOR": 10, "DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 1e-7,
-            "LR_WARMUP": False, "WARMUP_EPOCH": 1, "GRAD_NORM_CLIP": 10, **optimization,
+            "BATCH_SIZE_PER_GPU": 2,
+            "NUM_EPOCHS": 2,
+            "OPTIMIZER": "adam_onecycle",
+            "LR": 0.003,
+            "WEIGHT_DECAY": 0.01,
+            "MOMENTUM": 0.9,
+            "MOMS": [0.95, 0.85],
+            "PCT_START": 0.4,
+            "DIV_FACTOR": 10,
+            "DECAY_STEP_LIST": [35, 45],
+            "LR_DECAY": 0.1,
+            "LR_CLIP": 1e-7,
+            "LR_WARMUP": False,
+            "WARMUP_EPOCH": 1,
+            "GRAD_NORM_CLIP": 10,
+            **optimization,
         },
     }
 
 
 def second(content: dict) -> dict:
     """The same with SECOND's sparse convolutions: 0.2 m voxels, 128 x 128 x 40 of them."""
-    voxels = {"VOXEL_SIZE": [0.2, 0.2, 0.1], "MAX_POINTS_PER_VOXEL": 5, "MAX_NUMBER_OF_VOXELS": {"train": 3000, "test": 3000}}
+    voxels = {
+        "VOXEL_SIZE": [0.2, 0.2, 0.1],
+        "MAX_POINTS_PER_VOXEL": 5,
+        "MAX_NUMBER_OF_VOXELS": {"train": 3000, "test": 3000},
+    }
     content["DATA_CONFIG"]["DATA_PROCESSOR"][-1].update(voxels)
     model = content["MODEL"]
     model.update(NAME="SECONDNet", VFE={"NAME": "MeanVFE"}, BACKBONE_3D={"NAME": "VoxelBackBone8x"})

@@ -1,10 +1,13 @@
-"""Every configured model on a grid of a few hundred cells, with a seeded batch of the right shape: what runs in a second.
+"""Every configured model on a grid of a few hundred cells, with a seeded batch of the right shape: what runs in a
+second.
 
-``data/tiny_models.json`` beside the model tests holds what OpenPCDet's own code (v0.6.0, commit 8caccce) gave for exactly these grids, batches and the
-deterministic weights of ``model_data``, in float64 on a CPU: each part of the training loss, the norm of each module's gradient, and sums over the
-evaluation's detections; for some also the first steps of a training. Its CUDA parts were stood in for: spconv's native algorithm, torch_scatter
-written out, suppression and rotated IoU exact; ``Tensor.float`` did nothing, so that no weight or Gaussian was rounded on the way.
+``data/tiny_models.json`` beside the model tests holds what OpenPCDet's own code (v0.6.0, commit 8caccce) gave for
+exactly these grids, batches and the deterministic weights of ``model_data``, in float64 on a CPU: each part of the
+training loss, the norm of each module's gradient, and sums over the evaluation's detections; for some also the first
+steps of a training. Its CUDA parts were stood in for: spconv's native algorithm, torch_scatter written out, suppression
+and rotated IoU exact; ``Tensor.float`` did nothing, so that no weight or Gaussian was rounded on the way.
 """
+
 import json
 import zlib
 from pathlib import Path
@@ -53,7 +56,9 @@ def with_layers_in_each_head(cfg) -> None:
     cfg.MODEL.DENSE_HEAD.SEPARATE_REG_CONFIG.REG_LIST = ["reg:2", "height:1", "size:3", "angle:1"]
     cfg.MODEL.DENSE_HEAD.LOSS_CONFIG.LOSS_WEIGHTS.code_weights = [1.0, 1.0, 2.0, 1.0, 0.5, 1.0, 1.0]
     for head in cfg.MODEL.DENSE_HEAD.RPN_HEAD_CFGS:
-        head.update(LAYER_NUMS=[1], LAYER_STRIDES=[1], NUM_FILTERS=[64], UPSAMPLE_STRIDES=[1], NUM_UPSAMPLE_FILTERS=[64])
+        head.update(
+            LAYER_NUMS=[1], LAYER_STRIDES=[1], NUM_FILTERS=[64], UPSAMPLE_STRIDES=[1], NUM_UPSAMPLE_FILTERS=[64]
+        )
 
 
 # What no file of OpenPCDet's one-stage models switches on: "file + change".
@@ -76,7 +81,9 @@ def load_cfg(name: str) -> EasyDict:
 
 
 def changed(name: str, cfg: EasyDict) -> EasyDict:
-    """The change that the name asks for; no more detections than the small maps have cells, and a threshold that random weights reach."""
+    """The change that the name asks for; no more detections than the small maps have cells, and a threshold that random
+    weights reach.
+    """
     if name in CHANGES:
         CHANGES[name](cfg)
     if "POST_PROCESSING" in cfg.MODEL.DENSE_HEAD:
@@ -97,9 +104,13 @@ def tiny_dataset(cfg) -> SimpleNamespace:
     nx, ny = (128, 96) if "BACKBONE_3D" in cfg.MODEL else (48, 32)
     x, y = -nx / 4 * size[0], -ny / 2 * size[1]
     return SimpleNamespace(
-        class_names=list(cfg.CLASS_NAMES), grid_size=np.array([nx, ny, round((high - low) / size[2])], np.int64), voxel_size=size,
+        class_names=list(cfg.CLASS_NAMES),
+        grid_size=np.array([nx, ny, round((high - low) / size[2])], np.int64),
+        voxel_size=size,
         point_cloud_range=np.array([x, y, low, x + nx * size[0], y + ny * size[1], high], np.float32),
-        point_feature_encoder=SimpleNamespace(num_point_features=len(cfg.DATA_CONFIG.POINT_FEATURE_ENCODING.used_feature_list)),
+        point_feature_encoder=SimpleNamespace(
+            num_point_features=len(cfg.DATA_CONFIG.POINT_FEATURE_ENCODING.used_feature_list)
+        ),
         depth_downsample_factor=None,
     )
 
@@ -115,7 +126,10 @@ def tiny_batch(name: str, cfg, dataset) -> dict:
         middles = rng.uniform(0, 1, (10, 3)) * grid
         cells = np.floor(middles[rng.integers(0, 10, 900)] + rng.normal(0, 2.5, (900, 3))).astype(np.int64)
         cells = np.unique(np.clip(cells, 0, grid - 1), axis=0)
-        inside = np.concatenate([rng.uniform(0.02, 0.98, (len(cells), width, 3)), rng.uniform(0, 1, (len(cells), width, features - 3))], axis=-1)
+        inside = np.concatenate(
+            [rng.uniform(0.02, 0.98, (len(cells), width, 3)), rng.uniform(0, 1, (len(cells), width, features - 3))],
+            axis=-1,
+        )
         inside[..., :3] = limits[:3] + (cells[:, None] + inside[..., :3]) * size
         count = rng.integers(1, width + 1, len(cells))
         held = np.arange(width) < count[:, None]
@@ -125,19 +139,27 @@ def tiny_batch(name: str, cfg, dataset) -> dict:
         rows = inside[held]
         points.append(np.c_[np.full(len(rows), sample), rows][rng.permutation(len(rows))])
     batch = {
-        "voxels": torch.from_numpy(np.concatenate(voxels)), "voxel_coords": torch.from_numpy(np.concatenate(coords).astype(np.int32)),
-        "voxel_num_points": torch.from_numpy(np.concatenate(counts)), "points": torch.from_numpy(np.concatenate(points)),
-        "gt_boxes": torch.from_numpy(tiny_boxes(rng, cfg, dataset)), "batch_size": BATCH,
+        "voxels": torch.from_numpy(np.concatenate(voxels)),
+        "voxel_coords": torch.from_numpy(np.concatenate(coords).astype(np.int32)),
+        "voxel_num_points": torch.from_numpy(np.concatenate(counts)),
+        "points": torch.from_numpy(np.concatenate(points)),
+        "gt_boxes": torch.from_numpy(tiny_boxes(rng, cfg, dataset)),
+        "batch_size": BATCH,
     }
     return batch
 
 
 def tiny_boxes(rng, cfg, dataset) -> np.ndarray:
-    """(2, T, 8 or 10) boxes well inside the range, every class among the first sample's; the second has two rows of padding."""
+    """(2, T, 8 or 10) boxes well inside the range, every class among the first sample's; the second has two rows of
+    padding.
+    """
     head, classes = cfg.MODEL.DENSE_HEAD, len(dataset.class_names)
     rows, limits = max(6, classes), dataset.point_cloud_range
     anchors = {c["class_name"]: c for c in head.get("ANCHOR_GENERATOR_CONFIG", [])}
-    velocities = "vel" in head.get("SEPARATE_HEAD_CFG", {}).get("HEAD_ORDER", []) or head.get("TARGET_ASSIGNER_CONFIG", {}).get("BOX_CODER_CONFIG", {}).get("code_size") == 9
+    velocities = (
+        "vel" in head.get("SEPARATE_HEAD_CFG", {}).get("HEAD_ORDER", [])
+        or head.get("TARGET_ASSIGNER_CONFIG", {}).get("BOX_CODER_CONFIG", {}).get("code_size") == 9
+    )
     boxes = np.zeros((BATCH, rows, 10 if velocities else 8))
     for sample in range(BATCH):
         for row in range(rows - 2 * sample):
@@ -152,13 +174,20 @@ def tiny_boxes(rng, cfg, dataset) -> np.ndarray:
 
 
 CALM = {
-    "dim.1.weight": 0.03, "conv_box.weight": 0.2, "center_z.1.weight": 0.05, "iou.1.weight": 0.02, "hm.1.weight": 0.1, "conv_cls.3.weight": 0.05,
+    "dim.1.weight": 0.03,
+    "conv_box.weight": 0.2,
+    "center_z.1.weight": 0.05,
+    "iou.1.weight": 0.02,
+    "hm.1.weight": 0.1,
+    "conv_cls.3.weight": 0.05,
     **{f"conv_box.conv_{part}.3.weight": 0.01 for part in ("reg", "height", "size", "angle", "velo")},
 }
 
 
 def calmed(net):
-    """Weights as ``set_recorded_weights`` makes them, where scores do not saturate and boxes stay boxes: suppression is to be well conditioned."""
+    """Weights as ``set_recorded_weights`` makes them, where scores do not saturate and boxes stay boxes: suppression is
+    to be well conditioned.
+    """
     labels = {key: value.clone() for key, value in net.state_dict().items() if key.endswith("head_label_indices")}
     set_recorded_weights(net)
     state = {**net.state_dict(), **labels}
@@ -179,7 +208,9 @@ def measure(net, batch: dict) -> dict:
     gradients = {}
     for key, parameter in net.named_parameters():
         module = key.split(".")[0]
-        gradients[module] = gradients.get(module, 0.0) + (0.0 if parameter.grad is None else parameter.grad.double().square().sum().item())
+        gradients[module] = gradients.get(module, 0.0) + (
+            0.0 if parameter.grad is None else parameter.grad.double().square().sum().item()
+        )
     net.eval()
     with torch.no_grad():  # the step has moved the running statistics; evaluation is to depend on the weights alone
         for key, value in net.named_buffers():
@@ -189,26 +220,40 @@ def measure(net, batch: dict) -> dict:
     detections = []
     for sample in found:
         boxes, scores, labels = sample["pred_boxes"].double(), sample["pred_scores"].double(), sample["pred_labels"]
-        detections.append({
-            "count": len(boxes), "scores": scores.sum().item(), "labels": int(labels.sum()), "boxes": boxes[:, :6].abs().sum().item(),
-            "headings": boxes[:, 6].cos().sum().item(), "velocities": boxes[:, 7:].abs().sum().item(),
-        })
+        detections.append(
+            {
+                "count": len(boxes),
+                "scores": scores.sum().item(),
+                "labels": int(labels.sum()),
+                "boxes": boxes[:, :6].abs().sum().item(),
+                "headings": boxes[:, 6].cos().sum().item(),
+                "velocities": boxes[:, 7:].abs().sum().item(),
+            }
+        )
     return {
-        "loss": float(loss["loss"].detach()), "parts": {key: float(value) for key, value in logged.items()},
-        "gradients": {key: value**0.5 for key, value in gradients.items()}, "detections": detections, "recall": {str(k): int(v) for k, v in recall.items()},
+        "loss": float(loss["loss"].detach()),
+        "parts": {key: float(value) for key, value in logged.items()},
+        "gradients": {key: value**0.5 for key, value in gradients.items()},
+        "detections": detections,
+        "recall": {str(k): int(v) for k, v in recall.items()},
     }
 
 
-# {model: (steps to compare, tolerance)}: Adam divides by the gradient's own size, so what anchor heads round in their weights (3e-8) grows fast.
+# {model: (steps to compare, tolerance)}: Adam divides by the gradient's own size, so what anchor heads round in their
+# weights (3e-8) grows fast.
 TRAJECTORIES = {
-    "kitti_models/second_multihead": (3, 1e-5), "kitti_models/pillarnet": (6, 1e-5), "waymo_models/centerpoint": (6, 1e-9),
+    "kitti_models/second_multihead": (3, 1e-5),
+    "kitti_models/pillarnet": (6, 1e-5),
+    "waymo_models/centerpoint": (6, 1e-9),
     "nuscenes_models/cbgs_dyn_pp_centerpoint": (6, 1e-7),
 }
 
 
 def trajectory(net, batch: dict, steps: int = 6) -> dict:
     """Loss and gradient norm of each of the first steps of a one-cycle training: {"losses", "norms"}."""
-    cfg = EasyDict(OPTIMIZER="adam_onecycle", LR=0.003, WEIGHT_DECAY=0.01, MOMS=[0.95, 0.85], PCT_START=0.4, DIV_FACTOR=10)
+    cfg = EasyDict(
+        OPTIMIZER="adam_onecycle", LR=0.003, WEIGHT_DECAY=0.01, MOMS=[0.95, 0.85], PCT_START=0.4, DIV_FACTOR=10
+    )
     optimizer = build_optimizer(net, cfg)
     schedule, _ = build_scheduler(optimizer, steps, 1, -1, cfg)
     net.train()

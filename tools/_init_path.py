@@ -1,4 +1,5 @@
 """Puts the repository's root on the path, so that the tools run from a checkout that is not installed."""
+
 import sys
 from pathlib import Path
 

@@ -1,20 +1,23 @@
 """Measure how fast the package is on this machine, each figure beside that of the way one would take without it.
 
-    python tools/benchmark.py losses                       losses, target assignment, the whole head, a training step: about five minutes
-    python tools/benchmark.py ops                          overlaps, suppression, points in boxes, voxels, KITTI AP, sparse convolution: four
-    python tools/benchmark.py data [--root data/kitti]     the training data pipeline, stage by stage: three
+    python tools/benchmark.py losses                       losses, target assignment, the whole head, a training step:
+    about five minutes python tools/benchmark.py ops                          overlaps, suppression, points in boxes,
+    voxels, KITTI AP, sparse convolution: four python tools/benchmark.py data [--root data/kitti]     the training data
+        pipeline, stage by stage: three
     python tools/benchmark.py page                         benchmarks/README.md from all JSON files beside it
 
-Run it from the repository's root on an idle machine; on a busy one --cpu_time still gives steady ratios, of one thread. A whole run is saved to
-benchmarks/<suite>-<machine>.json; with --only or --quick only where --out says. GPU rows are measured where torch sees a CUDA device.
+Run it from the repository's root on an idle machine; on a busy one --cpu_time still gives steady ratios, of one thread.
+A whole run is saved to benchmarks/<suite>-<machine>.json; with --only or --quick only where --out says. GPU rows are
+measured where torch sees a CUDA device.
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 import warnings
 from pathlib import Path
 
+import _init_path  # noqa: F401
 import torch
 
 from pcdet_focal.engine import cli
@@ -27,18 +30,41 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in (*SUITES, "data"):
         command = commands.add_parser(name, help=f"measure: {name}")
-        command.add_argument("--out", default=None, help="JSON file to write (default: benchmarks/<suite>-<machine>.json)")
-        command.add_argument("--quick", action="store_true", help="tiny inputs: shows that everything runs, the figures mean nothing")
-        command.add_argument("--cpu_time", action="store_true", help="on one thread, count the time computed, not passed: for a busy machine")
+        command.add_argument(
+            "--out", default=None, help="JSON file to write (default: benchmarks/<suite>-<machine>.json)"
+        )
+        command.add_argument(
+            "--quick", action="store_true", help="tiny inputs: shows that everything runs, the figures mean nothing"
+        )
+        command.add_argument(
+            "--cpu_time",
+            action="store_true",
+            help="on one thread, count the time computed, not passed: for a busy machine",
+        )
         if name == "data":
-            command.add_argument("--root", default=None, help="KITTI folder with its infos (default: a simulated one in a temporary folder)")
-            command.add_argument("--samples", type=cli.whole_number, default=None, help="samples to load (default: 200)")
+            command.add_argument(
+                "--root",
+                default=None,
+                help="KITTI folder with its infos (default: a simulated one in a temporary folder)",
+            )
+            command.add_argument(
+                "--samples", type=cli.whole_number, default=None, help="samples to load (default: 200)"
+            )
             continue
         command.add_argument("--only", nargs="+", default=None, metavar="ROW", help=f"of {', '.join(SUITES[name])}")
-        command.add_argument("--repeats", type=cli.whole_number, default=None, help="rounds of every case (default: by the time they take)")
-        command.add_argument("--threads", type=cli.whole_number, default=None, help="threads (default: torch's, one a core)")
+        command.add_argument(
+            "--repeats",
+            type=cli.whole_number,
+            default=None,
+            help="rounds of every case (default: by the time they take)",
+        )
+        command.add_argument(
+            "--threads", type=cli.whole_number, default=None, help="threads (default: torch's, one a core)"
+        )
     written = commands.add_parser("page", help="write the page of all results")
-    written.add_argument("--out", default="benchmarks/README.md", help="page to write; the JSON files are those beside it")
+    written.add_argument(
+        "--out", default="benchmarks/README.md", help="page to write; the JSON files are those beside it"
+    )
     return parser.parse_args(argv)
 
 
@@ -50,7 +76,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     load = results.load()
     if load is not None and load > 0.5 * results.cores():
-        warnings.warn(f"the machine is busy (load {load:.1f} on {results.cores()} cores): times say little, and ratios less than on an idle one")
+        warnings.warn(
+            f"the machine is busy (load {load:.1f} on {results.cores()} cores): times say little, and ratios less "
+            "than on an idle one"
+        )
     if args.command == "data":
         if args.samples == 0:
             raise InputError("--samples 0: at least one sample is needed")
@@ -63,22 +92,42 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--cpu_time adds up the time of all threads, so it needs --threads 1")
         if args.cpu_time or args.threads is not None:
             torch.set_num_threads(args.threads or 1)
-        rows = run.run_suite(args.command, args.only, args.repeats, args.quick, args.cpu_time, report=lambda line: print(line, flush=True))
+        rows = run.run_suite(
+            args.command,
+            args.only,
+            args.repeats,
+            args.quick,
+            args.cpu_time,
+            report=lambda line: print(line, flush=True),
+        )
         threads, whole = torch.get_num_threads(), args.only is None
         seconds = results.startup() if args.command == "losses" and whole else None
     out = Path(args.out) if args.out else results.default_path(args.command) if whole and not args.quick else None
     if seconds:
         print("startup: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
     if out is not None:
-        content = results.new(args.command, rows, quick=args.quick, command=_command(args), load=load, threads=threads,
-                              clock="cpu" if args.cpu_time else "wall", startup=seconds)
+        content = results.new(
+            args.command,
+            rows,
+            quick=args.quick,
+            command=_command(args),
+            load=load,
+            threads=threads,
+            clock="cpu" if args.cpu_time else "wall",
+            startup=seconds,
+        )
         results.write(content, out)
         print(f"{out} written; python tools/benchmark.py page makes the page of it")
 
 
 def _command(args: argparse.Namespace) -> str:
     """As the file keeps it: without paths of this machine."""
-    words = ["python tools/benchmark.py", args.command, *(["--quick"] if args.quick else []), *(["--cpu_time"] if args.cpu_time else [])]
+    words = [
+        "python tools/benchmark.py",
+        args.command,
+        *(["--quick"] if args.quick else []),
+        *(["--cpu_time"] if args.cpu_time else []),
+    ]
     words += ["--root KITTI"] if getattr(args, "root", None) else []
     for name in ("repeats", "threads", "samples"):
         if getattr(args, name, None) is not None:

@@ -3,15 +3,18 @@
     python tools/check_dataset.py --cfg_file cfgs/custom_models/second.yaml
     python tools/check_dataset.py --cfg_file cfgs/kitti_models/second.yaml --split val --out output/check
 
-Run it from the repository's root, before and after create_custom_infos. It prints what is wrong, where, and what to change, and draws the boxes in
-question with their points to <out>/boxes.png. Exit status: 0, 1 where there are errors, 2 where there is nothing to check.
+Run it from the repository's root, before and after create_custom_infos. It prints what is wrong, where, and what to
+change, and draws the boxes in question with their points to <out>/boxes.png. Exit status: 0, 1 where there are errors,
+2 where there is nothing to check.
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 import sys
 from pathlib import Path
+
+import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checks import check_dataset, report_lines
@@ -22,7 +25,12 @@ from pcdet_focal.visualization import draw_box_page
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default=None, help="a file of ImageSets, without .txt (default: DATA_SPLIT.train)")
-    parser.add_argument("--num_scans", type=cli.whole_number, default=MOST_SCANS, help="scans to read, evenly spread (default: %(default)s)")
+    parser.add_argument(
+        "--num_scans",
+        type=cli.whole_number,
+        default=MOST_SCANS,
+        help="scans to read, evenly spread (default: %(default)s)",
+    )
     parser.add_argument("--out", default="output/check", help="folder for the picture (default: %(default)s)")
     cli.add_config_arguments(parser)
     return parser.parse_args(argv)
@@ -40,7 +48,10 @@ def main(argv: list[str] | None = None) -> None:
         draw_box_page([(title, scans[example.frame_id], example) for title, example in examples], picture)
         print(f"boxes in question, then ordinary ones: {picture}")
     errors, warnings = report.count("error"), report.count("warning")
-    print(f"{report.num_frames} frames, {report.num_boxes} boxes, {report.num_scans} scans: {errors} errors, {warnings} warnings")
+    print(
+        f"{report.num_frames} frames, {report.num_boxes} boxes, {report.num_scans} scans: {errors} errors, {warnings} "
+        "warnings"
+    )
     if errors:
         sys.exit(1)
 

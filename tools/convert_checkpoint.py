@@ -1,15 +1,18 @@
 """Write a checkpoint's weights as .safetensors, or those of a .safetensors file as a .pth that OpenPCDet loads.
 
-    python tools/convert_checkpoint.py output/kitti_models/second/default/ckpt/checkpoint_epoch_80.pth second.safetensors
-    python tools/convert_checkpoint.py second.safetensors second.pth
+    python tools/convert_checkpoint.py output/kitti_models/second/default/ckpt/checkpoint_epoch_80.pth
+    second.safetensors python tools/convert_checkpoint.py second.safetensors second.pth
 
-Epoch, iteration and version go along, an optimiser's state does not. Without --force a file that is there is not overwritten.
+Epoch, iteration and version go along, an optimiser's state does not. Without --force a file that is there is not
+overwritten.
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 from pathlib import Path
+
+import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checkpoint import save_checkpoint, save_safetensors
@@ -35,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{target} is there already; --force overwrites it")
     content = read_checkpoint(args.source)
     writers[target.suffix]({**content, "optimizer_state": None}, target)
-    print(f"{target}: {len(content['model_state'])} weights, epoch {content.get('epoch')}, iteration {content.get('it')}")
+    print(
+        f"{target}: {len(content['model_state'])} weights, epoch {content.get('epoch')}, iteration {content.get('it')}"
+    )
 
 
 if __name__ == "__main__":

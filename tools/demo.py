@@ -1,15 +1,19 @@
 """Find objects in scans: a table on the console and a bird's-eye picture for each scan.
 
     python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path scan.bin
-    python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path folder --ext .npy --score_thresh 0.5
+    python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path folder --ext .npy
+    --score_thresh 0.5
 
-A scan is float32 x, y, z, intensity for each point, raw (.bin, as KITTI has it) or an array (N, 4) saved by numpy (.npy).
+A scan is float32 x, y, z, intensity for each point, raw (.bin, as KITTI has it) or an array (N, 4) saved by numpy
+(.npy).
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 from pathlib import Path
+
+import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checkpoint import load_for_use
@@ -22,8 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, help="a scan, or a folder of scans")
     parser.add_argument("--ckpt", required=True, help="checkpoint")
-    parser.add_argument("--ext", default=".bin", choices=[".bin", ".npy"], help="which files of a folder (default: .bin)")
-    parser.add_argument("--score_thresh", type=float, default=0.3, help="least score of a box that is shown (default: 0.3)")
+    parser.add_argument(
+        "--ext", default=".bin", choices=[".bin", ".npy"], help="which files of a folder (default: .bin)"
+    )
+    parser.add_argument(
+        "--score_thresh", type=float, default=0.3, help="least score of a box that is shown (default: 0.3)"
+    )
     parser.add_argument("--out", default="output/demo_scan", help="folder for the pictures (default: output/demo_scan)")
     parser.add_argument("--html", action="store_true", help="also a page a scan, in 3-D, to turn in a browser")
     cli.add_model_arguments(parser)
@@ -35,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     cfg = cli.load_config(args)
     device = cli.pick_device(args)
     logger = create_logger()
-    dataset = DemoDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False, root_path=Path(args.data_path), logger=logger, ext=args.ext)
+    dataset = DemoDataset(
+        cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False, root_path=Path(args.data_path), logger=logger, ext=args.ext
+    )
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset).to(device)
     load_for_use(model, args.ckpt, logger)
     show_detections(model, dataset, args.score_thresh, Path(args.out), args.html)

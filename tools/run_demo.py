@@ -4,14 +4,17 @@
     make demo MODEL=second     SECOND, sparse convolutions; about twice as long
     make demo MODEL=centerpoint  CenterPoint: heat maps in place of anchors
 
-Each step is one of the commands a user would type; it is printed before it runs. A demo that was interrupted goes on where it stopped.
+Each step is one of the commands a user would type; it is printed before it runs. A demo that was interrupted goes on
+where it stopped.
 """
-import _init_path  # noqa: F401
+
 import argparse
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checkpoint import epoch_checkpoints
@@ -34,19 +37,53 @@ def main() -> None:
     run_dir = Path(f"output/synthetic_models/{args.model}/demo")
     pictures = Path("output/demo") if args.model == "pointpillar" else Path(f"output/demo_{args.model}")
 
-    run("-m", "pcdet_focal.datasets.synthetic", "--root", "data/synthetic", "--num_train", "200", "--num_val", "50", "--seed", "0")
+    run(
+        "-m",
+        "pcdet_focal.datasets.synthetic",
+        "--root",
+        "data/synthetic",
+        "--num_train",
+        "200",
+        "--num_val",
+        "50",
+        "--seed",
+        "0",
+    )
     if not Path("data/synthetic/kitti_dbinfos_train.pkl").exists():
-        run("-m", "pcdet_focal.datasets.kitti.kitti_dataset", "create_kitti_infos", "cfgs/dataset_configs/synthetic_dataset.yaml")
-    run("tools/train.py", "--cfg_file", cfg_file, "--extra_tag", "demo", "--workers", "1", "--fix_random_seed", "--logger_iter_interval", "10",
-        "--max_ckpt_save_num", "2")
+        run(
+            "-m",
+            "pcdet_focal.datasets.kitti.kitti_dataset",
+            "create_kitti_infos",
+            "cfgs/dataset_configs/synthetic_dataset.yaml",
+        )
+    run(
+        "tools/train.py",
+        "--cfg_file",
+        cfg_file,
+        "--extra_tag",
+        "demo",
+        "--workers",
+        "1",
+        "--fix_random_seed",
+        "--logger_iter_interval",
+        "10",
+        "--max_ckpt_save_num",
+        "2",
+    )
     run("tools/visualize.py", "--cfg_file", cfg_file, "--extra_tag", "demo", "--out", str(pictures))
 
     last, _ = epoch_checkpoints(run_dir / "ckpt")[-1]
     figures = read_figures(run_dir / "eval" / "eval_with_train" / f"epoch_{last}" / "val")
-    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. 3-D AP (R40, moderate) on 50 frames it has not seen:")
+    print(
+        f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. 3-D AP (R40, moderate) on 50 frames it has not "
+        "seen:"
+    )
     for name in ("Car", "Pedestrian", "Cyclist"):
         print(f"  {name:<11}{figures[f'{name}_3d/moderate_R40']:6.1f}")
-    print(f"Pictures of scans, boxes and the loss curve: {pictures}/\nCheckpoints, log and TensorBoard files:        {run_dir}/")
+    print(
+        f"Pictures of scans, boxes and the loss curve: {pictures}/\nCheckpoints, log and TensorBoard files:        "
+        f"{run_dir}/"
+    )
 
 
 if __name__ == "__main__":

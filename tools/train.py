@@ -1,18 +1,20 @@
 """Train a detector, then evaluate it.
 
     python tools/train.py --cfg_file cfgs/kitti_models/second.yaml
-    python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml --batch_size 4 --epochs 80 --workers 4 --extra_tag first
-    torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file cfgs/kitti_models/second.yaml
+    python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml --batch_size 4 --epochs 80 --workers 4
+    --extra_tag first torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file
+    cfgs/kitti_models/second.yaml
 
-Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard, metrics.jsonl, eval/.
-Started again with the same --extra_tag it goes on from the newest checkpoint.
+Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard,
+metrics.jsonl, eval/. Started again with the same --extra_tag it goes on from the newest checkpoint.
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 import shutil
 
+import _init_path  # noqa: F401
 import torch
 
 from pcdet_focal.config import log_config_to_file
@@ -37,13 +39,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fix_random_seed", action="store_true", help="the same run every time")
     parser.add_argument("--ckpt_save_interval", type=cli.whole_number, default=1, help="epochs between checkpoints")
     parser.add_argument("--max_ckpt_save_num", type=cli.whole_number, default=30, help="checkpoints kept")
-    parser.add_argument("--ckpt_save_time_interval", type=float, default=300, help="seconds between writes of latest_model.pth within an epoch")
-    parser.add_argument("--merge_all_iters_to_one_epoch", action="store_true", help="one long pass over the data: loader processes start once")
-    parser.add_argument("--num_epochs_to_eval", type=cli.whole_number, default=0, help="evaluate so many last epochs after training")
-    parser.add_argument("--logger_iter_interval", type=cli.whole_number, default=50, help="iterations between two log lines")
+    parser.add_argument(
+        "--ckpt_save_time_interval",
+        type=float,
+        default=300,
+        help="seconds between writes of latest_model.pth within an epoch",
+    )
+    parser.add_argument(
+        "--merge_all_iters_to_one_epoch",
+        action="store_true",
+        help="one long pass over the data: loader processes start once",
+    )
+    parser.add_argument(
+        "--num_epochs_to_eval", type=cli.whole_number, default=0, help="evaluate so many last epochs after training"
+    )
+    parser.add_argument(
+        "--logger_iter_interval", type=cli.whole_number, default=50, help="iterations between two log lines"
+    )
     parser.add_argument("--use_amp", action="store_true", help="mixed precision")
-    parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: here the bar and the log both record
-    parser.add_argument("--wo_gpu_stat", action="store_true", help=argparse.SUPPRESS)  # OpenPCDet's: no external program is called here
+    # OpenPCDet's: here the bar and the log both record
+    parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)
+    # OpenPCDet's: no external program is called here
+    parser.add_argument("--wo_gpu_stat", action="store_true", help=argparse.SUPPRESS)
     cli.add_run_arguments(parser)
     return parser.parse_args(argv)
 
@@ -68,15 +85,24 @@ def main(argv: list[str] | None = None) -> None:
     ckpt_dir = run_dir / "ckpt"
     ckpt_dir.mkdir(exist_ok=True)
     processes = f", {world_size} processes with" if several else ","
-    cli.log_start(logger, args, [f"{cfg.MODEL.NAME} on {device}{processes} batches of {batch_size}; everything goes to {run_dir}"])
+    cli.log_start(
+        logger, args, [f"{cfg.MODEL.NAME} on {device}{processes} batches of {batch_size}; everything goes to {run_dir}"]
+    )
     log_config_to_file(cfg, logger=file_only(logger))
 
-    loader_args = dict(class_names=cfg.CLASS_NAMES, batch_size=batch_size, dist=several, workers=args.workers, logger=logger)
-    train_set, train_loader, sampler = build_dataloader(
-        cfg.DATA_CONFIG, training=True, merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch, total_epochs=epochs,
-        seed=FIXED_SEED if args.fix_random_seed else None, **loader_args,
+    loader_args = dict(
+        class_names=cfg.CLASS_NAMES, batch_size=batch_size, dist=several, workers=args.workers, logger=logger
     )
-    _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, training=False, **loader_args)  # before training: what is missing is missed at once
+    train_set, train_loader, sampler = build_dataloader(
+        cfg.DATA_CONFIG,
+        training=True,
+        merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch,
+        total_epochs=epochs,
+        seed=FIXED_SEED if args.fix_random_seed else None,
+        **loader_args,
+    )
+    # before training: what is missing is missed at once
+    _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, training=False, **loader_args)
     iters_each_epoch = len(train_loader) // max(epochs, 1) if args.merge_all_iters_to_one_epoch else len(train_loader)
 
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=train_set)
@@ -86,17 +112,37 @@ def main(argv: list[str] | None = None) -> None:
     if args.pretrained_model is not None:
         model.load_params_from_file(args.pretrained_model, logger)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
-    scheduler, warmup_scheduler = build_scheduler(optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION)
+    scheduler, warmup_scheduler = build_scheduler(
+        optimizer, iters_each_epoch, epochs, last_epoch=-1, optim_cfg=cfg.OPTIMIZATION
+    )
     size = sum(p.numel() for p in model.parameters())
     logger.info("%d training frames, %d iterations an epoch, %d parameters", len(train_set), iters_each_epoch, size)
 
-    wrapped = torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None) if several else model
+    wrapped = (
+        torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        if several
+        else model
+    )
     scalars = ScalarLog(run_dir) if cfg.LOCAL_RANK == 0 else None
     trainer = Trainer(
-        wrapped, optimizer, scheduler, train_loader, sampler, model_fn_decorator(), cfg.OPTIMIZATION, epochs, ckpt_dir, logger,
-        lr_warmup_scheduler=warmup_scheduler, iters_each_epoch=iters_each_epoch, scalar_log=scalars,
-        use_amp=args.use_amp or cfg.OPTIMIZATION.get("USE_AMP", False), log_interval=args.logger_iter_interval,
-        ckpt_save_interval=args.ckpt_save_interval, max_ckpt_save_num=args.max_ckpt_save_num, save_seconds=args.ckpt_save_time_interval,
+        wrapped,
+        optimizer,
+        scheduler,
+        train_loader,
+        sampler,
+        model_fn_decorator(),
+        cfg.OPTIMIZATION,
+        epochs,
+        ckpt_dir,
+        logger,
+        lr_warmup_scheduler=warmup_scheduler,
+        iters_each_epoch=iters_each_epoch,
+        scalar_log=scalars,
+        use_amp=args.use_amp or cfg.OPTIMIZATION.get("USE_AMP", False),
+        log_interval=args.logger_iter_interval,
+        ckpt_save_interval=args.ckpt_save_interval,
+        max_ckpt_save_num=args.max_ckpt_save_num,
+        save_seconds=args.ckpt_save_time_interval,
         augmentation_hook=DisableAugmentationHook(cfg, train_set, logger) if cfg.get("HOOK") else None,
     )
     checkpoint = args.ckpt or newest_checkpoint(ckpt_dir)
@@ -108,8 +154,14 @@ def main(argv: list[str] | None = None) -> None:
         scalars.close()
 
     repeat_eval_ckpt(
-        cfg, model, test_loader, ckpt_dir, run_dir / "eval" / "eval_with_train", logger,
-        start_epoch=max(epochs - max(args.num_epochs_to_eval, 1) + 1, args.start_epoch), save_to_file=args.save_to_file,
+        cfg,
+        model,
+        test_loader,
+        ckpt_dir,
+        run_dir / "eval" / "eval_with_train",
+        logger,
+        start_epoch=max(epochs - max(args.num_epochs_to_eval, 1) + 1, args.start_epoch),
+        save_to_file=args.save_to_file,
     )
 
 

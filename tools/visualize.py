@@ -1,15 +1,19 @@
-"""Draw what an evaluation found: bird's-eye pictures with ground truth, detections and scores, precision over recall, and the training curves.
+"""Draw what an evaluation found: bird's-eye pictures with ground truth, detections and scores, precision over recall,
+and the training curves.
 
     python tools/visualize.py --cfg_file cfgs/synthetic_models/pointpillar.yaml --extra_tag demo --out output/demo
-    python tools/visualize.py --cfg_file cfgs/kitti_models/second.yaml --result output/kitti_models/second/default/eval/.../result.pkl
+    python tools/visualize.py --cfg_file cfgs/kitti_models/second.yaml --result
+    output/kitti_models/second/default/eval/.../result.pkl
 
 Without --result it takes the newest result.pkl of the run.
 """
+
 from __future__ import annotations
 
-import _init_path  # noqa: F401
 import argparse
 from pathlib import Path
+
+import _init_path  # noqa: F401
 
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.engine import cli
@@ -34,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     run_dir = cli.output_dir(cfg) / args.extra_tag
     result = args.result or max(run_dir.glob("eval/**/result.pkl"), key=lambda path: path.stat().st_mtime, default=None)
     if result is None:
-        raise InputError(f"there is no result.pkl below {run_dir}/eval; evaluate first: python tools/test.py --cfg_file {args.cfg_file}")
+        raise InputError(
+            f"there is no result.pkl below {run_dir}/eval; evaluate first: python tools/test.py --cfg_file "
+            f"{args.cfg_file}"
+        )
     out = Path(args.out) if args.out else run_dir / "pictures"
     dataset, _, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, 1, dist=False, workers=0, training=False)
     paths = draw_results(dataset, result, out, args.num, args.score_thresh)

@@ -2,11 +2,13 @@
 
 ``__all__`` is the registry, as in OpenPCDet: the name in ``DATA_CONFIG.DATASET`` -> class.
 """
+
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch.distributed
@@ -32,7 +34,7 @@ def build_dataloader(
     dist: bool,
     root_path: str | Path | None = None,
     workers: int = 4,
-    seed: Optional[int] = None,
+    seed: int | None = None,
     logger: Any = None,
     training: bool = True,
     merge_all_iters_to_one_epoch: bool = False,
@@ -44,19 +46,21 @@ def build_dataloader(
         dataset_cfg: the DATA_CONFIG of a configuration. class_names: in the order of their class numbers 1, 2, …
         batch_size: frames per batch and process. dist: share the frames among the processes of torch.distributed.
         root_path: instead of DATA_PATH. workers: loader processes; 0 loads in this one.
-        seed: of order and augmentation. None: one is drawn from numpy's global state (rank 0 tells the others), so seeding that state makes
-            the run repeatable. Test mode always takes 0 then, so that evaluating twice gives the same figures.
+        seed: of order and augmentation. None: one is drawn from numpy's global state (rank 0 tells the others), so
+            seeding that state makes the run repeatable. Test mode always takes 0 then, so that evaluating twice gives
+            the same figures.
         merge_all_iters_to_one_epoch, total_epochs: one pass over ``total_epochs`` times the frames.
 
-    Call ``sampler.set_epoch(epoch)`` before each epoch. Workers start anew in each, so that changes to the data set (an augmentation switched
-    off) reach them. Batches are numpy arrays, see ``collate_batch``.
+    Call ``sampler.set_epoch(epoch)`` before each epoch. Workers start anew in each, so that changes to the data set (an
+    augmentation switched off) reach them. Batches are numpy arrays, see ``collate_batch``.
 
     Raises InputError for an unknown DATASET and for a data set without frames.
     """
     if dataset_cfg.DATASET not in __all__:
         near = difflib.get_close_matches(str(dataset_cfg.DATASET), __all__, n=1)
         raise InputError(
-            f"DATA_CONFIG.DATASET: there is no data set '{dataset_cfg.DATASET}'{f' (did you mean {near[0]}?)' if near else ''}; "
+            "DATA_CONFIG.DATASET: there is no data set "
+            f"'{dataset_cfg.DATASET}'{f' (did you mean {near[0]}?)' if near else ''}; "
             f"there are: {', '.join(__all__)}"
         )
     dataset = __all__[dataset_cfg.DATASET](
@@ -72,13 +76,20 @@ def build_dataloader(
     sampler = EpochSampler(dataset, rank=rank, world_size=world_size, shuffle=training, seed=dataset.seed)
     # No pinned memory: batches are numpy arrays, which torch does not pin.
     dataloader = _Loader(
-        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, collate_fn=dataset.collate_batch, drop_last=False
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate_batch,
+        drop_last=False,
     )
     return dataset, dataloader, sampler
 
 
 class _Loader(DataLoader):
-    """A DataLoader whose workers' InputErrors arrive as they were raised; torch puts the worker's whole traceback into the message."""
+    """A DataLoader whose workers' InputErrors arrive as they were raised; torch puts the worker's whole traceback into
+    the message.
+    """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return _Batches(super().__iter__())

@@ -1,7 +1,9 @@
 """From a list of frames to one batch."""
+
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,8 @@ from ..errors import InputError
 
 _JOINED = ("voxels", "voxel_num_points")  # rows of all frames one after the other
 _JOINED_WITH_BATCH_INDEX = ("points", "voxel_coords")  # the same, and column 0 says which frame
-_PADDED = ("gt_boxes", "gt_boxes2d", "roi_boxes", "roi_scores", "roi_labels", "images", "depth_maps", "points_2d")  # zeros at the end
+# zeros at the end
+_PADDED = ("gt_boxes", "gt_boxes2d", "roi_boxes", "roi_scores", "roi_labels", "images", "depth_maps", "points_2d")
 _PADDED_AS_FLOAT32 = ("gt_boxes", "gt_boxes2d", "roi_boxes", "roi_scores", "roi_labels")
 _SAME_LAST_AXIS = ("gt_boxes", "gt_boxes2d", "roi_boxes")  # the values of one box: never padded
 _LISTED = ("calib",)
@@ -19,10 +22,11 @@ def collate_batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One batch of the dicts that ``DatasetTemplate.prepare_data`` returns; keys, shapes and padding are OpenPCDet's.
 
     Returns:
-        ``points`` (sum N, 1 + C) and ``voxel_coords`` (sum M, 4) with the frame's place in the batch as column 0; ``voxels`` (sum M, P, C) and
-        ``voxel_num_points`` (sum M,) joined; ``gt_boxes`` (B, T, 8) float32 with zero rows up to the largest T (T may be 0), other boxes and
-        images padded with zeros alike; ``calib`` a list; every other key stacked along a new first axis; ``batch_size`` an int.
-        ``road_plane`` is (B, 4) with NaN for a frame that has no plane.
+        ``points`` (sum N, 1 + C) and ``voxel_coords`` (sum M, 4) with the frame's place in the batch as column 0;
+        ``voxels`` (sum M, P, C) and ``voxel_num_points`` (sum M,) joined; ``gt_boxes`` (B, T, 8) float32 with zero rows
+        up to the largest T (T may be 0), other boxes and images padded with zeros alike; ``calib`` a list; every other
+        key stacked along a new first axis; ``batch_size`` an int. ``road_plane`` is (B, 4) with NaN for a frame that
+        has no plane.
 
     Raises InputError, with key and frame ids, where frames do not fit together.
     """
@@ -31,13 +35,17 @@ def collate_batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key in dict.fromkeys(key for sample in samples for key in sample):
         without = [name for name, sample in zip(names, samples) if key not in sample]
         if without and key != "road_plane":
-            raise InputError(f"cannot form a batch: the frames {', '.join(without)} have no '{key}', other frames of the batch have")
+            raise InputError(
+                f"cannot form a batch: the frames {', '.join(without)} have no '{key}', other frames of the batch have"
+            )
         values = [sample.get(key) for sample in samples]
         try:
             batch[key] = _collate(key, values)
         except (ValueError, TypeError) as error:
             shapes = ", ".join(f"{name}: {np.shape(value)}" for name, value in zip(names, values))
-            raise InputError(f"cannot form a batch: the '{key}' of its frames do not fit together ({error}); shapes {shapes}") from error
+            raise InputError(
+                f"cannot form a batch: the '{key}' of its frames do not fit together ({error}); shapes {shapes}"
+            ) from error
     batch["batch_size"] = len(samples)
     return batch
 
@@ -62,7 +70,7 @@ def _join_with_batch_index(arrays: list[np.ndarray]) -> np.ndarray:
     joined = np.empty((sum(len(array) for array in arrays), arrays[0].shape[1] + 1), dtype=arrays[0].dtype)
     start = 0
     for place, array in enumerate(arrays):
-        rows = joined[start:start + len(array)]
+        rows = joined[start : start + len(array)]
         rows[:, 0] = place
         rows[:, 1:] = array
         start += len(array)

@@ -1,8 +1,12 @@
-"""Checks of configuration entries that name a step to run: every message carries the key path and the nearest valid spelling."""
+"""Checks of configuration entries that name a step to run: every message carries the key path and the nearest valid
+spelling.
+"""
+
 from __future__ import annotations
 
 import difflib
-from typing import Any, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pcdet_focal.errors import InputError
 
@@ -26,7 +30,9 @@ def require_keys(config: Mapping[str, Any], keys: Iterable[str], key_path: str) 
 def step_name(config: Mapping[str, Any], known: Iterable[str], key_path: str) -> str:
     """The ``NAME`` of one entry of a list of steps; InputError if it is missing or not one of ``known``."""
     if not isinstance(config, Mapping) or "NAME" not in config:
-        raise InputError(f"{key_path}.NAME is missing: each entry of the list is a mapping whose NAME says which step it is.")
+        raise InputError(
+            f"{key_path}.NAME is missing: each entry of the list is a mapping whose NAME says which step it is."
+        )
     known = list(known)
     if config["NAME"] not in known:
         raise InputError(f"{key_path}.NAME: there is no step {config['NAME']!r}; {nearest_hint(config['NAME'], known)}")
@@ -34,7 +40,9 @@ def step_name(config: Mapping[str, Any], known: Iterable[str], key_path: str) ->
 
 
 def number_range(config: Mapping[str, Any], key: str, key_path: str, symmetric: bool = False) -> list[float]:
-    """``config[key]`` as ``[low, high]``; one number ``a`` stands for ``[-a, a]`` where ``symmetric``. InputError for anything else."""
+    """``config[key]`` as ``[low, high]``; one number ``a`` stands for ``[-a, a]`` where ``symmetric``. InputError for
+    anything else.
+    """
     value = config[key]
     if symmetric and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [-value, value]

@@ -1,15 +1,18 @@
 """Info files: pickled lists with one dict a frame, which a command makes once and training and evaluation read."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from ..errors import InputError
 from .safe_pickle import load_pickle
 
 
 def load_infos(root_path: Path, names: Sequence[str], how_to_make: str, logger: Any = None) -> list[dict[str, Any]]:
-    """The infos of all files ``names`` in ``root_path``, one after the other; a file that does not exist is left out with a word in the log.
+    """The infos of all files ``names`` in ``root_path``, one after the other; a file that does not exist is left out
+    with a word in the log.
 
     ``how_to_make`` is the command that makes them. Raises InputError for a file that holds something else.
     """
@@ -21,7 +24,9 @@ def load_infos(root_path: Path, names: Sequence[str], how_to_make: str, logger: 
                 logger.warning(f"There is no info file {path}; make it with: {how_to_make}")
             continue
         frames = load_pickle(path)
-        if not (isinstance(frames, list) and all(isinstance(frame, dict) and "point_cloud" in frame for frame in frames)):
+        if not (
+            isinstance(frames, list) and all(isinstance(frame, dict) and "point_cloud" in frame for frame in frames)
+        ):
             raise InputError(f"{path} is not a list of frames; make it anew with: {how_to_make}")
         found.extend(frames)
     return found

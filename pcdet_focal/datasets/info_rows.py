@@ -1,7 +1,9 @@
 """Rows of annotations, chosen by the name of their object."""
+
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,8 @@ def keep_arrays_by_name(gt_names: Sequence[str], used_classes: Sequence[str]) ->
 
 
 def drop_info_with_name(info: dict[str, Any], name: str) -> dict[str, Any]:
-    """``info`` (arrays of one row an object, ``info["name"]`` among them) without the objects called ``name``; new arrays."""
+    """``info`` (arrays of one row an object, ``info["name"]`` among them) without the objects called ``name``; new
+    arrays.
+    """
     kept = np.array([place for place, other in enumerate(info["name"]) if other != name], dtype=np.int64)
     return {key: rows[kept] for key, rows in info.items()}

@@ -1,21 +1,23 @@
 """Files that appear complete or not at all."""
+
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from ..errors import InputError
 
 
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """A new folder to write in, inside ``folder``; on success its content moves to ``folder`` (replacing what has the same name there), on an
-    error it disappears. Inside ``folder``, because a rename does not cross file systems.
+    """A new folder to write in, inside ``folder``; on success its content moves to ``folder`` (replacing what has the
+    same name there), on an error it disappears. Inside ``folder``, because a rename does not cross file systems.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

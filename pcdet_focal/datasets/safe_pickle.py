@@ -1,8 +1,11 @@
 """Reading the pickles that datasets keep their annotations in, without running what a pickle may contain.
 
-A pickle is a program: ``pickle.load`` of a downloaded file can do anything. Info files need only numpy arrays and Python's own containers, so
-nothing else is let through. Files written under numpy 1 and numpy 2 both load (numpy 2 renamed ``numpy.core`` to ``numpy._core``).
+A pickle is a program: ``pickle.load`` of a downloaded file can do anything. Info files need only numpy arrays and
+Python's own containers, so
+nothing else is let through. Files written under numpy 1 and numpy 2 both load (numpy 2 renamed ``numpy.core`` to
+``numpy._core``).
 """
+
 from __future__ import annotations
 
 import collections
@@ -28,7 +31,11 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode(encoding)
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _latin1}
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1,
+}
 for _core in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _NUMPY["_reconstruct"]
     _ALLOWED[f"{_core}.multiarray", "scalar"] = _NUMPY["scalar"]
@@ -43,7 +50,9 @@ _ALLOWED["collections", "defaultdict"] = collections.defaultdict
 class _DataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only numpy arrays and plain Python containers are read")
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, and only numpy arrays and plain Python containers are read"
+            )
         return _ALLOWED[module, name]
 
 
@@ -51,7 +60,8 @@ def load_pickle(path: str | Path) -> Any:
     """The content of a pickle of numpy arrays, numbers, strings, lists, tuples, sets and dicts.
 
     Raises:
-        InputError: the file is missing or unreadable, is not a whole pickle, or asks for any other class or function (it is named).
+        InputError: the file is missing or unreadable, is not a whole pickle, or asks for any other class or function
+            (it is named).
     """
     path = Path(path)
     try:
@@ -59,6 +69,11 @@ def load_pickle(path: str | Path) -> Any:
             return _DataUnpickler(file).load()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # a damaged pickle can fail in any way: a bad index, a wrong type, an attribute that is not there
+    except (
+        Exception
+    ) as error:  # a damaged pickle can fail in any way: a bad index, a wrong type, an attribute that is not there
         reason = error or type(error).__name__
-        raise InputError(f"{path} is not a pickle of plain data ({reason}); make it again with create_kitti_infos or create_custom_infos.") from error
+        raise InputError(
+            f"{path} is not a pickle of plain data ({reason}); make it again with create_kitti_infos or "
+            "create_custom_infos."
+        ) from error

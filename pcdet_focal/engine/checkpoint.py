@@ -1,11 +1,12 @@
 """Writing checkpoints, finding the ones that are there, loading one to use it. The format is OpenPCDet's."""
+
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from ..models.model_utils.checkpoint_loading import match_state, model_state
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A file to write beside ``path``; it takes that name when it is complete and disappears when writing it fails or is interrupted."""
+    """A file to write beside ``path``; it takes that name when it is complete and disappears when writing it fails or
+    is interrupted.
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -28,8 +31,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def checkpoint_state(model: nn.Module, optimizer=None, epoch: int | None = None, it: int | None = None, **extra) -> dict:
-    """What a checkpoint holds: ``epoch`` (finished epochs), ``it`` (finished iterations), model_state, optimizer_state, version, extras."""
+def checkpoint_state(
+    model: nn.Module, optimizer=None, epoch: int | None = None, it: int | None = None, **extra
+) -> dict:
+    """What a checkpoint holds: ``epoch`` (finished epochs), ``it`` (finished iterations), model_state, optimizer_state,
+    version, extras.
+    """
     model = getattr(model, "module", model)  # without the wrapper of several processes
     return {
         "epoch": epoch,
@@ -42,7 +49,9 @@ def checkpoint_state(model: nn.Module, optimizer=None, epoch: int | None = None,
 
 
 def save_checkpoint(state: dict, filename: str | Path) -> Path:
-    """Write ``state`` to ``filename`` with ``.pth`` appended where it is missing. A file of that name is replaced only by a whole one."""
+    """Write ``state`` to ``filename`` with ``.pth`` appended where it is missing. A file of that name is replaced only
+    by a whole one.
+    """
     path = Path(f"{filename}" if str(filename).endswith(".pth") else f"{filename}.pth")
     with whole_file(path) as part:
         torch.save(state, part)
@@ -52,8 +61,8 @@ def save_checkpoint(state: dict, filename: str | Path) -> Path:
 def save_safetensors(state: dict, filename: str | Path) -> Path:
     """Write a checkpoint's weights to a ``.safetensors`` file: a format without code in it, which other tools read too.
 
-    Epoch, it and version go into its header as text; an optimiser's state does not fit the format and stays behind. ``read_checkpoint``, and
-    with it every ``--ckpt`` and ``--pretrained_model``, reads the file.
+    Epoch, it and version go into its header as text; an optimiser's state does not fit the format and stays behind.
+    ``read_checkpoint``, and with it every ``--ckpt`` and ``--pretrained_model``, reads the file.
     """
     path = Path(f"{filename}" if str(filename).endswith(".safetensors") else f"{filename}.safetensors")
     header = {key: str(state[key]) for key in ("epoch", "it", "version") if state.get(key) is not None}
@@ -64,22 +73,30 @@ def save_safetensors(state: dict, filename: str | Path) -> Path:
 
 
 def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
-    """``model.load_params_from_file``, for a model that is used as it then is: every weight must be in the file (or in ``pre_trained_path``).
+    """``model.load_params_from_file``, for a model that is used as it then is: every weight must be in the file (or in
+    ``pre_trained_path``).
 
-    Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only mislead.
+    Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only
+    mislead.
     """
     fitting, problems = match_state(model, model_state(model, filename, pre_trained_path))
     counters = ("global_step", "num_batches_tracked")  # of training
     missing = [key for key in model.state_dict() if key not in fitting and not key.endswith(counters)]
     if missing:
         told = next(problem for problem in problems if problem.startswith(f"{missing[0]}:"))
-        raise InputError(f"{filename} is a checkpoint of another architecture: it lacks {len(missing)} weights of this model, for example {told}")
+        raise InputError(
+            f"{filename} is a checkpoint of another architecture: it lacks {len(missing)} weights of this model, for "
+            f"example {told}"
+        )
     model.load_params_from_file(filename, logger, pre_trained_path=pre_trained_path)
 
 
 def epoch_checkpoints(ckpt_dir: str | Path) -> list[tuple[int, Path]]:
     """(epoch, file) of every ``checkpoint_epoch_N.pth`` in a folder, by epoch."""
-    found = ((re.fullmatch(r"checkpoint_epoch_(\d+)\.pth", path.name), path) for path in Path(ckpt_dir).glob("checkpoint_epoch_*.pth"))
+    found = (
+        (re.fullmatch(r"checkpoint_epoch_(\d+)\.pth", path.name), path)
+        for path in Path(ckpt_dir).glob("checkpoint_epoch_*.pth")
+    )
     return sorted((int(match.group(1)), path) for match, path in found if match)
 
 
@@ -94,5 +111,5 @@ def newest_checkpoint(ckpt_dir: str | Path) -> Path | None:
 
 def remove_old_checkpoints(ckpt_dir: str | Path, keep: int) -> None:
     """Delete all but the ``keep`` (at least 1) checkpoints of the last epochs."""
-    for _, path in epoch_checkpoints(ckpt_dir)[:-max(keep, 1)]:
+    for _, path in epoch_checkpoints(ckpt_dir)[: -max(keep, 1)]:
         path.unlink()

@@ -1,4 +1,5 @@
 """What the command lines in tools/ share: arguments, configuration, output folders, one-line errors."""
+
 from __future__ import annotations
 
 import argparse
@@ -8,8 +9,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -23,7 +24,9 @@ _log: list[logging.Logger] = []  # of the run in progress: what ends it is for i
 
 
 def run_main(main: Callable[..., None], *arguments) -> None:
-    """Run a command. What its user can mend is printed as one line, exit status 2; Ctrl-C ends quietly, exit status 130."""
+    """Run a command. What its user can mend is printed as one line, exit status 2; Ctrl-C ends quietly, exit status
+    130.
+    """
     shown: set[str] = set()
 
     def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -85,7 +88,13 @@ def whole_number(text: str) -> int:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that reads a configuration; OpenPCDet's names."""
     parser.add_argument("--cfg_file", required=True, help="configuration (YAML)")
-    parser.add_argument("--set", dest="set_cfgs", default=None, nargs=argparse.REMAINDER, help="KEY VALUE ...: change configuration keys; goes last")
+    parser.add_argument(
+        "--set",
+        dest="set_cfgs",
+        default=None,
+        nargs=argparse.REMAINDER,
+        help="KEY VALUE ...: change configuration keys; goes last",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,16 +106,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of both train.py and test.py; OpenPCDet's names and defaults."""
     add_model_arguments(parser)
-    parser.add_argument("--batch_size", type=whole_number, default=None, help="frames a step, over all processes (default: BATCH_SIZE_PER_GPU each)")
+    parser.add_argument(
+        "--batch_size",
+        type=whole_number,
+        default=None,
+        help="frames a step, over all processes (default: BATCH_SIZE_PER_GPU each)",
+    )
     parser.add_argument("--workers", type=whole_number, default=4, help="loader processes; 0 loads in the main process")
     parser.add_argument("--extra_tag", default="default", help="name of this run, a folder in the output")
     parser.add_argument("--ckpt", default=None, help="checkpoint to start from")
     parser.add_argument("--pretrained_model", default=None, help="checkpoint whose fitting weights are taken")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how several processes were started")
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how several processes were started"
+    )
     parser.add_argument("--tcp_port", type=int, default=18888, help="port of the first process (slurm)")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help="set by some launchers")
     parser.add_argument("--save_to_file", action="store_true", help="also write one result file a frame")
-    parser.add_argument("--max_waiting_mins", type=float, default=0, help="how long to wait for further checkpoints (test.py --eval_all)")
+    parser.add_argument(
+        "--max_waiting_mins",
+        type=float,
+        default=0,
+        help="how long to wait for further checkpoints (test.py --eval_all)",
+    )
     parser.add_argument("--start_epoch", type=whole_number, default=0, help="evaluate checkpoints from this epoch on")
 
 
@@ -117,14 +138,18 @@ def load_config(args: argparse.Namespace) -> Config:
     path = Path(args.cfg_file)
     parts = path.parent.parts
     cfg.TAG = path.stem
-    cfg.EXP_GROUP_PATH = "/".join(parts[len(parts) - parts[::-1].index("cfgs"):]) if "cfgs" in parts else path.parent.name
+    cfg.EXP_GROUP_PATH = (
+        "/".join(parts[len(parts) - parts[::-1].index("cfgs") :]) if "cfgs" in parts else path.parent.name
+    )
     if args.set_cfgs is not None:
         cfg_from_list(args.set_cfgs, cfg)
     return cfg
 
 
 def start_processes(args: argparse.Namespace, cfg: Config) -> tuple[bool, int]:
-    """Join the group that ``--launcher`` names; returns (several processes?, their number) and sets ``cfg.LOCAL_RANK`` (the rank)."""
+    """Join the group that ``--launcher`` names; returns (several processes?, their number) and sets ``cfg.LOCAL_RANK``
+    (the rank).
+    """
     if args.launcher == "none":
         return False, 1
     local_rank = args.local_rank if args.local_rank is not None else int(os.environ.get("LOCAL_RANK", "0"))
@@ -138,7 +163,9 @@ def batch_size_per_process(args: argparse.Namespace, cfg: Config, world_size: in
     if args.batch_size is None:
         return cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
     if args.batch_size < 1 or args.batch_size % world_size:
-        raise InputError(f"--batch_size {args.batch_size} must be a positive multiple of the number of processes, {world_size}")
+        raise InputError(
+            f"--batch_size {args.batch_size} must be a positive multiple of the number of processes, {world_size}"
+        )
     return args.batch_size // world_size
 
 

@@ -1,8 +1,11 @@
-"""Comparing classification losses: one small model trained and evaluated once per loss recipe and seed, and what came out of it.
+"""Comparing classification losses: one small model trained and evaluated once per loss recipe and seed, and what came
+out of it.
 
-Each run is a process of one thread (``python -m pcdet_focal.engine.compare``), so that runs beside each other do not compete for cores and a run
-that fails takes none of the others with it. A run ends by writing ``<out>/<recipe>/seed_<n>/result.json``; where that is there, it is not run again.
+Each run is a process of one thread (``python -m pcdet_focal.engine.compare``), so that runs beside each other do not
+compete for cores and a run that fails takes none of the others with it. A run ends by writing
+``<out>/<recipe>/seed_<n>/result.json``; where that is there, it is not run again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -65,7 +68,8 @@ class Run:
 
 
 def find_recipes(names: Sequence[str]) -> list[Path]:
-    """Recipe files from their names (``focal``), their paths (``own/recipe.yaml``), or ``all`` for every file of cfgs/loss_recipes.
+    """Recipe files from their names (``focal``), their paths (``own/recipe.yaml``), or ``all`` for every file of
+    cfgs/loss_recipes.
 
     Raises InputError for a name that is neither, and for two recipes of one name.
     """
@@ -73,7 +77,9 @@ def find_recipes(names: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
     for name in names:
         if name != "all" and name not in known and not Path(name).is_file():
-            raise InputError(f"--recipes {name}: neither a file nor a recipe of {RECIPES}; there are {', '.join(known)} and all")
+            raise InputError(
+                f"--recipes {name}: neither a file nor a recipe of {RECIPES}; there are {', '.join(known)} and all"
+            )
         for path in known.values() if name == "all" else [known.get(name) or Path(name).resolve()]:
             if found.setdefault(path.stem, path) != path:
                 raise InputError(f"--recipes: {found[path.stem]} and {path} have one name; rename one of them")
@@ -82,13 +88,18 @@ def find_recipes(names: Sequence[str]) -> list[Path]:
 
 def plan(recipes: Sequence[Path], seeds: Sequence[int], out: str | Path) -> list[Run]:
     """The runs, seed after seed: after the first round each recipe has a result."""
-    return [Run(recipe, seed, Path(out) / recipe.stem / f"seed_{seed}") for seed in dict.fromkeys(seeds) for recipe in recipes]
+    return [
+        Run(recipe, seed, Path(out) / recipe.stem / f"seed_{seed}")
+        for seed in dict.fromkeys(seeds)
+        for recipe in recipes
+    ]
 
 
 def with_recipe(cfg: Config, recipe: Path) -> Config:
     """A copy of ``cfg`` with the recipe in LOSS_CONFIG in place of its own CLS_LOSS.
 
-    A gamma schedule by epochs that is longer than the training ends with its last epoch: short runs too shall see it to its end.
+    A gamma schedule by epochs that is longer than the training ends with its last epoch: short runs too shall see it to
+    its end.
     """
     cfg = copy.deepcopy(cfg)
     loss_config = cfg.MODEL.DENSE_HEAD.LOSS_CONFIG
@@ -98,7 +109,11 @@ def with_recipe(cfg: Config, recipe: Path) -> Config:
     entry = loss_config.get("CLS_LOSS")
     schedule = entry.get("GAMMA_SCHEDULE") if isinstance(entry, Mapping) else None
     last_epoch = cfg.OPTIMIZATION.NUM_EPOCHS - 1
-    if schedule and schedule.get("BY", "epoch") == "epoch" and schedule.get("TO", 0) > last_epoch > schedule.get("FROM", 0):
+    if (
+        schedule
+        and schedule.get("BY", "epoch") == "epoch"
+        and schedule.get("TO", 0) > last_epoch > schedule.get("FROM", 0)
+    ):
         schedule.TO = last_epoch
     return cfg
 
@@ -118,15 +133,22 @@ def read_result(run: Run, cfg: Config) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         raise InputError(f"{run.result} is damaged ({error}); delete it, and the run is done again") from error
     if result["fingerprint"] != fingerprint(with_recipe(cfg, run.recipe)):
-        raise InputError(f"{run.result} is of another configuration than this one with {run.recipe.name}: name another --out, or delete the folder")
+        raise InputError(
+            f"{run.result} is of another configuration than this one with {run.recipe.name}: name another --out, or "
+            "delete the folder"
+        )
     return result
 
 
-# ---- all runs ----------------------------------------------------------------------------------------------------------------------
+# ---- all runs
+# ----------------------------------------------------------------------------------------------------------------------
 
 
-def run_all(runs: Sequence[Run], cfg: Config, cfg_words: Sequence[str], jobs: int, report: Callable[[str], None] = print) -> dict[Run, str]:
-    """Do the runs that have no result yet, ``jobs`` at once. When this is interrupted, finished runs stay and the others end.
+def run_all(
+    runs: Sequence[Run], cfg: Config, cfg_words: Sequence[str], jobs: int, report: Callable[[str], None] = print
+) -> dict[Run, str]:
+    """Do the runs that have no result yet, ``jobs`` at once. When this is interrupted, finished runs stay and the
+    others end.
 
     Args:
         cfg: the configuration that ``cfg_words`` (``--cfg_file FILE [--set KEY VALUE ...]``) stand for.
@@ -153,7 +175,10 @@ def run_all(runs: Sequence[Run], cfg: Config, cfg_words: Sequence[str], jobs: in
                 count += 1
                 line = f"{count}/{len(runs)}  {run.name}"
                 if process.returncode == 0 and run.result.is_file():
-                    ap = [f"{name} {value:.1f}" for name, value in json.loads(run.result.read_text(encoding="utf-8"))["ap"].items()]
+                    ap = [
+                        f"{name} {value:.1f}"
+                        for name, value in json.loads(run.result.read_text(encoding="utf-8"))["ap"].items()
+                    ]
                     report(f"{line}: {', '.join(ap)}  ({time.monotonic() - started:.0f} s)")
                 else:
                     failed[run] = last_line(run.log) or f"exit status {process.returncode}"
@@ -170,29 +195,41 @@ def _start(run: Run, cfg_words: Sequence[str]) -> subprocess.Popen:
     run.folder.mkdir(parents=True, exist_ok=True)
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    threads = {
+        name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    }
     words = ["--recipe", str(run.recipe), "--seed", str(run.seed), "--folder", str(run.folder), *cfg_words]
     with open(run.log, "w", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", __name__, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, **threads, "PYTHONPATH": path}, start_new_session=True,  # the terminal's Ctrl-C comes to us, and we end them
+            [sys.executable, "-m", __name__, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # the terminal's Ctrl-C comes to us, and we end them
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            start_new_session=True,
         )
 
 
 def last_line(log: Path) -> str:
     """The last line with anything on it, progress bars passed over."""
     lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip() and "it/s]" not in line and "s/it]" not in line), "")
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip() and "it/s]" not in line and "s/it]" not in line), ""
+    )
 
 
-# ---- one run -----------------------------------------------------------------------------------------------------------------------
+# ---- one run
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def easy_negative_share(head: nn.Module) -> torch.Tensor:
-    """What share of the head's classification loss its easy negatives have: background anchors all of whose probabilities are below 0.1.
+    """What share of the head's classification loss its easy negatives have: background anchors all of whose
+    probabilities are below 0.1.
 
-    Reads what the head's last forward left, changes nothing. The share is that part of the loss which is gone when these anchors are ignored; a
-    normaliser that counts positives is not touched by that. Gradient harmonising weighs an element by all others, so its own elements are added up.
+    Reads what the head's last forward left, changes nothing. The share is that part of the loss which is gone when
+    these anchors are ignored; a normaliser that counts positives is not touched by that. Gradient harmonising weighs an
+    element by all others, so its own elements are added up.
 
     Returns:
         0-d tensor, NaN where the loss is 0.
@@ -206,7 +243,9 @@ def easy_negative_share(head: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         if isinstance(inner, losses.GHMC):
             one_hot = losses.one_hot_from_labels(labels, logits.shape[-1], logits.dtype)
-            each = copy.deepcopy(inner)(logits, one_hot, label_weight=(labels >= 0).to(logits.dtype), reduction_override="none")
+            each = copy.deepcopy(inner)(
+                logits, one_hot, label_weight=(labels >= 0).to(logits.dtype), reduction_override="none"
+            )
             return each[easy].sum() / each.sum()
         totals = []
         try:
@@ -247,7 +286,9 @@ class _Shares:
 
 
 def train_one(cfg: Config, run: Run) -> dict[str, Any]:
-    """Train and evaluate one run on the CPU, write its result.json and return it: ap {class: 3-D AP_R40 moderate}, figures, shares, seconds."""
+    """Train and evaluate one run on the CPU, write its result.json and return it: ap {class: 3-D AP_R40 moderate},
+    figures, shares, seconds.
+    """
     keep_freed_memory()
     started = time.monotonic()
     cfg = with_recipe(cfg, run.recipe)
@@ -256,7 +297,13 @@ def train_one(cfg: Config, run: Run) -> dict[str, Any]:
     set_random_seed(run.seed)
     logger = create_logger()  # what it prints is in the run's log
     epochs = cfg.OPTIMIZATION.NUM_EPOCHS
-    loader_args = dict(class_names=cfg.CLASS_NAMES, batch_size=cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, dist=False, workers=0, logger=logger)
+    loader_args = dict(
+        class_names=cfg.CLASS_NAMES,
+        batch_size=cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU,
+        dist=False,
+        workers=0,
+        logger=logger,
+    )
     train_set, train_loader, sampler = build_dataloader(cfg.DATA_CONFIG, training=True, seed=run.seed, **loader_args)
     _, test_loader, _ = build_dataloader(cfg.DATA_CONFIG, training=False, **loader_args)
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=train_set)
@@ -265,15 +312,34 @@ def train_one(cfg: Config, run: Run) -> dict[str, Any]:
     watch_easy_negatives(model.dense_head)
     shares = _Shares()
     trainer = Trainer(
-        model, optimizer, scheduler, train_loader, sampler, model_fn_decorator(), cfg.OPTIMIZATION, epochs, run.folder, logger,
-        lr_warmup_scheduler=warmup, scalar_log=shares, log_interval=_INTERVAL, ckpt_save_interval=max(epochs, 1), max_ckpt_save_num=1,
+        model,
+        optimizer,
+        scheduler,
+        train_loader,
+        sampler,
+        model_fn_decorator(),
+        cfg.OPTIMIZATION,
+        epochs,
+        run.folder,
+        logger,
+        lr_warmup_scheduler=warmup,
+        scalar_log=shares,
+        log_interval=_INTERVAL,
+        ckpt_save_interval=max(epochs, 1),
+        max_ckpt_save_num=1,
         save_seconds=float("inf"),
     )
     trainer.train()
     figures = evaluate.eval_one_epoch(cfg, model, test_loader, epochs, logger, run.folder / "eval")
     result = {
-        "recipe": run.recipe.stem, "seed": run.seed, "fingerprint": made_of, "seconds": round(time.monotonic() - started, 1),
-        "epochs": epochs, "iterations": trainer.iteration, "training_frames": len(train_set), "test_frames": len(test_loader.dataset),
+        "recipe": run.recipe.stem,
+        "seed": run.seed,
+        "fingerprint": made_of,
+        "seconds": round(time.monotonic() - started, 1),
+        "epochs": epochs,
+        "iterations": trainer.iteration,
+        "training_frames": len(train_set),
+        "test_frames": len(test_loader.dataset),
         "ap": {name: figures[f"{name}_3d/moderate_R40"] for name in cfg.CLASS_NAMES},
         "figures": {key: float(value) for key, value in figures.items()},
         SHARE: shares.points,
@@ -295,11 +361,14 @@ def main(argv: list[str] | None = None) -> None:
     train_one(cli.load_config(args), Run(args.recipe, args.seed, args.folder))
 
 
-# ---- what came out -----------------------------------------------------------------------------------------------------------------
+# ---- what came out
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def collect(runs: Sequence[Run], cfg: Config) -> dict[str, list[dict[str, Any]]]:
-    """{recipe: the results of its seeds}, the recipe with the highest mean AP first; recipes without a result are left out."""
+    """{recipe: the results of its seeds}, the recipe with the highest mean AP first; recipes without a result are left
+    out.
+    """
     results: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         result = read_result(run, cfg)
@@ -321,15 +390,25 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]], command: str, fail
     over = f"mean over seeds {', '.join(map(str, seeds))} (lowest to highest)" if len(seeds) > 1 else f"seed {seeds[0]}"
     seconds = statistics.fmean(result["seconds"] for group in results.values() for result in group)
     lines = [
-        "# Classification losses compared", "",
-        f"3-D AP_R40, moderate: {over}. Highest mean over the classes first.", "",
-        f"| recipe | {' | '.join(names)} | mean of the classes | runs |", f"|---|{'---:|' * (len(names) + 2)}",
+        "# Classification losses compared",
+        "",
+        f"3-D AP_R40, moderate: {over}. Highest mean over the classes first.",
+        "",
+        f"| recipe | {' | '.join(names)} | mean of the classes | runs |",
+        f"|---|{'---:|' * (len(names) + 2)}",
     ]
     for recipe, group in results.items():
         columns = [[result["ap"][name] for result in group] for name in names] + [[mean_ap(result) for result in group]]
         lines.append(f"| {recipe} | {' | '.join(map(_mean_and_spread, columns))} | {len(group)} |")
-    lines += ["", f"{first['epochs']} epochs of {first['training_frames']} frames ({first['iterations']} iterations), evaluated on "
-              f"{first['test_frames']} frames; {seconds:.0f} s a run on one core.", "", f"Made by `{command}`", ""]
+    lines += [
+        "",
+        f"{first['epochs']} epochs of {first['training_frames']} frames ({first['iterations']} iterations), evaluated "
+        "on "
+        f"{first['test_frames']} frames; {seconds:.0f} s a run on one core.",
+        "",
+        f"Made by `{command}`",
+        "",
+    ]
     if failed:
         lines += ["Failed:", "", *(f"- {run.name}: {line}" for run, line in failed.items()), ""]
     return "\n".join(lines)
@@ -345,7 +424,8 @@ def response_curves(cfg: Config, recipe: Path, logits: Sequence[float]) -> dict[
     A positive has a perfect box (IoU 1), a softmax the background's logit 0 beside it, a gamma schedule is at its end.
 
     Returns:
-        {'positive' or 'negative': {'loss': [...], 'gradient': [...]}}, or None for a loss that depends on the whole batch (GHMC).
+        {'positive' or 'negative': {'loss': [...], 'gradient': [...]}}, or None for a loss that depends on the whole
+        batch (GHMC).
     """
     cfg = with_recipe(cfg, recipe)
     entry = cfg.MODEL.DENSE_HEAD.LOSS_CONFIG.get("CLS_LOSS") or "SigmoidFocalClassificationLoss"

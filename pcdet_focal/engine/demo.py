@@ -1,9 +1,11 @@
 """Detections in scans that belong to no data set: reading the files, a table, a picture."""
+
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +20,21 @@ from ..models import load_data_to_device
 class DemoDataset(DatasetTemplate):
     """A scan file, or those of a folder, as the input of a detector; OpenPCDet's class of that name.
 
-    A scan has the columns of DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list (x, y, z in metres, intensity for KITTI): float32 values one
-    after the other (.bin), or an array (N, columns) saved by numpy (.npy).
+    A scan has the columns of DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list (x, y, z in metres, intensity for
+    KITTI): float32 values one after the other (.bin), or an array (N, columns) saved by numpy (.npy).
 
-    Raises InputError, naming file and fault, for a path that does not exist, a folder without such files, a file that is cut off or has other
-    columns, and NaN or infinite values (DATA_CONFIG.DROP_NONFINITE_POINTS: True leaves such points out).
+    Raises InputError, naming file and fault, for a path that does not exist, a folder without such files, a file that
+    is cut off or has other columns, and NaN or infinite values (DATA_CONFIG.DROP_NONFINITE_POINTS: True leaves such
+    points out).
     """
 
     def __init__(
-        self, dataset_cfg: Any, class_names: Sequence[str], training: bool = False, root_path: str | Path | None = None, logger: Any = None,
+        self,
+        dataset_cfg: Any,
+        class_names: Sequence[str],
+        training: bool = False,
+        root_path: str | Path | None = None,
+        logger: Any = None,
         ext: str = ".bin",
     ) -> None:
         root = Path(root_path)
@@ -34,8 +42,12 @@ class DemoDataset(DatasetTemplate):
             raise InputError(f"there is no file or folder {root} (--data_path)")
         self.sample_file_list = sorted(root.glob(f"*{ext}")) if root.is_dir() else [root]
         if not self.sample_file_list:
-            raise InputError(f"the folder {root} has no {ext} file; --ext .bin reads raw float32 scans, --ext .npy numpy arrays")
-        super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root, logger=logger)
+            raise InputError(
+                f"the folder {root} has no {ext} file; --ext .bin reads raw float32 scans, --ext .npy numpy arrays"
+            )
+        super().__init__(
+            dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root, logger=logger
+        )
 
     def __len__(self) -> int:
         return len(self.sample_file_list)
@@ -53,7 +65,8 @@ class DemoDataset(DatasetTemplate):
             size = path.stat().st_size
             if size % (4 * len(names)):
                 raise InputError(
-                    f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 with {len(names)} columns "
+                    f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 "
+                    f"with {len(names)} columns "
                     f"({', '.join(names)})"
                 )
             points = np.fromfile(path, dtype="<f4").reshape(-1, len(names))
@@ -66,10 +79,14 @@ class DemoDataset(DatasetTemplate):
 
 
 @torch.no_grad()
-def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float, out: Path, html: bool = False) -> list[dict[str, np.ndarray]]:
-    """Print a table of the boxes found in each scan and draw them to ``out/<scan>.png``; returns name, score and boxes_lidar for each scan.
+def show_detections(
+    model: nn.Module, dataset: DemoDataset, score_thresh: float, out: Path, html: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """Print a table of the boxes found in each scan and draw them to ``out/<scan>.png``; returns name, score and
+    boxes_lidar for each scan.
 
-    With ``html`` also ``out/<scan>.html``: the scan and its boxes in 3-D, to turn in a browser; one file that needs no other.
+    With ``html`` also ``out/<scan>.html``: the scan and its boxes in 3-D, to turn in a browser; one file that needs no
+    other.
     """
     from ..visualization import draw_bev, write_scene_html
 
@@ -87,13 +104,33 @@ def show_detections(model: nn.Module, dataset: DemoDataset, score_thresh: float,
         anno = {key: anno[key][kept] for key in ("name", "score", "boxes_lidar")}
         picture = out / f"{path.stem}.png"
         draw_bev(
-            points, pred_boxes=anno["boxes_lidar"], pred_scores=anno["score"], pred_names=anno["name"],
-            point_cloud_range=dataset.point_cloud_range, title=path.name, path=picture,
+            points,
+            pred_boxes=anno["boxes_lidar"],
+            pred_scores=anno["score"],
+            pred_names=anno["name"],
+            point_cloud_range=dataset.point_cloud_range,
+            title=path.name,
+            path=picture,
         )
         if html:
             boxes, names, scores = anno["boxes_lidar"], anno["name"], anno["score"]
-            write_scene_html(points, pred_boxes=boxes, pred_names=names, pred_scores=scores, path=picture.with_suffix(".html"), title=path.name)
-        print("\n".join([f"{path.name}: {kept.sum()} boxes with a score of at least {score_thresh:g}, drawn in {picture}", *table(anno)]), flush=True)
+            write_scene_html(
+                points,
+                pred_boxes=boxes,
+                pred_names=names,
+                pred_scores=scores,
+                path=picture.with_suffix(".html"),
+                title=path.name,
+            )
+        print(
+            "\n".join(
+                [
+                    f"{path.name}: {kept.sum()} boxes with a score of at least {score_thresh:g}, drawn in {picture}",
+                    *table(anno),
+                ]
+            ),
+            flush=True,
+        )
         found.append(anno)
     return found
 

@@ -1,4 +1,5 @@
 """Several processes: starting the group, who am I, telling the others, gathering results."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,23 +14,37 @@ from ..errors import InputError
 
 
 def init_dist_pytorch(tcp_port: int | None = None, local_rank: int = 0, backend: str | None = None) -> tuple[int, int]:
-    """Join the group that ``torchrun`` (or ``python -m torch.distributed.run``) started; returns (number of processes, rank).
+    """Join the group that ``torchrun`` (or ``python -m torch.distributed.run``) started; returns (number of processes,
+    rank).
 
-    CUDA tensors travel through nccl, CPU tensors through gloo. ``tcp_port`` is OpenPCDet's argument: torchrun has the port.
+    CUDA tensors travel through nccl, CPU tensors through gloo. ``tcp_port`` is OpenPCDet's argument: torchrun has the
+    port.
     """
     if "RANK" not in os.environ:
-        raise InputError("--launcher pytorch needs torchrun: torchrun --nproc_per_node=N tools/train.py --launcher pytorch --cfg_file ...")
+        raise InputError(
+            "--launcher pytorch needs torchrun: torchrun --nproc_per_node=N tools/train.py --launcher pytorch "
+            "--cfg_file ..."
+        )
     return _join(local_rank, backend)
 
 
 def init_dist_slurm(tcp_port: int, local_rank: int = 0, backend: str | None = None) -> tuple[int, int]:
-    """Join the group of a SLURM job, one task a process; the first one listens at ``tcp_port``. Returns (number of processes, rank)."""
+    """Join the group of a SLURM job, one task a process; the first one listens at ``tcp_port``. Returns (number of
+    processes, rank).
+    """
     if "SLURM_PROCID" not in os.environ:
-        raise InputError("--launcher slurm works inside a SLURM job: srun --ntasks=N python tools/train.py --launcher slurm --cfg_file ...")
+        raise InputError(
+            "--launcher slurm works inside a SLURM job: srun --ntasks=N python tools/train.py --launcher slurm "
+            "--cfg_file ..."
+        )
     rank, world_size, nodes = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"], os.environ["SLURM_NODELIST"]
-    address = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout.split()[0]
+    address = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     local = os.environ.get("SLURM_LOCALID", rank)
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(tcp_port), RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local)
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(tcp_port), RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local
+    )
     return _join(int(local), backend)
 
 
@@ -42,7 +57,9 @@ def _join(local_rank: int, backend: str | None) -> tuple[int, int]:
 
 
 def get_dist_info(return_gpu_per_machine: bool = False) -> tuple[int, ...]:
-    """(rank, number of processes), (0, 1) outside a group; with ``return_gpu_per_machine`` also this machine's number of CUDA devices."""
+    """(rank, number of processes), (0, 1) outside a group; with ``return_gpu_per_machine`` also this machine's number
+    of CUDA devices.
+    """
     started = dist.is_available() and dist.is_initialized()
     info = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
     return (*info, torch.cuda.device_count()) if return_gpu_per_machine else info
@@ -85,7 +102,9 @@ def average_reduce_value(data: Any) -> Any:
 
 
 def all_reduce(data: torch.Tensor, op: str = "sum", average: bool = False) -> torch.Tensor:
-    """Every rank's tensors joined by ``op`` (sum, max, min or product; with ``average`` the sum divided by their number), on every rank."""
+    """Every rank's tensors joined by ``op`` (sum, max, min or product; with ``average`` the sum divided by their
+    number), on every rank.
+    """
     if average and op.lower() != "sum":
         raise ValueError(f"average=True is a sum divided by its count; op is {op}")
     if get_world_size() == 1:
@@ -96,7 +115,9 @@ def all_reduce(data: torch.Tensor, op: str = "sum", average: bool = False) -> to
 
 
 def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Every rank's tensors of one shape and the same names, summed or averaged name by name, on every rank (OpenPCDet: on rank 0)."""
+    """Every rank's tensors of one shape and the same names, summed or averaged name by name, on every rank (OpenPCDet:
+    on rank 0).
+    """
     if get_world_size() == 1:
         return input_dict
     names = sorted(input_dict)  # in the same order everywhere
@@ -106,7 +127,9 @@ def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> di
 
 @torch.no_grad()
 def concat_all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Every rank's tensor, all of one shape, one after the other along the first axis; without a gradient. Needs a process group."""
+    """Every rank's tensor, all of one shape, one after the other along the first axis; without a gradient. Needs a
+    process group.
+    """
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
@@ -122,7 +145,8 @@ def from_first(value: Any) -> Any:
 
 
 def merge_results_dist(result_part: list, size: int, tmpdir=None) -> list | None:
-    """Join lists that the ranks filled in turns (rank r has items r, r + world, ...), cut to ``size`` items; None on all ranks but the first.
+    """Join lists that the ranks filled in turns (rank r has items r, r + world, ...), cut to ``size`` items; None on
+    all ranks but the first.
 
     ``tmpdir`` is OpenPCDet's argument; the lists travel through the process group, no files are needed.
     """

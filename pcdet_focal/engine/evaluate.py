@@ -1,4 +1,5 @@
 """Running a detector over a data set and scoring what it finds."""
+
 from __future__ import annotations
 
 import json
@@ -18,7 +19,8 @@ from .run_log import AverageMeter
 
 
 def check_settings(cfg) -> None:
-    """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after it.
+    """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after
+    it.
 
     A head with post-processing of its own (CenterHead) asks for those when it is built.
     """
@@ -26,14 +28,21 @@ def check_settings(cfg) -> None:
     wanted = [(settings, ("RECALL_THRESH_LIST", "EVAL_METRIC"))]
     if "POST_PROCESSING" not in cfg.MODEL.get("DENSE_HEAD", {}):
         wanted.append((settings, ("SCORE_THRESH", "OUTPUT_RAW_SCORE")))
-        wanted.append((settings.NMS_CONFIG, ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE")))
+        wanted.append(
+            (
+                settings.NMS_CONFIG,
+                ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE"),
+            )
+        )
     for section, keys in wanted:
         for key in keys:
             section[key]
 
 
 @torch.no_grad()
-def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer_time: AverageMeter | None = None) -> tuple[list[dict], Counter]:
+def predict(
+    model: nn.Module, dataloader, output_path: Path | None = None, infer_time: AverageMeter | None = None
+) -> tuple[list[dict], Counter]:
     """Run ``model`` in evaluation mode over this process's share of a loader.
 
     Args:
@@ -48,7 +57,14 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
     annos: list[dict] = []
     recall: Counter = Counter()
     dataset = dataloader.dataset
-    for batch in tqdm(dataloader, desc="evaluating", unit="batch", disable=not is_main_process() or None, dynamic_ncols=True, leave=False):
+    for batch in tqdm(
+        dataloader,
+        desc="evaluating",
+        unit="batch",
+        disable=not is_main_process() or None,
+        dynamic_ncols=True,
+        leave=False,
+    ):
         load_data_to_device(batch, device)
         started = time.perf_counter()
         pred_dicts, recall_dict = model(batch)
@@ -62,13 +78,21 @@ def predict(model: nn.Module, dataloader, output_path: Path | None = None, infer
 
 
 def eval_one_epoch(
-    cfg, model: nn.Module, dataloader, epoch_id, logger, result_dir: Path, save_to_file: bool = False, measure_time: bool = False
+    cfg,
+    model: nn.Module,
+    dataloader,
+    epoch_id,
+    logger,
+    result_dir: Path,
+    save_to_file: bool = False,
+    measure_time: bool = False,
 ) -> dict[str, float]:
     """Evaluate a model on a whole data set, log the table and return the figures (empty on ranks above 0).
 
     Args:
         epoch_id: only named in the log.
-        result_dir: gets result.pkl (detections), result.json (figures) and, with ``save_to_file``, final_result/data with one file a frame.
+        result_dir: gets result.pkl (detections), result.json (figures) and, with ``save_to_file``, final_result/data
+            with one file a frame.
         measure_time: also log the milliseconds a batch.
     """
     rank, world_size = get_dist_info()
@@ -87,11 +111,14 @@ def eval_one_epoch(
     if rank != 0:
         return {}
     found = sum(len(anno["name"]) for anno in annos)
-    logger.info("%.2f boxes and %.4f s a frame", found / max(len(annos), 1), (time.monotonic() - started) / max(len(annos), 1))
+    logger.info(
+        "%.2f boxes and %.4f s a frame", found / max(len(annos), 1), (time.monotonic() - started) / max(len(annos), 1)
+    )
     if meter is not None:
         logger.info("inference: %.2f ms a batch", meter.avg)
 
-    recall = sum(recalls, Counter())  # where the processes share frames unevenly, those that are dealt twice count twice here
+    # where the processes share frames unevenly, those that are dealt twice count twice here
+    recall = sum(recalls, Counter())
     figures = {}
     for threshold in cfg.MODEL.POST_PROCESSING.RECALL_THRESH_LIST:
         for stage in ("roi", "rcnn"):

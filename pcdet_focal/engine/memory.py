@@ -1,4 +1,5 @@
 """Memory of a process that computes on the CPU."""
+
 from __future__ import annotations
 
 import ctypes
@@ -8,10 +9,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's ma
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory that tensors give back, for the next ones, instead of returning it to the system each time.
+    """Let glibc keep the memory that tensors give back, for the next ones, instead of returning it to the system each
+    time.
 
-    A training step on the CPU allocates and frees the same hundreds of megabytes over and over. By default each large block is mapped anew and
-    the system clears its pages as they are touched: a quarter to a third of a step. The process keeps its peak size instead.
+    A training step on the CPU allocates and frees the same hundreds of megabytes over and over. By default each large
+    block is mapped anew and the system clears its pages as they are touched: a quarter to a third of a step. The
+    process keeps its peak size instead.
 
     Returns:
         whether the C library took the settings (glibc on Linux); elsewhere nothing changes.

@@ -1,12 +1,14 @@
 """Optimisers and learning-rate schedules of OpenPCDet's OPTIMIZATION section.
 
-A schedule here is a pure function of the iteration, so resuming needs nothing but the iteration's number. ``scheduler.step(it)`` sets the
-learning rate (and, one-cycle, Adam's beta1) for iteration ``it`` before its forward pass.
+A schedule here is a pure function of the iteration, so resuming needs nothing but the iteration's number.
+``scheduler.step(it)`` sets the learning rate (and, one-cycle, Adam's beta1) for iteration ``it`` before its forward
+pass.
 """
+
 from __future__ import annotations
 
 import math
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -21,9 +23,11 @@ def _annealed(start: float, end: float, share: float) -> float:
 
 
 class DecoupledAdam(torch.optim.AdamW):
-    """AdamW that also decays parameters without a gradient, as OpenPCDet's optimiser does, and keeps its own weight decay on load.
+    """AdamW that also decays parameters without a gradient, as OpenPCDet's optimiser does, and keeps its own weight
+    decay on load.
 
-    Update: p <- p (1 - lr * weight_decay) for every parameter, then Adam without decay (Loshchilov and Hutter, ICLR 2019).
+    Update: p <- p (1 - lr * weight_decay) for every parameter, then Adam without decay (Loshchilov and Hutter, ICLR
+    2019).
     """
 
     @torch.no_grad()
@@ -35,17 +39,28 @@ class DecoupledAdam(torch.optim.AdamW):
         return super().step(closure)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        # OpenPCDet's checkpoints store weight_decay 0 (it decays outside the optimiser): the configuration's value stays.
-        kept = [{key: group[key] for key in ("weight_decay", "eps", "decoupled_weight_decay") if key in group} for group in self.param_groups]
+        # OpenPCDet's checkpoints store weight_decay 0 (it decays outside the optimiser): the configuration's value
+        # stays.
+        kept = [
+            {key: group[key] for key in ("weight_decay", "eps", "decoupled_weight_decay") if key in group}
+            for group in self.param_groups
+        ]
         super().load_state_dict(state_dict)
         for group, values in zip(self.param_groups, kept):
             group.update(values)
 
 
 class Schedule:
-    """Sets the optimiser's learning rate and beta1 from a function (iteration, epoch) -> (learning rate, beta1 or None)."""
+    """Sets the optimiser's learning rate and beta1 from a function (iteration, epoch) -> (learning rate, beta1 or
+    None).
+    """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, function: Callable[[int, int], tuple[float, float | None]], total_iters_each_epoch: int):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        function: Callable[[int, int], tuple[float, float | None]],
+        total_iters_each_epoch: int,
+    ):
         self.optimizer = optimizer
         self.function = function
         self.total_iters_each_epoch = total_iters_each_epoch
@@ -53,7 +68,9 @@ class Schedule:
 
     def step(self, accumulated_iter: int, epoch: int | None = None) -> None:
         """Set the values for iteration ``accumulated_iter`` (0-based, over all epochs)."""
-        lr, momentum = self.function(accumulated_iter, accumulated_iter // self.total_iters_each_epoch if epoch is None else epoch)
+        lr, momentum = self.function(
+            accumulated_iter, accumulated_iter // self.total_iters_each_epoch if epoch is None else epoch
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             if momentum is not None:
@@ -63,8 +80,8 @@ class Schedule:
 def one_cycle(optim_cfg, total_steps: int) -> Callable[[int, int], tuple[float, float]]:
     """(iteration, epoch) -> (learning rate, beta1) of the one-cycle policy (Smith 2018) as OpenPCDet computes it.
 
-    With ``s = int(PCT_START * total_steps)``: the rate rises by a cosine from LR / DIV_FACTOR to LR at ``s`` and falls to
-    LR / DIV_FACTOR / 1e4 at ``total_steps`` (one step after the last); beta1 goes from MOMS[0] to MOMS[1] and back.
+    With ``s = int(PCT_START * total_steps)``: the rate rises by a cosine from LR / DIV_FACTOR to LR at ``s`` and falls
+    to LR / DIV_FACTOR / 1e4 at ``total_steps`` (one step after the last); beta1 goes from MOMS[0] to MOMS[1] and back.
     """
     peak, (high, low) = optim_cfg.LR, optim_cfg.MOMS
     first = peak / optim_cfg.DIV_FACTOR
@@ -92,7 +109,9 @@ def step_decay(optim_cfg, iters_each_epoch: int) -> Callable[[int, int], tuple[f
 
 
 def cosine_annealing(optim_cfg, total_steps: int, total_epochs: int) -> Callable[[int, int], tuple[float, float]]:
-    """A linear warm-up of WARMUP_ITER iterations from a third of LR, then a cosine by whole epochs down to LR / 1000; beta1 as in one-cycle."""
+    """A linear warm-up of WARMUP_ITER iterations from a third of LR, then a cosine by whole epochs down to LR / 1000;
+    beta1 as in one-cycle.
+    """
     cycle = one_cycle(optim_cfg, total_steps)
     warmup = optim_cfg.get("WARMUP_ITER", 0)
 
@@ -108,7 +127,10 @@ def cosine_annealing(optim_cfg, total_steps: int, total_epochs: int) -> Callable
 
 def _cosine_warmup(optim_cfg, warmup_iters: int) -> Callable[[int, int], tuple[float, None]]:
     low = optim_cfg.LR / optim_cfg.DIV_FACTOR
-    return lambda iteration, epoch: (low + (optim_cfg.LR - low) * (1 - math.cos(math.pi * iteration / warmup_iters)) / 2, None)
+    return lambda iteration, epoch: (
+        low + (optim_cfg.LR - low) * (1 - math.cos(math.pi * iteration / warmup_iters)) / 2,
+        None,
+    )
 
 
 def _leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
@@ -120,35 +142,45 @@ def _leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Trainable parameters in OpenPCDet's two groups and order: all but batch norm's, then batch norm's, so that optimiser states interchange."""
+    """Trainable parameters in OpenPCDet's two groups and order: all but batch norm's, then batch norm's, so that
+    optimiser states interchange.
+    """
     other, norm, seen = [], [], set()
     for module in _leaf_modules(model):
         for p in module.parameters():
             if p.requires_grad and id(p) not in seen:
                 seen.add(id(p))
                 (norm if isinstance(module, _BatchNorm) else other).append(p)
-    other += [p for p in model.parameters() if p.requires_grad and id(p) not in seen]  # held by a module that has children
+    # held by a module that has children
+    other += [p for p in model.parameters() if p.requires_grad and id(p) not in seen]
     return [other, norm]
 
 
 def build_optimizer(model: nn.Module, optim_cfg) -> torch.optim.Optimizer:
-    """The optimiser that ``optim_cfg.OPTIMIZER`` names: adam_onecycle, adam_cosineanneal, adam or sgd; over every trainable parameter."""
+    """The optimiser that ``optim_cfg.OPTIMIZER`` names: adam_onecycle, adam_cosineanneal, adam or sgd; over every
+    trainable parameter.
+    """
     name, lr, decay = optim_cfg.OPTIMIZER, optim_cfg.LR, optim_cfg.WEIGHT_DECAY
     if name in ("adam_onecycle", "adam_cosineanneal"):
         betas = tuple(optim_cfg.get("BETAS", (0.9, 0.99)))
-        return DecoupledAdam([{"params": group} for group in _groups(model)], lr=lr, betas=betas, eps=1e-8, weight_decay=decay)
+        return DecoupledAdam(
+            [{"params": group} for group in _groups(model)], lr=lr, betas=betas, eps=1e-8, weight_decay=decay
+        )
     parameters = [p for p in model.parameters() if p.requires_grad]
     if name == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=optim_cfg.MOMENTUM)
-    raise InputError(f"OPTIMIZATION.OPTIMIZER: {name} is not supported (supported: adam, adam_cosineanneal, adam_onecycle, sgd)")
+    raise InputError(
+        f"OPTIMIZATION.OPTIMIZER: {name} is not supported (supported: adam, adam_cosineanneal, adam_onecycle, sgd)"
+    )
 
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, total_iters_each_epoch: int, total_epochs: int, last_epoch: int, optim_cfg
 ) -> tuple[Schedule, Schedule | None]:
-    """The schedule that goes with ``optim_cfg.OPTIMIZER``, and the warm-up's for the first WARMUP_EPOCH epochs (LR_WARMUP), or None.
+    """The schedule that goes with ``optim_cfg.OPTIMIZER``, and the warm-up's for the first WARMUP_EPOCH epochs
+    (LR_WARMUP), or None.
 
     ``last_epoch`` is OpenPCDet's argument; a schedule that is a function of the iteration does not need it.
     """
@@ -160,4 +192,6 @@ def build_scheduler(
     schedule = Schedule(optimizer, step_decay(optim_cfg, total_iters_each_epoch), total_iters_each_epoch)
     if not optim_cfg.get("LR_WARMUP", False):
         return schedule, None
-    return schedule, Schedule(optimizer, _cosine_warmup(optim_cfg, optim_cfg.WARMUP_EPOCH * total_iters_each_epoch), total_iters_each_epoch)
+    return schedule, Schedule(
+        optimizer, _cosine_warmup(optim_cfg, optim_cfg.WARMUP_EPOCH * total_iters_each_epoch), total_iters_each_epoch
+    )

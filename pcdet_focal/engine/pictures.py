@@ -1,4 +1,7 @@
-"""Pictures of a finished evaluation: scans with ground truth and detections, precision over recall, and the curves of the training run."""
+"""Pictures of a finished evaluation: scans with ground truth and detections, precision over recall, and the curves of
+the training run.
+"""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +18,9 @@ from ..visualization.reports import draw_training_curves
 from .run_log import read_metrics
 
 
-def draw_results(dataset, result_file: str | Path, out_dir: str | Path, count: int = 8, score_thresh: float = 0.3) -> list[Path]:
+def draw_results(
+    dataset, result_file: str | Path, out_dir: str | Path, count: int = 8, score_thresh: float = 0.3
+) -> list[Path]:
     """Draw ``count`` frames, evenly spread, of a data set with the detections of a ``result.pkl``.
 
     Args:
@@ -60,15 +65,17 @@ def draw_curves(dataset, result_file: str | Path, path: str | Path) -> Path | No
     """Draw precision over recall (3-D) of a ``result.pkl`` of a KITTI-style data set.
 
     Returns:
-        ``path``, or None where KITTI's evaluation has nothing to compare: a frame without detections of its own or without labels that
-        have image boxes, or none of KITTI's classes.
+        ``path``, or None where KITTI's evaluation has nothing to compare: a frame without detections of its own or
+        without labels that have image boxes, or none of KITTI's classes.
 
     Raises:
         InputError: no such file, or it is of other frames than the data set's.
     """
     frames, found = _read_result(dataset, result_file)
     classes = [name for name in dataset.class_names if name in CLASS_NAMES]
-    if not classes or not all("bbox" in info.get("annos", ()) and frame in found for info, frame in zip(dataset.infos, frames)):
+    if not classes or not all(
+        "bbox" in info.get("annos", ()) and frame in found for info, frame in zip(dataset.infos, frames)
+    ):
         return None
     result = evaluate_kitti([info["annos"] for info in dataset.infos], [found[frame] for frame in frames], classes)
     draw_precision_recall(result, path, title=f"precision over recall, {len(frames)} frames")
@@ -82,7 +89,10 @@ def _read_result(dataset, result_file: str | Path) -> tuple[list[str], dict[str,
     found = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
     frames = [info["point_cloud"]["lidar_idx"] for info in dataset.infos]
     if not set(frames) & set(found):
-        raise InputError(f"{result_file} holds no frame of this data set ({len(found)} frames, the first is {next(iter(found), 'none')})")
+        raise InputError(
+            f"{result_file} holds no frame of this data set ({len(found)} frames, the first is "
+            f"{next(iter(found), 'none')})"
+        )
     return frames, found
 
 
@@ -91,8 +101,13 @@ def draw_run(run_dir: str | Path, path: str | Path) -> Path:
     metrics = Path(run_dir) / "metrics.jsonl"
     if not metrics.is_file():
         raise InputError(f"there is no {metrics}: has this run trained?")
-    names = {"train/loss": "loss", "train/rpn_loss_cls": "classification", "train/rpn_loss_loc": "box", "train/rpn_loss_dir": "direction",
-             "meta_data/learning_rate": "learning rate"}
+    names = {
+        "train/loss": "loss",
+        "train/rpn_loss_cls": "classification",
+        "train/rpn_loss_loc": "box",
+        "train/rpn_loss_dir": "direction",
+        "meta_data/learning_rate": "learning rate",
+    }
     series = read_metrics(metrics)
     draw_training_curves({label: series[name] for name, label in names.items() if series.get(name)}, path)
     return Path(path)

@@ -1,4 +1,5 @@
 """Evaluating every checkpoint of a run, also while it is being trained."""
+
 from __future__ import annotations
 
 import time
@@ -15,10 +16,18 @@ SECONDS_BETWEEN_LOOKS = 5
 
 
 def repeat_eval_ckpt(
-    cfg, model: nn.Module, dataloader, ckpt_dir: Path, eval_dir: Path, logger, start_epoch: int = 0, max_waiting_mins: float = 0,
+    cfg,
+    model: nn.Module,
+    dataloader,
+    ckpt_dir: Path,
+    eval_dir: Path,
+    logger,
+    start_epoch: int = 0,
+    max_waiting_mins: float = 0,
     save_to_file: bool = False,
 ) -> dict[int, dict]:
-    """Evaluate each ``checkpoint_epoch_N.pth`` with N >= ``start_epoch`` that ``eval_dir``'s list does not name yet; returns {epoch: figures}.
+    """Evaluate each ``checkpoint_epoch_N.pth`` with N >= ``start_epoch`` that ``eval_dir``'s list does not name yet;
+    returns {epoch: figures}.
 
     With ``max_waiting_mins`` it goes on looking for new checkpoints until none has come for so long.
     """
@@ -29,14 +38,18 @@ def repeat_eval_ckpt(
     results: dict[int, dict] = {}
     looking_since = time.monotonic()
     while True:
-        todo = [(epoch, path) for epoch, path in epoch_checkpoints(ckpt_dir) if epoch >= start_epoch and epoch not in done]
+        todo = [
+            (epoch, path) for epoch, path in epoch_checkpoints(ckpt_dir) if epoch >= start_epoch and epoch not in done
+        ]
         over = not todo and time.monotonic() - looking_since >= max_waiting_mins * 60
         todo, over = from_first((todo, over))  # rank 0 looks: another process may see another folder a moment later
         if over:
             return results
         for epoch, path in todo:
             load_for_use(model, path, logger)
-            results[epoch] = eval_one_epoch(cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file)
+            results[epoch] = eval_one_epoch(
+                cfg, model, dataloader, epoch, logger, eval_dir / f"epoch_{epoch}" / split, save_to_file
+            )
             done.add(epoch)
             if is_main_process():
                 scalars = ScalarLog(eval_dir)

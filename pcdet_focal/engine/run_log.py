@@ -1,4 +1,5 @@
 """What a run tells: the console, a log file, TensorBoard, and a file of numbers for plots."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,9 @@ class _Console(logging.Handler):
 
 
 def create_logger(log_file: str | Path | None = None, rank: int = 0, log_level: int = logging.INFO) -> logging.Logger:
-    """A logger to the console and, with ``log_file``, to that file (there with time and level). Ranks above 0 only report errors."""
+    """A logger to the console and, with ``log_file``, to that file (there with time and level). Ranks above 0 only
+    report errors.
+    """
     logger = logging.getLogger(f"pcdet_focal.run.{log_file}")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -53,7 +56,9 @@ def set_random_seed(seed: int) -> None:
 
 
 def worker_init_fn(worker_id: int, seed: int | None = 666) -> None:
-    """Seed Python, numpy and torch in a loader's worker with ``seed + worker_id``; None leaves them. The loaders here need none: a sample seeds itself."""
+    """Seed Python, numpy and torch in a loader's worker with ``seed + worker_id``; None leaves them. The loaders here
+    need none: a sample seeds itself.
+    """
     if seed is not None:
         random.seed(seed + worker_id)
         np.random.seed(seed + worker_id)
@@ -78,7 +83,8 @@ class AverageMeter:
 
 
 class ScalarLog:
-    """Scalars over iterations, to TensorBoard (``folder/tensorboard``) and to ``folder/metrics.jsonl`` (one JSON object a line).
+    """Scalars over iterations, to TensorBoard (``folder/tensorboard``) and to ``folder/metrics.jsonl`` (one JSON object
+    a line).
 
     Values may be tensors; they are read here, in one place, and only when they are logged.
     """
@@ -105,7 +111,9 @@ class ScalarLog:
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """``metrics.jsonl`` as {name: [(iteration, value), ...]}; where a resumed run wrote an iteration again, the later value counts."""
+    """``metrics.jsonl`` as {name: [(iteration, value), ...]}; where a resumed run wrote an iteration again, the later
+    value counts.
+    """
     series: dict[str, dict[int, float]] = {}
     with open(path, encoding="utf-8") as file:
         for line in file:

@@ -1,10 +1,12 @@
 """The training loop, and going on with an interrupted run."""
+
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,16 @@ class Trainer:
 
     Args:
         model: the detector, or its DistributedDataParallel.
-        optimizer, lr_scheduler, lr_warmup_scheduler: from engine.optimization; the warm-up rules the first WARMUP_EPOCH epochs.
+        optimizer, lr_scheduler, lr_warmup_scheduler: from engine.optimization; the warm-up rules the first WARMUP_EPOCH
+            epochs.
         train_loader, train_sampler: from datasets.build_dataloader.
         model_func: (model, batch) -> (loss, values to log, values to show), from models.model_fn_decorator.
-        optim_cfg: the OPTIMIZATION section: GRAD_NORM_CLIP, WARMUP_EPOCH, LOSS_SCALE_FP16 (optional, the first loss scale).
-        ckpt_dir: where rank 0 writes checkpoint_epoch_N.pth and, within an epoch, latest_model.pth every ``save_seconds``.
-        iters_each_epoch: default: one pass over the loader. With merge_all_iters_to_one_epoch a pass is all epochs, and this is a share of it.
+        optim_cfg: the OPTIMIZATION section: GRAD_NORM_CLIP, WARMUP_EPOCH, LOSS_SCALE_FP16 (optional, the first loss
+            scale).
+        ckpt_dir: where rank 0 writes checkpoint_epoch_N.pth and, within an epoch, latest_model.pth every
+            ``save_seconds``.
+        iters_each_epoch: default: one pass over the loader. With merge_all_iters_to_one_epoch a pass is all epochs, and
+            this is a share of it.
         scalar_log: where logged values go, or None.
         use_amp: mixed precision; float16 with loss scaling on CUDA, bfloat16 on a CPU.
         log_interval: iterations between two readings of the loss (reading makes the host wait for the device).
@@ -37,10 +43,26 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, lr_scheduler, train_loader, train_sampler, model_func: Callable, optim_cfg,
-        total_epochs: int, ckpt_dir: Path, logger, lr_warmup_scheduler=None, iters_each_epoch: int | None = None,
-        scalar_log: ScalarLog | None = None, use_amp: bool = False, log_interval: int = 50, ckpt_save_interval: int = 1,
-        max_ckpt_save_num: int = 30, save_seconds: float = 300, augmentation_hook: Callable[[int, int], bool] | None = None,
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler,
+        train_loader,
+        train_sampler,
+        model_func: Callable,
+        optim_cfg,
+        total_epochs: int,
+        ckpt_dir: Path,
+        logger,
+        lr_warmup_scheduler=None,
+        iters_each_epoch: int | None = None,
+        scalar_log: ScalarLog | None = None,
+        use_amp: bool = False,
+        log_interval: int = 50,
+        ckpt_save_interval: int = 1,
+        max_ckpt_save_num: int = 30,
+        save_seconds: float = 300,
+        augmentation_hook: Callable[[int, int], bool] | None = None,
     ):
         self.model, self.optimizer, self.model_func = model, optimizer, model_func
         self.loader, self.sampler = train_loader, train_sampler
@@ -55,15 +77,26 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.use_amp = use_amp
         scale = optim_cfg.get("LOSS_SCALE_FP16", 2.0**16)
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale, enabled=use_amp and self.device.type == "cuda")
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=scale, enabled=use_amp and self.device.type == "cuda"
+        )
         self.iteration = 0
 
     def train(self, start_iteration: int = 0) -> int:
-        """Train until ``total_epochs`` are done; returns the number of iterations done in all, those before ``start_iteration`` included."""
+        """Train until ``total_epochs`` are done; returns the number of iterations done in all, those before
+        ``start_iteration`` included.
+        """
         self.iteration = self.first_iteration = start_iteration
         self.started = time.monotonic()
         total = self.total_epochs * self.iters_each_epoch
-        with tqdm(total=total, initial=start_iteration, unit="it", disable=self.rank != 0 or None, dynamic_ncols=True, mininterval=0.5) as self.bar:
+        with tqdm(
+            total=total,
+            initial=start_iteration,
+            unit="it",
+            disable=self.rank != 0 or None,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        ) as self.bar:
             batches = None
             for epoch in range(start_iteration // self.iters_each_epoch, self.total_epochs):
                 changed = self.augmentation_hook is not None and self.augmentation_hook(epoch, self.total_epochs)
@@ -103,13 +136,18 @@ class Trainer:
         mean, took = float(torch.stack(losses).mean()), time.monotonic() - began
         self.logger.info(
             "epoch %d/%d: mean loss %.4f in %s (%.0f %% of it waiting for data)",
-            epoch + 1, self.total_epochs, mean, tqdm.format_interval(took), 100 * waiting.sum / max(took, 1e-9),
+            epoch + 1,
+            self.total_epochs,
+            mean,
+            tqdm.format_interval(took),
+            100 * waiting.sum / max(took, 1e-9),
         )
 
     def _batches(self) -> Iterator[dict]:
         """Batches from the present iteration on, one pass over the loader after the other."""
         if self.loader.num_workers > 0 and hasattr(self.loader.dataset, "__getitems__"):
-            self.loader.dataset.__getitems__([0])  # compiled functions loaded here need not be loaded by every worker in every epoch
+            # compiled functions loaded here need not be loaded by every worker in every epoch
+            self.loader.dataset.__getitems__([0])
         number, done = divmod(self.iteration, len(self.loader))
         while True:
             self.sampler.set_epoch(number, skip=done * self.loader.batch_size)
@@ -118,7 +156,11 @@ class Trainer:
 
     def _step(self, batch: dict) -> tuple[Tensor, dict, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=torch.float16 if self.device.type == "cuda" else torch.bfloat16, enabled=self.use_amp):
+        with torch.autocast(
+            self.device.type,
+            dtype=torch.float16 if self.device.type == "cuda" else torch.bfloat16,
+            enabled=self.use_amp,
+        ):
             loss, values, _ = self.model_func(self.model, batch)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -127,14 +169,19 @@ class Trainer:
         self.scaler.update()
         return loss.detach(), values, grad_norm
 
-    def _log(self, epoch: int, batch: dict, loss: Tensor, values: dict, grad_norm: Tensor, waiting: AverageMeter) -> None:
+    def _log(
+        self, epoch: int, batch: dict, loss: Tensor, values: dict, grad_norm: Tensor, waiting: AverageMeter
+    ) -> None:
         value, norm = float(loss), float(grad_norm)
-        if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):  # loss scaling skips steps with infinite gradients
+        # loss scaling skips steps with infinite gradients
+        if not math.isfinite(value) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             parts = ", ".join(f"{key} {float(part):.4g}" for key, part in values.items())
             frames = ", ".join(map(str, batch.get("frame_id", ())))
             raise InputError(
-                f"training has diverged: the loss is {value}, the gradient's norm {norm} at iteration {self.iteration} (epoch {epoch + 1}; {parts}; "
-                f"frames {frames}). Lower OPTIMIZATION.LR or look at these frames, with --logger_iter_interval 1 to see where it begins. "
+                f"training has diverged: the loss is {value}, the gradient's norm {norm} at iteration "
+                f"{self.iteration} (epoch {epoch + 1}; {parts}; "
+                f"frames {frames}). Lower OPTIMIZATION.LR or look at these frames, with --logger_iter_interval 1 to "
+                "see where it begins. "
                 f"Checkpoints in {self.ckpt_dir} are from before this point"
             )
         lr = self.optimizer.param_groups[0]["lr"]
@@ -142,12 +189,26 @@ class Trainer:
         self.bar.set_postfix(loss=f"{value:.3f}", lr=f"{lr:.2e}", refresh=False)
         log = self.logger if self.bar.disable else file_only(self.logger)
         log.info(
-            "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3e  grad norm %.3g  %.3f s each, %.3f s of it for data  left %s",
-            epoch + 1, self.total_epochs, (self.iteration - 1) % self.iters_each_epoch + 1, self.iters_each_epoch,
-            value, lr, norm, each, waiting.avg, tqdm.format_interval(each * (self.total_epochs * self.iters_each_epoch - self.iteration)),
+            "epoch %d/%d  iteration %d/%d  loss %.4f  lr %.3e  grad norm %.3g  %.3f s each, %.3f s of it for data  "
+            "left %s",
+            epoch + 1,
+            self.total_epochs,
+            (self.iteration - 1) % self.iters_each_epoch + 1,
+            self.iters_each_epoch,
+            value,
+            lr,
+            norm,
+            each,
+            waiting.avg,
+            tqdm.format_interval(each * (self.total_epochs * self.iters_each_epoch - self.iteration)),
         )
         if self.scalars is not None:
-            scalars = {"train/loss": value, "meta_data/learning_rate": lr, "meta_data/epoch": epoch, "meta_data/grad_norm": norm}
+            scalars = {
+                "train/loss": value,
+                "meta_data/learning_rate": lr,
+                "meta_data/epoch": epoch,
+                "meta_data/grad_norm": norm,
+            }
             self.scalars.add({**scalars, **{f"train/{key}": part for key, part in values.items()}}, self.iteration)
 
     def _save(self, name: str, finished_epochs: int) -> None:
@@ -160,7 +221,10 @@ class Trainer:
     def state(self, finished_epochs: int) -> dict[str, Any]:
         """A checkpoint of this moment: OpenPCDet's entries, and what an exact continuation needs besides."""
         return checkpoint_state(
-            self.model, self.optimizer, finished_epochs, self.iteration,
+            self.model,
+            self.optimizer,
+            finished_epochs,
+            self.iteration,
             iters_each_epoch=self.iters_each_epoch,
             data_seed=getattr(self.loader.dataset, "seed", None),
             scaler_state=self.scaler.state_dict() if self.scaler.is_enabled() else None,
@@ -172,8 +236,9 @@ class Trainer:
 def resume(trainer: Trainer, model: nn.Module, checkpoint: str | Path) -> int:
     """Load a checkpoint's weights, optimiser, loss scale and random states; returns the iteration to go on from.
 
-    The schedule is a function of the iteration and the data of (seed, epoch, frame), so the run goes on as if it had not stopped. With other
-    data or another batch size an epoch has other iterations: then it goes on at the start of the first epoch that is not finished.
+    The schedule is a function of the iteration and the data of (seed, epoch, frame), so the run goes on as if it had
+    not stopped. With other data or another batch size an epoch has other iterations: then it goes on at the start of
+    the first epoch that is not finished.
 
     Raises InputError for a checkpoint of another architecture or optimiser.
     """
@@ -189,13 +254,19 @@ def resume(trainer: Trainer, model: nn.Module, checkpoint: str | Path) -> int:
         torch.cuda.set_rng_state(saved["cuda_random_state"], trainer.device)
     each = trainer.iters_each_epoch
     if iteration // each != epoch or saved.get("iters_each_epoch", each) != each:
-        trainer.logger.warning("%s is of a run with other data or another batch size: going on at the start of epoch %d", checkpoint, epoch + 1)
+        trainer.logger.warning(
+            "%s is of a run with other data or another batch size: going on at the start of epoch %d",
+            checkpoint,
+            epoch + 1,
+        )
         iteration = epoch * each
     return iteration
 
 
 class DisableAugmentationHook:
-    """OpenPCDet's HOOK.DisableAugmentationHook: switches the augmentors of DISABLE_AUG_LIST off for the last NUM_LAST_EPOCHS epochs."""
+    """OpenPCDet's HOOK.DisableAugmentationHook: switches the augmentors of DISABLE_AUG_LIST off for the last
+    NUM_LAST_EPOCHS epochs.
+    """
 
     def __init__(self, cfg, dataset, logger):
         self.settings = cfg.HOOK.get("DisableAugmentationHook")

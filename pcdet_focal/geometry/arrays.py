@@ -1,14 +1,16 @@
 """How one function serves numpy and torch: it is written once in torch, and numpy arguments are lent to it."""
+
 from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, TypeVar, Union
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-Array = Union[np.ndarray, torch.Tensor]
+Array = np.ndarray | torch.Tensor
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -21,8 +23,9 @@ def as_floating(array: np.ndarray) -> np.ndarray:
 def check_numpy_to_torch(x: Any) -> tuple[Any, bool]:
     """``(tensor, True)`` for a numpy array, ``(x, False)`` for everything else.
 
-    float32 and float64 keep their type, every other one becomes float32. The tensor shares the array's memory where it can (read it, do not
-    write it): arrays that torch cannot view (read-only, negative strides, foreign byte order) are copied.
+    float32 and float64 keep their type, every other one becomes float32. The tensor shares the array's memory where it
+    can (read it, do not write it): arrays that torch cannot view (read-only, negative strides, foreign byte order) are
+    copied.
     """
     if not isinstance(x, np.ndarray):
         return x, False
@@ -34,7 +37,8 @@ def check_numpy_to_torch(x: Any) -> tuple[Any, bool]:
 def numpy_or_torch(function: Function) -> Function:
     """Let a function of tensors take numpy arrays as well.
 
-    Every numpy argument reaches the function as a tensor; the result goes back to numpy where the first argument was numpy.
+    Every numpy argument reaches the function as a tensor; the result goes back to numpy where the first argument was
+    numpy.
     """
 
     first_name = next(iter(inspect.signature(function).parameters))
@@ -43,7 +47,8 @@ def numpy_or_torch(function: Function) -> Function:
     def either(*given: Any, **named: Any) -> Any:
         is_numpy = isinstance(given[0] if given else named.get(first_name), np.ndarray)
         result = function(
-            *(check_numpy_to_torch(value)[0] for value in given), **{name: check_numpy_to_torch(value)[0] for name, value in named.items()}
+            *(check_numpy_to_torch(value)[0] for value in given),
+            **{name: check_numpy_to_torch(value)[0] for name, value in named.items()},
         )
         return result.numpy() if is_numpy else result
 

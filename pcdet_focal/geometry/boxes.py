@@ -1,11 +1,14 @@
-"""Boxes in the LiDAR frame: corners, which of them and which points lie where, and the overlaps that need no polygon clipping.
+"""Boxes in the LiDAR frame: corners, which of them and which points lie where, and the overlaps that need no polygon
+clipping.
 
-A box is (x, y, z, dx, dy, dz, heading, ...): metres, centre-based, heading in radians anticlockwise from +x; further columns (velocity,
+A box is (x, y, z, dx, dy, dz, heading, ...): metres, centre-based, heading in radians anticlockwise from +x; further
+columns (velocity,
 class) are left alone. Rotated IoU is in ``ops.rotated_iou``. Names and results are those of OpenPCDet's ``box_utils``.
 """
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,8 +23,8 @@ MARGIN = 0.01  # metres that a box is wider in x and y for OpenPCDet's points-in
 def boxes_to_corners_3d(boxes3d: Array) -> Array:
     """The eight corners of boxes.
 
-    Corners 0 to 3 are the bottom, 4 to 7 the top above them; from the front left they go round clockwise seen from above:
-    front left, front right, rear right, rear left.
+    Corners 0 to 3 are the bottom, 4 to 7 the top above them; from the front left they go round clockwise seen from
+    above: front left, front right, rear right, rear left.
 
     Args:
         boxes3d: (..., 7 + C), usually (N, 7).
@@ -31,7 +34,8 @@ def boxes_to_corners_3d(boxes3d: Array) -> Array:
     """
     x, y, z = boxes3d[..., 0:3, None].unbind(dim=-2)  # (..., 1) each
     half_x, half_y, half_z = (boxes3d[..., 3:6] / 2).unbind(dim=-1)  # (...) each
-    # stacked with their signs, not multiplied by a template, which would be copied from the host to the device on every call
+    # stacked with their signs, not multiplied by a template, which would be copied from the host to the device on every
+    # call
     along = torch.stack((half_x, half_x, -half_x, -half_x), dim=-1)  # (..., 4)
     across = torch.stack((half_y, -half_y, -half_y, half_y), dim=-1)
     cos, sin = torch.cos(boxes3d[..., 6:7]), torch.sin(boxes3d[..., 6:7])
@@ -49,7 +53,8 @@ def mask_boxes_outside_range_numpy(
     Args:
         boxes: (N, 7 + C).
         limit_range: x_min, y_min, z_min, x_max, y_max, z_max, metres; both ends belong to the range.
-        min_num_corners: without ``use_center_to_filter``, how many of the eight corners must be in the range of x and y.
+        min_num_corners: without ``use_center_to_filter``, how many of the eight corners must be in the range of x and
+            y.
         use_center_to_filter: True asks only whether the centre is in the range of x, y and z.
 
     Returns:
@@ -67,8 +72,8 @@ def mask_boxes_outside_range_numpy(
 def remove_points_in_boxes3d(points: Array, boxes3d: Array) -> Array:
     """The points that lie in none of the boxes, in their order.
 
-    The test is that of OpenPCDet's CPU kernel: |z| <= dz / 2, and |x| < dx / 2 + 0.01, |y| < dy / 2 + 0.01 in the box's own frame.
-    It runs on the CPU, box by box, and looks closely only at points within the box's circumscribed circle.
+    The test is that of OpenPCDet's CPU kernel: |z| <= dz / 2, and |x| < dx / 2 + 0.01, |y| < dy / 2 + 0.01 in the box's
+    own frame. It runs on the CPU, box by box, and looks closely only at points within the box's circumscribed circle.
 
     Args:
         points: (N, 3 + C).
@@ -96,7 +101,9 @@ def remove_points_in_boxes3d(points: Array, boxes3d: Array) -> Array:
 
 @numpy_or_torch
 def enlarge_box3d(boxes3d: Array, extra_width: Sequence[float] = (0, 0, 0)) -> Array:
-    """Boxes (N, 7 + C) whose sizes are larger by ``extra_width`` (three lengths in metres, in all, not on each side)."""
+    """Boxes (N, 7 + C) whose sizes are larger by ``extra_width`` (three lengths in metres, in all, not on each
+    side).
+    """
     # column by column, so that plain numbers need no copy to the device
     sizes = torch.stack([boxes3d[:, 3 + axis] + extra_width[axis] for axis in range(3)], dim=1)
     return torch.cat((boxes3d[:, 0:3], sizes, boxes3d[:, 6:]), dim=1)
@@ -140,7 +147,10 @@ def boxes_iou_normal(boxes_a: Array, boxes_b: Array) -> Array:
         ValueError: the boxes have not four columns.
     """
     if boxes_a.shape[1] != 4 or boxes_b.shape[1] != 4:
-        raise ValueError(f"boxes_iou_normal takes (N, 4) and (M, 4) as x1, y1, x2, y2; got {tuple(boxes_a.shape)} and {tuple(boxes_b.shape)}.")
+        raise ValueError(
+            f"boxes_iou_normal takes (N, 4) and (M, 4) as x1, y1, x2, y2; got {tuple(boxes_a.shape)} and "
+            f"{tuple(boxes_b.shape)}."
+        )
     intersection = _pairwise_intersection(boxes_a, boxes_b)
     return intersection / torch.clamp_min(area(boxes_a)[:, None] + area(boxes_b)[None, :] - intersection, 1e-6)
 
@@ -174,7 +184,9 @@ def boxes3d_nearest_bev_iou(boxes_a: Array, boxes_b: Array) -> Array:
 
 @numpy_or_torch
 def center_to_corner2d(center: Array, dim: Array) -> Array:
-    """Corners (N, 4, 2) of axis-aligned rectangles from centres (N, 2) and sizes (N, 2): (-, -), (-, +), (+, +), (+, -)."""
+    """Corners (N, 4, 2) of axis-aligned rectangles from centres (N, 2) and sizes (N, 2): (-, -), (-, +), (+, +), (+,
+    -).
+    """
     half = dim.to(center.dtype) / 2
     low, high = center - half, center + half  # (N, 2)
     x = torch.stack((low[:, 0], low[:, 0], high[:, 0], high[:, 0]), dim=1)
@@ -184,7 +196,8 @@ def center_to_corner2d(center: Array, dim: Array) -> Array:
 
 @numpy_or_torch
 def bbox3d_overlaps_diou(pred_boxes: Array, gt_boxes: Array) -> Array:
-    """Distance IoU of boxes pair by pair, their headings left out: 3-D IoU - (distance of centres / diagonal of the enclosing box)^2.
+    """Distance IoU of boxes pair by pair, their headings left out: 3-D IoU - (distance of centres / diagonal of the
+    enclosing box)^2.
 
     Args:
         pred_boxes: (N, 7 + C).
@@ -199,7 +212,9 @@ def bbox3d_overlaps_diou(pred_boxes: Array, gt_boxes: Array) -> Array:
     Source: Zheng et al., Distance-IoU Loss, AAAI 2020; OpenPCDet ``box_utils.bbox3d_overlaps_diou`` (from PillarNet).
     """
     if pred_boxes.shape[0] != gt_boxes.shape[0]:
-        raise ValueError(f"bbox3d_overlaps_diou compares pair by pair, got {pred_boxes.shape[0]} and {gt_boxes.shape[0]} boxes.")
+        raise ValueError(
+            f"bbox3d_overlaps_diou compares pair by pair, got {pred_boxes.shape[0]} and {gt_boxes.shape[0]} boxes."
+        )
     centre_a, size_a = pred_boxes[:, 0:3], pred_boxes[:, 3:6]
     centre_b, size_b = gt_boxes[:, 0:3], gt_boxes[:, 3:6]
     low_a, high_a = centre_a - size_a / 2, centre_a + size_a / 2
@@ -223,6 +238,10 @@ def _volume(size: torch.Tensor) -> torch.Tensor:
 
 def _pairwise_intersection(boxes_a: torch.Tensor, boxes_b: torch.Tensor) -> torch.Tensor:
     """(N, M) intersection areas of rectangles (N, 4) and (M, 4)."""
-    width = torch.minimum(boxes_a[:, None, 2], boxes_b[None, :, 2]) - torch.maximum(boxes_a[:, None, 0], boxes_b[None, :, 0])
-    height = torch.minimum(boxes_a[:, None, 3], boxes_b[None, :, 3]) - torch.maximum(boxes_a[:, None, 1], boxes_b[None, :, 1])
+    width = torch.minimum(boxes_a[:, None, 2], boxes_b[None, :, 2]) - torch.maximum(
+        boxes_a[:, None, 0], boxes_b[None, :, 0]
+    )
+    height = torch.minimum(boxes_a[:, None, 3], boxes_b[None, :, 3]) - torch.maximum(
+        boxes_a[:, None, 1], boxes_b[None, :, 1]
+    )
     return width.clamp_min(0) * height.clamp_min(0)

@@ -1,9 +1,11 @@
 """The KITTI calibration of one frame: LiDAR <-> rectified camera <-> image of the left colour camera."""
+
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,24 +15,33 @@ from .arrays import Array, as_floating
 
 # matrix -> its shape and the names it has in calib files (of the object benchmark, then of the tracking benchmark)
 SHAPES = {"P2": (3, 4), "P3": (3, 4), "R0": (3, 3), "Tr_velo2cam": (3, 4)}
-FILE_NAMES = {"P2": ("P2",), "P3": ("P3",), "R0": ("R0_rect", "R_rect"), "Tr_velo2cam": ("Tr_velo_to_cam", "Tr_velo_cam")}
+FILE_NAMES = {
+    "P2": ("P2",),
+    "P3": ("P3",),
+    "R0": ("R0_rect", "R_rect"),
+    "Tr_velo2cam": ("Tr_velo_to_cam", "Tr_velo_cam"),
+}
 
 
-def get_calib_from_file(calib_file: Union[str, os.PathLike]) -> dict[str, np.ndarray]:
-    """Read a KITTI calib file: lines ``P2: <12 numbers>``, ``R0_rect: <9 numbers>``, ``Tr_velo_to_cam: <12 numbers>`` in any order.
+def get_calib_from_file(calib_file: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read a KITTI calib file: lines ``P2: <12 numbers>``, ``R0_rect: <9 numbers>``, ``Tr_velo_to_cam: <12 numbers>``
+    in any order.
 
     Returns:
-        float32 ``P2`` (3, 4), ``R0`` (3, 3), ``Tr_velo2cam`` (3, 4), and ``P3`` (3, 4) where the file has it. Other lines are passed over.
+        float32 ``P2`` (3, 4), ``R0`` (3, 3), ``Tr_velo2cam`` (3, 4), and ``P3`` (3, 4) where the file has it. Other
+        lines are passed over.
 
     Raises:
-        InputError: no such file, a matrix is missing, or one has the wrong number of values or a value that is no finite number.
+        InputError: no such file, a matrix is missing, or one has the wrong number of values or a value that is no
+            finite number.
     """
     path = Path(calib_file)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(
-            f"{path}: cannot read the calibration file ({error.strerror or error}). It should be a KITTI calib text file with P2, R0_rect and "
+            f"{path}: cannot read the calibration file ({error.strerror or error}). It should be a KITTI calib text "
+            "file with P2, R0_rect and "
             "Tr_velo_to_cam."
         ) from error
 
@@ -45,15 +56,20 @@ def get_calib_from_file(calib_file: Union[str, os.PathLike]) -> dict[str, np.nda
     for matrix in ("P2", "R0", "Tr_velo2cam"):
         if matrix not in found:
             rows, columns = SHAPES[matrix]
-            raise InputError(f"{path}: no line '{FILE_NAMES[matrix][0]}: ' with its {rows * columns} numbers; a KITTI calib file has one.")
+            raise InputError(
+                f"{path}: no line '{FILE_NAMES[matrix][0]}: ' with its {rows * columns} numbers; a KITTI calib file "
+                "has one."
+            )
     return found
 
 
 class Calibration:
     """Coordinate changes of one KITTI frame.
 
-    Frames: LiDAR (x forward, y left, z up), rectified camera "rect" (x right, y down, z forward), both in metres, and image pixels (u right,
-    v down). Points may be numpy or torch, on any device; the result has their kind, and their type where that is float32 or float64.
+    Frames: LiDAR (x forward, y left, z up), rectified camera "rect" (x right, y down, z forward), both in metres, and
+    image pixels (u right,
+    v down). Points may be numpy or torch, on any device; the result has their kind, and their type where that is
+    float32 or float64.
 
     Args:
         calib_file: a KITTI calib text file, or a mapping with ``P2`` (3, 4), ``R0`` (3, 3) and ``Tr_velo2cam`` (3, 4).
@@ -68,11 +84,14 @@ class Calibration:
     Names and formulas are those of OpenPCDet's ``calibration_kitti``.
     """
 
-    def __init__(self, calib_file: Union[str, os.PathLike, Mapping[str, Any]]) -> None:
+    def __init__(self, calib_file: str | os.PathLike | Mapping[str, Any]) -> None:
         calib = calib_file if isinstance(calib_file, Mapping) else get_calib_from_file(calib_file)
         for key in ("P2", "R0", "Tr_velo2cam"):
             if key not in calib:
-                raise InputError(f"A calibration mapping needs the keys P2, R0 and Tr_velo2cam; {key} is missing, there are {sorted(calib)}.")
+                raise InputError(
+                    f"A calibration mapping needs the keys P2, R0 and Tr_velo2cam; {key} is missing, there are "
+                    f"{sorted(calib)}."
+                )
         self.P2, self.R0, self.V2C = (
             _matrix(calib[key], SHAPES[key], f"Calibration mapping, key {key}:") for key in ("P2", "R0", "Tr_velo2cam")
         )
@@ -100,8 +119,8 @@ class Calibration:
     def rect_to_img(self, pts_rect: Array) -> tuple[Array, Array]:
         """(N, 3) rect -> pixels (N, 2) and depth along the camera's axis (N,), metres.
 
-        The projection divides by z itself, not by z + P2[2, 3] (2.7 mm in KITTI): OpenPCDet does so, and what it calls inside the image
-        depends on it. Points behind the camera are projected too; look at the depth.
+        The projection divides by z itself, not by z + P2[2, 3] (2.7 mm in KITTI): OpenPCDet does so, and what it calls
+        inside the image depends on it. Points behind the camera are projected too; look at the depth.
         """
         projected = _affine(pts_rect, self.P2)  # (N, 3)
         return projected[:, 0:2] / pts_rect[:, 2:3], projected[:, 2] - float(self.P2[2, 3])
@@ -118,7 +137,9 @@ class Calibration:
         return stack((x.reshape(-1), y.reshape(-1), depth_rect.reshape(-1)), -1)
 
     def corners3d_to_img_boxes(self, corners3d: Array) -> tuple[Array, Array]:
-        """Corners (N, 8, 3) in the rect frame -> image rectangles (N, 4) x1, y1, x2, y2 and the projected corners (N, 8, 2), pixels."""
+        """Corners (N, 8, 3) in the rect frame -> image rectangles (N, 4) x1, y1, x2, y2 and the projected corners (N,
+        8, 2), pixels.
+        """
         projected = _affine(corners3d, self.P2)  # (N, 8, 3)
         pixels = projected[..., 0:2] / projected[..., 2:3]
         if isinstance(pixels, torch.Tensor):
@@ -131,7 +152,9 @@ class Calibration:
 
 
 def _affine(points: Array, matrix: np.ndarray) -> Array:
-    """``matrix`` (R, K + 1) on points (..., K), whose last homogeneous coordinate is 1: (..., R) in the type of the points."""
+    """``matrix`` (R, K + 1) on points (..., K), whose last homogeneous coordinate is 1: (..., R) in the type of the
+    points.
+    """
     if isinstance(points, torch.Tensor):
         weights = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
         # a sum of products rather than a matrix product: autocast and TF32 would round the coordinates
@@ -153,13 +176,20 @@ def _numbers(words: list[str], place: str, name: str) -> list[float]:
 
 
 def _matrix(values: Any, shape: tuple[int, int], where: str) -> np.ndarray:
-    """The values as a floating matrix of this shape (float32 unless they are a float64 array); ``where`` opens the message if they are not."""
+    """The values as a floating matrix of this shape (float32 unless they are a float64 array); ``where`` opens the
+    message if they are not.
+    """
     try:
-        array = as_floating(np.asarray(values)) if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
+        array = (
+            as_floating(np.asarray(values)) if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
+        )
     except (TypeError, ValueError):
         raise InputError(f"{where} must be numbers, a {shape[0]} x {shape[1]} matrix.") from None
     if array.size != shape[0] * shape[1]:
-        raise InputError(f"{where} must have {shape[0] * shape[1]} values (a {shape[0]} x {shape[1]} matrix, row by row), it has {array.size}.")
+        raise InputError(
+            f"{where} must have {shape[0] * shape[1]} values (a {shape[0]} x {shape[1]} matrix, row by row), it has "
+            f"{array.size}."
+        )
     if not np.isfinite(array).all():
         raise InputError(f"{where} has a value that is not finite: {array.reshape(-1).tolist()}.")
     return array.reshape(shape)

@@ -1,4 +1,5 @@
 """Points inside the convex hull of a few corners (a box, a pyramid, a camera frustum)."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,8 +14,9 @@ MOST_CORNERS = 32  # the faces are found by trying every three corners: 4,960 pl
 def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
     """Which points lie inside the convex hull of some corners; points on its faces count as inside.
 
-    The corners are few, so every plane through three of them that has all the others on one side is a face, and a point is inside where it
-    is on the inner side of each. That takes as long as the Delaunay triangulation OpenPCDet makes for every box, and needs no scipy.
+    The corners are few, so every plane through three of them that has all the others on one side is a face, and a point
+    is inside where it is on the inner side of each. That takes as long as the Delaunay triangulation OpenPCDet makes
+    for every box, and needs no scipy.
 
     Args:
         p: (N, K) points, K = 2 or 3.
@@ -30,9 +32,15 @@ def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
         return hull.find_simplex(p) >= 0
     p, hull = np.asarray(p), np.asarray(hull, dtype=np.float64)
     if p.ndim != 2 or hull.ndim != 2 or p.shape[1] != hull.shape[1] or hull.shape[1] not in (2, 3):
-        raise ValueError(f"in_hull takes points (N, K) and corners (M, K) with K = 2 or 3, got the shapes {p.shape} and {hull.shape}.")
+        raise ValueError(
+            f"in_hull takes points (N, K) and corners (M, K) with K = 2 or 3, got the shapes {p.shape} and "
+            f"{hull.shape}."
+        )
     if len(hull) > MOST_CORNERS:
-        raise ValueError(f"in_hull takes up to {MOST_CORNERS} corners, got {len(hull)}; pass a scipy.spatial.Delaunay of them instead.")
+        raise ValueError(
+            f"in_hull takes up to {MOST_CORNERS} corners, got {len(hull)}; pass a scipy.spatial.Delaunay of them "
+            "instead."
+        )
 
     inside = np.zeros(len(p), dtype=bool)
     normals, offsets, slack = _faces(hull)
@@ -47,7 +55,9 @@ def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
 
 
 def _faces(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unit outward normals (F, K), offsets (F,) with ``normal . point <= offset`` inside, and the slack for rounding, metres."""
+    """Unit outward normals (F, K), offsets (F,) with ``normal . point <= offset`` inside, and the slack for rounding,
+    metres.
+    """
     dims = corners.shape[1]
     centre = corners.mean(axis=0) if len(corners) else np.zeros(dims)
     local = corners - centre
@@ -58,7 +68,8 @@ def _faces(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         return empty
     chosen = local[np.array(list(itertools.combinations(range(len(local)), dims)))]  # (T, K, K)
     edges = chosen[:, 1:] - chosen[:, :1]
-    normals = np.cross(edges[:, 0], edges[:, 1]) if dims == 3 else np.stack((edges[:, 0, 1], -edges[:, 0, 0]), axis=1)  # (T, K)
+    # (T, K)
+    normals = np.cross(edges[:, 0], edges[:, 1]) if dims == 3 else np.stack((edges[:, 0, 1], -edges[:, 0, 0]), axis=1)
     length = np.linalg.norm(normals, axis=1)
     upright = length > 1e-9 * size ** (dims - 1)  # three corners on one line span no plane
     normals = normals[upright] / length[upright, None]

@@ -1,7 +1,9 @@
 """Points and voxel centres: range masks, and index helpers of sparse voxel tensors."""
+
 from __future__ import annotations
 
-from typing import Any, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ def mask_points_by_range(points: Array, limit_range: Sequence[float]) -> Array:
 
     Args:
         points: (N, 3 + C), metres.
-        limit_range: x_min, y_min, z_min, x_max, y_max, z_max; both ends belong to the range, the two z values are not looked at.
+        limit_range: x_min, y_min, z_min, x_max, y_max, z_max; both ends belong to the range, the two z values are not
+            looked at.
 
     Returns:
         (N,) bool, numpy or torch like ``points``.
@@ -26,7 +29,10 @@ def mask_points_by_range(points: Array, limit_range: Sequence[float]) -> Array:
 
 
 def get_voxel_centers(
-    voxel_coords: Array, downsample_times: Union[float, Sequence[float]], voxel_size: Sequence[float], point_cloud_range: Sequence[float]
+    voxel_coords: Array,
+    downsample_times: float | Sequence[float],
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
 ) -> Array:
     """Centres of voxels from their integer places.
 
@@ -37,24 +43,31 @@ def get_voxel_centers(
         point_cloud_range: starts with x_min, y_min, z_min, metres.
 
     Returns:
-        (N, 3) x, y, z, metres; float32, or float64 where ``voxel_coords`` is float64; numpy or torch like ``voxel_coords``.
+        (N, 3) x, y, z, metres; float32, or float64 where ``voxel_coords`` is float64; numpy or torch like
+        ``voxel_coords``.
 
     Raises:
         ValueError: ``voxel_coords`` has not three columns.
     """
     if voxel_coords.ndim != 2 or voxel_coords.shape[1] != 3:
-        raise ValueError(f"voxel_coords must be (N, 3) as z, y, x without the batch column, got the shape {tuple(voxel_coords.shape)}.")
+        raise ValueError(
+            "voxel_coords must be (N, 3) as z, y, x without the batch column, got the shape "
+            f"{tuple(voxel_coords.shape)}."
+        )
     steps = np.asarray(voxel_size, dtype=np.float64) * np.asarray(downsample_times, dtype=np.float64)  # (3,)
     starts = [float(value) for value in point_cloud_range[0:3]]
     if isinstance(voxel_coords, torch.Tensor):
         coords = voxel_coords if voxel_coords.dtype == torch.float64 else voxel_coords.float()
-        return torch.stack([(coords[:, 2 - axis] + 0.5) * float(steps[axis]) + starts[axis] for axis in range(3)], dim=1)
+        return torch.stack(
+            [(coords[:, 2 - axis] + 0.5) * float(steps[axis]) + starts[axis] for axis in range(3)], dim=1
+        )
     coords = voxel_coords if voxel_coords.dtype == np.float64 else voxel_coords.astype(np.float32)
     return np.stack([(coords[:, 2 - axis] + 0.5) * float(steps[axis]) + starts[axis] for axis in range(3)], axis=1)
 
 
 def get_pad_params(desired_size: int, cur_size: int) -> tuple[int, int]:
-    """How many values ``np.pad`` adds before and after an axis to bring it from ``cur_size`` to ``desired_size``: all of them after.
+    """How many values ``np.pad`` adds before and after an axis to bring it from ``cur_size`` to ``desired_size``: all
+    of them after.
 
     Raises:
         ValueError: the axis is longer than wanted.

@@ -1,7 +1,11 @@
-"""This package's losses in an mmengine registry, for the configurations of mmdetection, mmdetection3d and their relatives."""
+"""This package's losses in an mmengine registry, for the configurations of mmdetection, mmdetection3d and their
+relatives.
+"""
+
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ..errors import InputError
 from ..losses import registered_losses
@@ -9,21 +13,27 @@ from ..losses import registered_losses
 __all__ = ["register"]
 
 
-def register(registry: Any = None, names: Sequence[str] | None = None, prefix: str = "", override: bool = False) -> list[str]:
-    """Register losses so that ``registry.build(dict(type="VarifocalLoss", ...))`` makes them; calling it again changes nothing.
+def register(
+    registry: Any = None, names: Sequence[str] | None = None, prefix: str = "", override: bool = False
+) -> list[str]:
+    """Register losses so that ``registry.build(dict(type="VarifocalLoss", ...))`` makes them; calling it again changes
+    nothing.
 
-    The losses with mmdetection's names are called as there, ``loss(pred, target, weight=, avg_factor=, reduction_override=)``; those with
-    OpenPCDet's, ``loss(input, target, weights=)``: ``losses.loss_style`` tells which is which.
+    The losses with mmdetection's names are called as there, ``loss(pred, target, weight=, avg_factor=,
+    reduction_override=)``; those with OpenPCDet's, ``loss(input, target, weights=)``: ``losses.loss_style`` tells which
+    is which.
 
     Args:
         registry: an ``mmengine.Registry``, such as ``mmdet3d.registry.MODELS``. None: mmengine's own ``MODELS``.
         names: which; None: all that ``build_loss`` knows.
-        prefix: put before each name, to have both these and the ones that are there under other names: ``prefix="Focal"`` gives FocalGHMC.
+        prefix: put before each name, to have both these and the ones that are there under other names:
+            ``prefix="Focal"`` gives FocalGHMC.
         override: replace what is registered under these names.
     Returns:
         The names in the registry, sorted.
     Raises:
-        InputError: mmengine is not installed, an unknown name, or a name that is taken by another class (nothing is registered then).
+        InputError: mmengine is not installed, an unknown name, or a name that is taken by another class (nothing is
+            registered then).
 
     >>> register(names=["VarifocalLoss"])  # doctest: +SKIP
     ['VarifocalLoss']
@@ -49,5 +59,7 @@ def _models() -> Any:
     try:
         from mmengine.registry import MODELS
     except ImportError as error:
-        raise InputError("register() needs mmengine: pip install mmengine, or mmengine-lite, which does without OpenCV") from error
+        raise InputError(
+            "register() needs mmengine: pip install mmengine, or mmengine-lite, which does without OpenCV"
+        ) from error
     return MODELS

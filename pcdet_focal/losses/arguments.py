@@ -1,8 +1,11 @@
-"""Checks of what a caller hands to a loss, and the class labels most of them take. Every message names the loss, the argument and what is right.
+"""Checks of what a caller hands to a loss, and the class labels most of them take. Every message names the loss, the
+argument and what is right.
 
-Shapes, dtypes and devices are always checked. The values of a tensor are checked on the CPU only, and not inside ``torch.compile``: on a GPU that
-would stop the queue at every step (an index that is out of range there still fails loudly, in the device's own assertion).
+Shapes, dtypes and devices are always checked. The values of a tensor are checked on the CPU only, and not inside
+``torch.compile``: on a GPU that would stop the queue at every step (an index that is out of range there still fails
+loudly, in the device's own assertion).
 """
+
 from __future__ import annotations
 
 import torch
@@ -26,19 +29,29 @@ def require_labels(loss_name: str, labels: torch.Tensor, shape: tuple[int, ...],
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(f"{loss_name}: {name} needs integer class labels, but its dtype is {labels.dtype}.")
     if tuple(labels.shape) != tuple(shape):
-        raise InputError(f"{loss_name}: {name} needs the shape {tuple(shape)}, one label per row of the prediction, but it is {tuple(labels.shape)}.")
+        raise InputError(
+            f"{loss_name}: {name} needs the shape {tuple(shape)}, one label per row of the prediction, but it is "
+            f"{tuple(labels.shape)}."
+        )
 
 
-def require_values_between(loss_name: str, name: str, values: torch.Tensor, low: float, high: float, why: str = "") -> None:
+def require_values_between(
+    loss_name: str, name: str, values: torch.Tensor, low: float, high: float, why: str = ""
+) -> None:
     """Raise InputError where a value is outside [low, high] or NaN; only where looking is free (module docstring)."""
     if values.device.type != "cpu" or torch.compiler.is_compiling() or values.numel() == 0:
         return
     outside = ~((values >= low) & (values <= high))
     if bool(outside.any()):
-        raise InputError(f"{loss_name}: {name} needs values from {low:g} to {high:g}{why}, but it holds {values[outside].flatten()[0].item():g}.")
+        raise InputError(
+            f"{loss_name}: {name} needs values from {low:g} to {high:g}{why}, but it holds "
+            f"{values[outside].flatten()[0].item():g}."
+        )
 
 
-def require_number(loss_name: str, name: str, value: float, low: float = 0.0, high: float = float("inf"), low_allowed: bool = True) -> None:
+def require_number(
+    loss_name: str, name: str, value: float, low: float = 0.0, high: float = float("inf"), low_allowed: bool = True
+) -> None:
     """Raise InputError unless the number lies in [low, high] (or (low, high] with ``low_allowed=False``)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not (low <= value <= high) or (value == low and not low_allowed):
@@ -56,7 +69,10 @@ def require_count(loss_name: str, name: str, value: int) -> None:
 def require_sigmoid(loss_name: str, use_sigmoid: bool) -> None:
     """Raise InputError for ``use_sigmoid=False`` where the loss is defined on independent sigmoids only."""
     if not use_sigmoid:
-        raise InputError(f"{loss_name}: use_sigmoid=False is not allowed: this loss is defined on independent sigmoids; use_sigmoid=True is.")
+        raise InputError(
+            f"{loss_name}: use_sigmoid=False is not allowed: this loss is defined on independent sigmoids; "
+            "use_sigmoid=True is."
+        )
 
 
 def one_hot(labels: torch.Tensor, num_classes: int, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Asymmetric loss: focal loss with its own exponent for positives and for negatives, and very easy negatives left out."""
+"""Asymmetric loss: focal loss with its own exponent for positives and for negatives, and very easy negatives left
+out.
+"""
+
 from __future__ import annotations
 
 import math
@@ -18,10 +21,16 @@ from .weights import expand_anchor_weights, require_same_shape
 
 
 def asymmetric_loss(
-    inputs: torch.Tensor, targets: torch.Tensor, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float | None = 0.05, eps: float = 1e-8,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
+    clip: float | None = 0.05,
+    eps: float = 1e-8,
     detach_factor: bool = False,
 ) -> torch.Tensor:
-    """Asymmetric loss for independent classes (Ridnik et al. 2021, arXiv:2009.14119), elementwise. With p = sigmoid(x)::
+    """Asymmetric loss for independent classes (Ridnik et al. 2021, arXiv:2009.14119), elementwise. With p =
+    sigmoid(x)::
 
         n          = min(1 - p + clip, 1)                     probability of "not this class", shifted
         p_t        = t p + (1 - t) n
@@ -29,21 +38,24 @@ def asymmetric_loss(
         loss       = (1 - p_t)^gamma_t (-t log max(p, eps) - (1 - t) log max(n, eps))
 
     A negative with p <= clip costs nothing. Without clip and with equal gammas it is sigmoid focal loss without alpha.
-    1 - p is computed as sigmoid(-x): confident wrong negatives keep their value where a float32 ``1 - sigmoid(x)`` is 0.
+    1 - p is computed as sigmoid(-x): confident wrong negatives keep their value where a float32 ``1 - sigmoid(x)`` is
+    0.
 
     Args:
         inputs: logits, any shape. Half precision is computed, and returned, in float32.
         targets: same shape, values in [0, 1].
         gamma_neg, gamma_pos: focusing exponents >= 0.
         clip: shift of the negatives in [0, 1); None is 0.
-        eps: probabilities below it count as it, with gradient 0 (confidently missed positives learn nothing); 0 switches that off.
+        eps: probabilities below it count as it, with gradient 0 (confidently missed positives learn nothing); 0
+            switches that off.
         detach_factor: no gradient through ``(1 - p_t)^gamma_t``.
     Returns:
         Loss of the same shape.
     Raises:
         InputError: different shapes or devices, numbers out of range.
 
-    >>> asymmetric_loss(torch.tensor([0.0, 0.0, -3.0]), torch.tensor([1.0, 0.0, 0.0]))         # 0.5 log 2, 0.45^4 log(1 / 0.55), 0
+    >>> # 0.5 log 2, 0.45^4 log(1 / 0.55), 0
+    >>> asymmetric_loss(torch.tensor([0.0, 0.0, -3.0]), torch.tensor([1.0, 0.0, 0.0]))
     tensor([0.3466, 0.0245, 0.0000])
     """
     name = "asymmetric_loss"
@@ -55,7 +67,7 @@ def asymmetric_loss(
     log_positive = _floor(F.logsigmoid(logits), eps)
     if clip:
         log_negative = _floor((torch.sigmoid(-logits) + clip).clamp(max=1).log(), eps)
-        miss_of_negative = (torch.sigmoid(logits) - clip).clamp(min=0)                         # 1 - n
+        miss_of_negative = (torch.sigmoid(logits) - clip).clamp(min=0)  # 1 - n
     else:
         log_negative = _floor(F.logsigmoid(-logits), eps)
         miss_of_negative = torch.sigmoid(logits)
@@ -69,12 +81,17 @@ def asymmetric_loss(
 
 
 def asymmetric_loss_single_label(
-    inputs: torch.Tensor, targets: torch.Tensor, gamma_pos: float = 1.0, gamma_neg: float = 4.0, label_smoothing: float = 0.1
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    label_smoothing: float = 0.1,
 ) -> torch.Tensor:
     """Asymmetric loss on one softmax over the classes, one value a row. With s = softmax(x) and k the label::
 
         w_k  = (1 - s_k)^gamma_pos,        w_c = s_c^gamma_neg  for the other classes
-        loss = - sum over c of y_c w_c log s_c                with y = one-hot (1 - label_smoothing) + label_smoothing / C
+        loss = - sum over c of y_c w_c log s_c                with y = one-hot (1 - label_smoothing) + label_smoothing /
+        C
 
     Source: the code of arXiv:2009.14119 (its smoothing comes after the factors).
 
@@ -86,7 +103,8 @@ def asymmetric_loss_single_label(
     Returns:
         Loss (...).
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, numbers out of range; on the CPU also for labels outside [0, C).
+        InputError: shapes, dtypes or devices that do not fit, numbers out of range; on the CPU also for labels outside
+            [0, C).
 
     >>> asymmetric_loss_single_label(torch.zeros(1, 2), torch.tensor([0]), label_smoothing=0.0)             # 0.5 log 2
     tensor([0.3466])
@@ -97,7 +115,7 @@ def asymmetric_loss_single_label(
     require_values_between(name, "targets", targets, 0, inputs.shape[-1] - 1)
     _require_numbers(name, gamma_neg, gamma_pos, None, 0)
     require_number(name, "label_smoothing", label_smoothing, 0, 1)
-    logits, = at_least_float32(inputs)
+    (logits,) = at_least_float32(inputs)
     log_scores = torch.log_softmax(bounded(logits), dim=-1)
     is_own = one_hot(targets, logits.shape[-1], torch.bool)
     own_factor, other_factor = power(-torch.expm1(log_scores), gamma_pos), power(log_scores.exp(), gamma_neg)
@@ -130,7 +148,9 @@ def _per_class(name: str, argument: str, value: float | Sequence[float] | torch.
         return None
     value = torch.as_tensor(value, dtype=torch.float32).detach().clone()
     if value.dim() > 1:
-        raise InputError(f"{name}: {argument} of shape {tuple(value.shape)} is not allowed: a number, or one per class.")
+        raise InputError(
+            f"{name}: {argument} of shape {tuple(value.shape)} is not allowed: a number, or one per class."
+        )
     return value
 
 
@@ -139,13 +159,20 @@ class AsymmetricLoss(nn.Module):
     """``asymmetric_loss`` called like mmdetection's losses.
 
     >>> pred, target = torch.zeros(2, 2), torch.tensor([0, 2])                                 # (N, C); 2 is background
-    >>> round(AsymmetricLoss()(pred, target, avg_factor=1).item(), 4)                          # 0.5 log 2 + 3 * 0.45^4 log(1 / 0.55)
+    >>> # 0.5 log 2 + 3 * 0.45^4 log(1 / 0.55)
+    >>> round(AsymmetricLoss()(pred, target, avg_factor=1).item(), 4)
     0.4201
     """
 
     def __init__(
-        self, gamma_pos: float = 1.0, gamma_neg: float = 4.0, clip: float | None = 0.05, eps: float = 1e-8, detach_factor: bool = False,
-        reduction: str = "mean", loss_weight: float = 1.0,
+        self,
+        gamma_pos: float = 1.0,
+        gamma_neg: float = 4.0,
+        clip: float | None = 0.05,
+        eps: float = 1e-8,
+        detach_factor: bool = False,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
     ) -> None:
         """Arguments as ``asymmetric_loss``; reduction 'none', 'mean' or 'sum'; loss_weight: factor of the result."""
         super().__init__()
@@ -160,11 +187,18 @@ class AsymmetricLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
-        return (f"gamma_pos={self.gamma_pos}, gamma_neg={self.gamma_neg}, clip={self.clip}, eps={self.eps}, detach_factor={self.detach_factor}, "
-                f"reduction={self.reduction!r}, loss_weight={self.loss_weight}")
+        return (
+            f"gamma_pos={self.gamma_pos}, gamma_neg={self.gamma_neg}, clip={self.clip}, eps={self.eps}, "
+            f"detach_factor={self.detach_factor}, "
+            f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+        )
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -198,8 +232,15 @@ class AsymmetricLossMultiLabel(Float32Buffers):
     """
 
     def __init__(
-        self, gamma_neg: float = 4, gamma_pos: float = 1, clip: float | None = 0.05, eps: float = 1e-8, disable_torch_grad_focal_loss: bool = False,
-        smoothing: float = 0.0, weight: torch.Tensor | Sequence[float] | None = None, pos_weight: torch.Tensor | float | None = None,
+        self,
+        gamma_neg: float = 4,
+        gamma_pos: float = 1,
+        clip: float | None = 0.05,
+        eps: float = 1e-8,
+        disable_torch_grad_focal_loss: bool = False,
+        smoothing: float = 0.0,
+        weight: torch.Tensor | Sequence[float] | None = None,
+        pos_weight: torch.Tensor | float | None = None,
         reduction: str = "batchmean",
     ) -> None:
         """
@@ -228,13 +269,17 @@ class AsymmetricLossMultiLabel(Float32Buffers):
         self.register_buffer("pos_weight", _per_class(name, "pos_weight", pos_weight))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """(N, C) logits and targets in [0, 1] -> scalar, or (N, C) for 'none'. InputError for shapes or devices that do not fit."""
+        """(N, C) logits and targets in [0, 1] -> scalar, or (N, C) for 'none'. InputError for shapes or devices that do
+        not fit.
+        """
         name = "AsymmetricLossMultiLabel"
         require_tensors(name, x=x, y=y)
         require_same_shape(name, x=x, y=y)
-        y, = at_least_float32(y)
+        (y,) = at_least_float32(y)
         y = y * (1 - self.smoothing) + 0.5 * self.smoothing
-        loss = asymmetric_loss(x, y, self.gamma_neg, self.gamma_pos, self.clip, self.eps, self.disable_torch_grad_focal_loss)
+        loss = asymmetric_loss(
+            x, y, self.gamma_neg, self.gamma_pos, self.clip, self.eps, self.disable_torch_grad_focal_loss
+        )
         for argument, value in (("pos_weight", self.pos_weight), ("weight", self.weight)):
             if value is None:
                 continue
@@ -247,7 +292,8 @@ class AsymmetricLossMultiLabel(Float32Buffers):
 
 
 class AsymmetricLossSingleLabel(nn.Module):
-    """``asymmetric_loss_single_label`` with timm's arguments and call, ``loss(inputs, target)``; 'sum' sums (timm returns the rows).
+    """``asymmetric_loss_single_label`` with timm's arguments and call, ``loss(inputs, target)``; 'sum' sums (timm
+    returns the rows).
 
     >>> AsymmetricLossSingleLabel(eps=0.0)(torch.zeros(3, 2), torch.tensor([0, 1, 1]))         # 0.5 log 2
     tensor(0.3466)
@@ -268,7 +314,9 @@ class AsymmetricLossSingleLabel(nn.Module):
         self.reduction = choose_reduction(reduction, None, "AsymmetricLossSingleLabel")
 
     def forward(self, inputs: torch.Tensor, target: torch.Tensor, reduction: str | None = None) -> torch.Tensor:
-        """(N, C) logits, (N,) labels -> scalar, or (N,) for 'none'; ``reduction`` replaces the module's for this call."""
+        """(N, C) logits, (N,) labels -> scalar, or (N,) for 'none'; ``reduction`` replaces the module's for this
+        call.
+        """
         reduction = choose_reduction(self.reduction, reduction, "AsymmetricLossSingleLabel")
         loss = asymmetric_loss_single_label(inputs, target, self.gamma_pos, self.gamma_neg, self.eps)
         return weight_reduce_loss(loss, None, reduction, None, "AsymmetricLossSingleLabel")

@@ -1,4 +1,5 @@
 """Balanced L1 loss: between L1 and smooth L1, with more gradient from the boxes that are nearly right."""
+
 from __future__ import annotations
 
 import math
@@ -13,8 +14,11 @@ from .registry import register_loss
 from .smooth_l1 import code_difference
 
 
-def balanced_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 1.0, alpha: float = 0.5, gamma: float = 1.5) -> torch.Tensor:
-    """Elementwise balanced L1 loss (Libra R-CNN, Pang et al. 2019, arXiv:1904.02701). With d = |pred - target| and b = exp(gamma / alpha) - 1::
+def balanced_l1_loss(
+    pred: torch.Tensor, target: torch.Tensor, beta: float = 1.0, alpha: float = 0.5, gamma: float = 1.5
+) -> torch.Tensor:
+    """Elementwise balanced L1 loss (Libra R-CNN, Pang et al. 2019, arXiv:1904.02701). With d = |pred - target| and b =
+    exp(gamma / alpha) - 1::
 
         alpha / b (b d + 1) log(b d / beta + 1) - alpha d        where d < beta
         gamma d + gamma / b - alpha beta                         elsewhere
@@ -47,11 +51,19 @@ def balanced_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 1.0
 class BalancedL1Loss(ReducedLoss):
     """``balanced_l1_loss`` as a module with mmdetection's arguments.
 
-    >>> BalancedL1Loss(reduction="sum")(torch.ones(2, 7), torch.zeros(2, 7), weight=torch.tensor([[1.0], [0.0]]))     # 7 times 1.0786
+    >>> # 7 times 1.0786
+    >>> BalancedL1Loss(reduction="sum")(torch.ones(2, 7), torch.zeros(2, 7), weight=torch.tensor([[1.0], [0.0]]))
     tensor(7.5502)
     """
 
-    def __init__(self, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float = 1.5,
+        beta: float = 1.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
         """
         Args:
             alpha, gamma, beta: see ``balanced_l1_loss``.
@@ -64,8 +76,14 @@ class BalancedL1Loss(ReducedLoss):
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, gamma={self.gamma}, beta={self.beta}, {super().extra_repr()}"
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred, target: (N, D) box codes, or any other shape; NaN targets are ignored.
@@ -73,7 +91,8 @@ class BalancedL1Loss(ReducedLoss):
             avg_factor: what 'mean' divides by instead of the number of elements.
             reduction_override: 'none', 'mean' or 'sum' for this call.
         Returns:
-            Scalar, or the elementwise loss for 'none', times ``loss_weight``. Of no element, without weights: a scalar 0 with a gradient path.
+            Scalar, or the elementwise loss for 'none', times ``loss_weight``. Of no element, without weights: a scalar
+            0 with a gradient path.
         Raises:
             InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
         """
@@ -89,4 +108,6 @@ def _check_parameters(name: str, **parameters: float) -> None:
         require_number(name, argument, value, low_allowed=False)
     ratio = parameters["gamma"] / parameters["alpha"]
     if not ratio <= 80:
-        raise InputError(f"{name}: gamma / alpha = {ratio:.4g} is not allowed: its exponential must fit a float32, so 80 at most.")
+        raise InputError(
+            f"{name}: gamma / alpha = {ratio:.4g} is not allowed: its exponential must fit a float32, so 80 at most."
+        )

@@ -1,8 +1,8 @@
 """Binary cross entropy with its usual extras, and label smoothing for sigmoids and for a softmax."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from .registry import register_loss
 from .running_counts import Float32Buffers
 from .weights import check_elementwise_weights, expand_anchor_weights, require_same_shape
 
-PerClass = Union[float, Sequence[float], torch.Tensor, None]
+PerClass = float | Sequence[float] | torch.Tensor | None
 
 
 def smooth_binary_targets(targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -25,14 +25,19 @@ def smooth_binary_targets(targets: torch.Tensor, label_smoothing: float) -> torc
     tensor([0.0500, 0.9500])
     """
     require_number("smooth_binary_targets", "label_smoothing", label_smoothing, 0, 1)
-    targets, = at_least_float32(targets)
+    (targets,) = at_least_float32(targets)
     return targets * (1 - label_smoothing) + 0.5 * label_smoothing
 
 
 def binary_cross_entropy(
-    inputs: torch.Tensor, targets: torch.Tensor, pos_weight: PerClass = None, label_smoothing: float = 0.0, reduction: str = "none"
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    pos_weight: PerClass = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "none",
 ) -> torch.Tensor:
-    """Binary cross entropy of logits with a weight on the positive term and label smoothing. With p = sigmoid(x) and t after smoothing::
+    """Binary cross entropy of logits with a weight on the positive term and label smoothing. With p = sigmoid(x) and t
+    after smoothing::
 
         loss = -pos_weight t log p - (1 - t) log(1 - p)
 
@@ -43,7 +48,8 @@ def binary_cross_entropy(
         label_smoothing: eps in [0, 1], see ``smooth_binary_targets``.
         reduction: 'none', 'mean' over all elements (0 for none), or 'sum'.
     Returns:
-        Shape of ``inputs`` for 'none', else a scalar. Without smoothing these are the values of ``F.binary_cross_entropy_with_logits``.
+        Shape of ``inputs`` for 'none', else a scalar. Without smoothing these are the values of
+        ``F.binary_cross_entropy_with_logits``.
     Raises:
         InputError: different shapes or devices, numbers out of range.
 
@@ -62,9 +68,14 @@ def binary_cross_entropy(
 
 
 def label_smoothing_cross_entropy(
-    inputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.1, class_weight: PerClass = None, ignore_index: int = -100
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    label_smoothing: float = 0.1,
+    class_weight: PerClass = None,
+    ignore_index: int = -100,
 ) -> torch.Tensor:
-    """Softmax cross entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7), one value a row. With k the label::
+    """Softmax cross entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7), one value a row.
+    With k the label::
 
         loss = -(1 - eps) w_k log s_k - (eps / C) sum over c of w_c log s_c            s = softmax(x)
 
@@ -77,7 +88,8 @@ def label_smoothing_cross_entropy(
     Returns:
         Loss (...); the values of ``F.cross_entropy(..., reduction="none")``.
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, eps outside [0, 1]; on the CPU also for labels outside [0, C).
+        InputError: shapes, dtypes or devices that do not fit, eps outside [0, 1]; on the CPU also for labels outside
+            [0, C).
 
     >>> label_smoothing_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))           # log(1 + e^-2) + 0.1
     tensor([0.2269])
@@ -86,9 +98,11 @@ def label_smoothing_cross_entropy(
     require_tensors(name, inputs=inputs, targets=targets)
     require_number(name, "label_smoothing", label_smoothing, 0, 1)
     if inputs.dim() == 0 or inputs.shape[-1] == 0:
-        raise InputError(f"{name}: inputs need the shape (..., C) with at least one class, but they are {tuple(inputs.shape)}.")
+        raise InputError(
+            f"{name}: inputs need the shape (..., C) with at least one class, but they are {tuple(inputs.shape)}."
+        )
     num_classes = inputs.shape[-1]
-    logits, = at_least_float32(inputs)
+    (logits,) = at_least_float32(inputs)
     log_scores = torch.log_softmax(bounded(logits), dim=-1)
     counted = None
     if targets.dim() == inputs.dim():
@@ -109,9 +123,16 @@ def label_smoothing_cross_entropy(
 
 def _factor_per_class(name: str, argument: str, value: PerClass, logits: torch.Tensor) -> torch.Tensor:
     value = torch.as_tensor(value, dtype=logits.dtype, device=logits.device)
-    if value.dim() > 1 or (value.dim() == 1 and logits.dim() == 0) or (value.dim() == 1 and value.numel() not in (1, logits.shape[-1])):
-        raise InputError(f"{name}: {argument} of shape {tuple(value.shape)} is not allowed: a number, or one for each entry of the last axis of "
-                         f"inputs {tuple(logits.shape)}.")
+    if (
+        value.dim() > 1
+        or (value.dim() == 1 and logits.dim() == 0)
+        or (value.dim() == 1 and value.numel() not in (1, logits.shape[-1]))
+    ):
+        raise InputError(
+            f"{name}: {argument} of shape {tuple(value.shape)} is not allowed: a number, or one for each entry of the "
+            "last axis of "
+            f"inputs {tuple(logits.shape)}."
+        )
     return value
 
 
@@ -121,7 +142,9 @@ def _numbers(name: str, argument: str, value: PerClass) -> torch.Tensor | None:
         return None
     value = torch.as_tensor(value, dtype=torch.float32).detach().clone()
     if value.dim() > 1 or not bool((value >= 0).all()):
-        raise InputError(f"{name}: {argument}={value.tolist()} is not allowed: a number, or one per class, each at least 0.")
+        raise InputError(
+            f"{name}: {argument}={value.tolist()} is not allowed: a number, or one per class, each at least 0."
+        )
     return value
 
 
@@ -134,7 +157,13 @@ class BinaryCrossEntropyLoss(Float32Buffers):
     tensor(0.6931)
     """
 
-    def __init__(self, pos_weight: PerClass = None, label_smoothing: float = 0.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        pos_weight: PerClass = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
         """
         Args:
             pos_weight: factor of the positive term, a number or one per class; None for 1.
@@ -144,7 +173,9 @@ class BinaryCrossEntropyLoss(Float32Buffers):
         """
         super().__init__()
         require_number("BinaryCrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
-        self.register_buffer("pos_weight", _numbers("BinaryCrossEntropyLoss", "pos_weight", pos_weight), persistent=False)
+        self.register_buffer(
+            "pos_weight", _numbers("BinaryCrossEntropyLoss", "pos_weight", pos_weight), persistent=False
+        )
         self.label_smoothing = label_smoothing
         self.reduction = choose_reduction(reduction, None, "BinaryCrossEntropyLoss")
         require_number(type(self).__name__, "loss_weight", loss_weight)
@@ -154,7 +185,11 @@ class BinaryCrossEntropyLoss(Float32Buffers):
         return f"label_smoothing={self.label_smoothing}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -190,7 +225,12 @@ class LabelSmoothingLoss(Float32Buffers):
     """
 
     def __init__(
-        self, label_smoothing: float = 0.1, class_weight: PerClass = None, reduction: str = "mean", loss_weight: float = 1.0, ignore_index: int = -100
+        self,
+        label_smoothing: float = 0.1,
+        class_weight: PerClass = None,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        ignore_index: int = -100,
     ) -> None:
         """
         Args:
@@ -203,18 +243,26 @@ class LabelSmoothingLoss(Float32Buffers):
         super().__init__()
         require_number("LabelSmoothingLoss", "label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing = label_smoothing
-        self.register_buffer("class_weight", _numbers("LabelSmoothingLoss", "class_weight", class_weight), persistent=False)
+        self.register_buffer(
+            "class_weight", _numbers("LabelSmoothingLoss", "class_weight", class_weight), persistent=False
+        )
         self.reduction = choose_reduction(reduction, None, "LabelSmoothingLoss")
         require_number(type(self).__name__, "loss_weight", loss_weight)
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 
     def extra_repr(self) -> str:
-        return (f"label_smoothing={self.label_smoothing}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, "
-                f"ignore_index={self.ignore_index}")
+        return (
+            f"label_smoothing={self.label_smoothing}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, "
+            f"ignore_index={self.ignore_index}"
+        )
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """

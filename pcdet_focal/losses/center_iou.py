@@ -1,4 +1,5 @@
 """IoU losses of CenterPoint-like heads: an IoU prediction branch, and a DIoU loss of the decoded boxes."""
+
 from __future__ import annotations
 
 import torch
@@ -10,9 +11,14 @@ from .numerics import at_least_float32
 
 
 def calculate_iou_loss_centerhead(
-    iou_preds: torch.Tensor, batch_box_preds: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, gt_boxes: torch.Tensor
+    iou_preds: torch.Tensor,
+    batch_box_preds: torch.Tensor,
+    mask: torch.Tensor,
+    ind: torch.Tensor,
+    gt_boxes: torch.Tensor,
 ) -> torch.Tensor:
-    """L1 loss of the IoU branch against the rotated 3-D IoU rescaled to [-1, 1] (CIA-SSD, Zheng et al. 2021, arXiv:2012.03015)::
+    """L1 loss of the IoU branch against the rotated 3-D IoU rescaled to [-1, 1] (CIA-SSD, Zheng et al. 2021,
+    arXiv:2012.03015)::
 
         sum |iou_pred - (2 IoU3D - 1)| / number of objects
 
@@ -28,13 +34,14 @@ def calculate_iou_loss_centerhead(
     >>> box = torch.tensor([10.0, 0.0, -1.0, 4.0, 2.0, 1.5, 0.3])
     >>> box_map = box.view(1, 7, 1, 1).expand(1, 7, 2, 2)
     >>> one = torch.ones(1, 1, dtype=torch.long)
-    >>> round(calculate_iou_loss_centerhead(torch.zeros(1, 1, 2, 2), box_map, one, one, box.view(1, 1, 7)).item(), 2)    # |0 - 1|
+    >>> # |0 - 1|
+    >>> round(calculate_iou_loss_centerhead(torch.zeros(1, 1, 2, 2), box_map, one, one, box.view(1, 1, 7)).item(), 2)
     1.0
     """
     from ..ops.rotated_iou import boxes_aligned_iou3d
 
     used = mask.bool()
-    iou_preds, = at_least_float32(iou_preds)
+    (iou_preds,) = at_least_float32(iou_preds)
     pred = _transpose_and_gather_feat(iou_preds, ind)[used].view(-1)  # (K,)
     boxes, gt_boxes = at_least_float32(batch_box_preds.detach(), gt_boxes)
     boxes = _transpose_and_gather_feat(boxes, ind)[used][:, :7]
@@ -45,7 +52,8 @@ def calculate_iou_loss_centerhead(
 def calculate_iou_reg_loss_centerhead(
     batch_box_preds: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, gt_boxes: torch.Tensor
 ) -> torch.Tensor:
-    """Distance-IoU loss of the decoded boxes (Zheng et al. 2020, arXiv:1911.08287), the heading left out: ``sum (1 - DIoU) / number of objects``.
+    """Distance-IoU loss of the decoded boxes (Zheng et al. 2020, arXiv:1911.08287), the heading left out: ``sum (1 -
+    DIoU) / number of objects``.
 
     Args:
         batch_box_preds: (B, 7 or 9, H, W) decoded boxes, metres, LiDAR frame.

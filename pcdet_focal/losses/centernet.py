@@ -1,4 +1,5 @@
 """Losses of CenterPoint's head: focal loss of a heat map, L1 of what is read at the object centres."""
+
 from __future__ import annotations
 
 import torch
@@ -10,7 +11,8 @@ from .weights import require_same_shape
 
 
 def heatmap_focal_loss(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """CornerNet's focal loss summed over a map of any layout and divided by the number of centres; see ``neg_loss_cornernet``.
+    """CornerNet's focal loss summed over a map of any layout and divided by the number of centres; see
+    ``neg_loss_cornernet``.
 
     Args:
         pred, gt: any shape. mask: broadcastable to it.
@@ -24,14 +26,16 @@ def heatmap_focal_loss(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor 
         positive = positive * mask
         negative = negative * mask
     log_likelihood = (
-        finite_log(pred) * (1 - pred).square() * positive + finite_log(1 - pred) * pred.square() * (1 - gt).pow(4) * negative
+        finite_log(pred) * (1 - pred).square() * positive
+        + finite_log(1 - pred) * pred.square() * (1 - gt).pow(4) * negative
     )
     num_pos = positive.sum()
     return -log_likelihood.sum() / torch.where(num_pos > 0, num_pos, torch.ones_like(num_pos))
 
 
 def neg_loss_cornernet(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244, equation 1 with alpha 2, beta 4), as CenterPoint uses it::
+    """Focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244, equation 1 with alpha 2, beta 4), as CenterPoint
+    uses it::
 
         -1/N sum  (1 - p)^2 log p                 where gt = 1
                   (1 - gt)^4 p^2 log(1 - p)       where gt < 1
@@ -39,7 +43,8 @@ def neg_loss_cornernet(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor 
     N is the number of places with gt = 1 (weighted by the mask), and 1 if there is none.
 
     Args:
-        pred: (B, C, H, W) probabilities. At exactly 0 or 1 the logarithm is held at that of the smallest normal number: finite.
+        pred: (B, C, H, W) probabilities. At exactly 0 or 1 the logarithm is held at that of the smallest normal number:
+            finite.
         gt: (B, C, H, W) heat map, 1 at object centres.
         mask: (B, H, W) bool or weights; None for all.
     Returns:
@@ -56,8 +61,11 @@ def neg_loss_cornernet(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor 
     if mask is None:
         return heatmap_focal_loss(pred, gt)
     if pred.dim() != 4 or tuple(mask.shape) != (pred.shape[0], *pred.shape[2:]):
-        raise InputError(f"neg_loss_cornernet: a mask of shape {tuple(mask.shape)} does not fit predictions of shape {tuple(pred.shape)}: "
-                         "(B, H, W) for (B, C, H, W) is allowed.")
+        raise InputError(
+            f"neg_loss_cornernet: a mask of shape {tuple(mask.shape)} does not fit predictions of shape "
+            f"{tuple(pred.shape)}: "
+            "(B, H, W) for (B, C, H, W) is allowed."
+        )
     return heatmap_focal_loss(pred, gt, mask[:, None].to(torch.promote_types(torch.float32, pred.dtype)))
 
 
@@ -93,8 +101,10 @@ def _reg_loss(regr: torch.Tensor, gt_regr: torch.Tensor, mask: torch.Tensor) -> 
     """
     require_same_shape("_reg_loss", regr=regr, gt_regr=gt_regr)
     if regr.dim() != 3 or tuple(mask.shape) != tuple(regr.shape[:2]):
-        raise InputError(f"_reg_loss: a mask of shape {tuple(mask.shape)} does not fit predictions of shape {tuple(regr.shape)}: "
-                         "(B, M) for (B, M, D) is allowed.")
+        raise InputError(
+            f"_reg_loss: a mask of shape {tuple(mask.shape)} does not fit predictions of shape {tuple(regr.shape)}: "
+            "(B, M) for (B, M, D) is allowed."
+        )
     regr, gt_regr = at_least_float32(regr, gt_regr)
     mask = mask.to(regr.dtype)
     counted = (mask != 0).unsqueeze(-1) & ~torch.isnan(gt_regr)
@@ -103,7 +113,9 @@ def _reg_loss(regr: torch.Tensor, gt_regr: torch.Tensor, mask: torch.Tensor) -> 
 
 
 def _gather_feat(feat: torch.Tensor, ind: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Read rows: feat (B, N, D), ind (B, M) int64 -> (B, M, D); with a mask (B, M) only the rows where it is set, (K, D)."""
+    """Read rows: feat (B, N, D), ind (B, M) int64 -> (B, M, D); with a mask (B, M) only the rows where it is set, (K,
+    D).
+    """
     feat = feat.gather(1, ind.long().unsqueeze(2).expand(-1, -1, feat.shape[2]))
     return feat if mask is None else feat[mask.bool()]
 
@@ -116,13 +128,18 @@ def _transpose_and_gather_feat(feat: torch.Tensor, ind: torch.Tensor) -> torch.T
 class RegLossCenterNet(nn.Module):
     """L1 loss of the box codes at the object centres, one value per code: ``_reg_loss`` of the map read at ``ind``.
 
-    >>> code_map, ind = torch.zeros(1, 8, 16, 16), torch.tensor([[5, 0]])                    # two slots, the second unused
+    >>> # two slots, the second unused
+    >>> code_map, ind = torch.zeros(1, 8, 16, 16), torch.tensor([[5, 0]])
     >>> RegLossCenterNet()(code_map, mask=torch.tensor([[1, 0]]), ind=ind, target=torch.ones(1, 2, 8)).shape
     torch.Size([8])
     """
 
     def forward(
-        self, output: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor | None = None, target: torch.Tensor | None = None
+        self,
+        output: torch.Tensor,
+        mask: torch.Tensor,
+        ind: torch.Tensor | None = None,
+        target: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:

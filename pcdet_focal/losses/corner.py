@@ -1,4 +1,5 @@
 """Corner loss: distance of the eight box corners, blind to a heading that is wrong by half a turn."""
+
 from __future__ import annotations
 
 import math
@@ -15,7 +16,8 @@ from .smooth_l1 import smooth_l1
 
 
 def get_corner_loss_lidar(pred_bbox3d: torch.Tensor, gt_bbox3d: torch.Tensor) -> torch.Tensor:
-    """Corner loss of Frustum PointNets (Qi et al. 2018, arXiv:1711.08488, equation 3) for paired boxes in the LiDAR frame::
+    """Corner loss of Frustum PointNets (Qi et al. 2018, arXiv:1711.08488, equation 3) for paired boxes in the LiDAR
+    frame::
 
         mean over the 8 corners k of huber(min(|p_k - g_k|, |p_k - g'_k|)),    huber with beta = 1 m,
 
@@ -35,7 +37,10 @@ def get_corner_loss_lidar(pred_bbox3d: torch.Tensor, gt_bbox3d: torch.Tensor) ->
     (1.5, 0.0)
     """
     if pred_bbox3d.shape != gt_bbox3d.shape or pred_bbox3d.dim() != 2 or pred_bbox3d.shape[1] != 7:
-        raise InputError(f"get_corner_loss_lidar: pred_bbox3d {tuple(pred_bbox3d.shape)} and gt_bbox3d {tuple(gt_bbox3d.shape)} must both be (N, 7).")
+        raise InputError(
+            f"get_corner_loss_lidar: pred_bbox3d {tuple(pred_bbox3d.shape)} and gt_bbox3d {tuple(gt_bbox3d.shape)} "
+            "must both be (N, 7)."
+        )
     pred, gt = at_least_float32(pred_bbox3d, gt_bbox3d)
     turned = torch.cat([gt[:, :6], gt[:, 6:7] + math.pi], dim=1)
     pred_corners = boxes_to_corners_3d(pred)  # (N, 8, 3)
@@ -48,15 +53,22 @@ def get_corner_loss_lidar(pred_bbox3d: torch.Tensor, gt_bbox3d: torch.Tensor) ->
 
 @register_loss("CornerLoss")
 class CornerLoss(ReducedLoss):
-    """``get_corner_loss_lidar`` as a module, with mmdetection's reduction and call: ``{NAME: CornerLoss}`` as a head's REG_LOSS.
+    """``get_corner_loss_lidar`` as a module, with mmdetection's reduction and call: ``{NAME: CornerLoss}`` as a head's
+    REG_LOSS.
 
     >>> box = torch.tensor([[10.0, 2.0, -1.0, 3.9, 1.6, 1.56, 0.3]])
     >>> round(CornerLoss()(box + torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), box).item(), 4)
     1.5
     """
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred, target: (N, 7+) decoded boxes; further columns are ignored.

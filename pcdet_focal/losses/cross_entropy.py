@@ -1,4 +1,5 @@
 """Cross entropy: of independent sigmoids, and of one softmax with one-hot targets (OpenPCDet's direction loss)."""
+
 from __future__ import annotations
 
 import torch
@@ -12,11 +13,13 @@ from .weights import check_elementwise_weights, require_same_shape
 def binary_cross_entropy_with_logits(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Elementwise ``-t log sigmoid(x) - (1 - t) log(1 - sigmoid(x))``.
 
-    Written with logsigmoid of x and of -x: full relative precision for easy negatives, where ``F.binary_cross_entropy_with_logits`` takes the
+    Written with logsigmoid of x and of -x: full relative precision for easy negatives, where
+    ``F.binary_cross_entropy_with_logits`` takes the
     difference of two numbers of the size of |x|.
 
     Args:
-        inputs: logits, any shape. Half precision is computed, and returned, in float32; +-inf counts as +-1.8e19 (float32).
+        inputs: logits, any shape. Half precision is computed, and returned, in float32; +-inf counts as +-1.8e19
+            (float32).
         targets: same shape, values in [0, 1], any dtype.
     Returns:
         Loss of the same shape, >= 0.
@@ -33,7 +36,8 @@ def binary_cross_entropy_with_logits(inputs: torch.Tensor, targets: torch.Tensor
 
 
 def one_hot_cross_entropy(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Softmax cross entropy ``-log softmax(x)[k]`` with k = argmax of the one-hot target; a target row of zeros means class 0, as in OpenPCDet.
+    """Softmax cross entropy ``-log softmax(x)[k]`` with k = argmax of the one-hot target; a target row of zeros means
+    class 0, as in OpenPCDet.
 
     Args:
         inputs: (..., C) logits. Half precision is computed, and returned, in float32.
@@ -47,7 +51,7 @@ def one_hot_cross_entropy(inputs: torch.Tensor, targets: torch.Tensor) -> torch.
     tensor([[1.3863, 1.3863]])
     """
     require_same_shape("one_hot_cross_entropy", inputs=inputs, targets=targets)
-    logits, = at_least_float32(inputs)
+    (logits,) = at_least_float32(inputs)
     classes = targets.argmax(dim=-1)
     return F.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none").view(classes.shape)
 
@@ -63,7 +67,9 @@ class WeightedCrossEntropyLoss(nn.Module):
     fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
 
     def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
+        subclass with its own.
+        """
         return self.fused and type(self).forward is WeightedCrossEntropyLoss.forward
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """Distribution focal loss: a box side as a distribution over bins."""
+
 from __future__ import annotations
 
 import torch
@@ -34,8 +35,10 @@ def distribution_focal_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.T
     """
     require_tensors("distribution_focal_loss", pred=pred, target=target)
     if pred.dim() == 0 or pred.shape[-1] < 2 or tuple(target.shape) != tuple(pred.shape[:-1]):
-        raise InputError(f"distribution_focal_loss: pred (..., bins) with at least 2 bins and target (...) are needed, but pred is "
-                         f"{tuple(pred.shape)} and target {tuple(target.shape)}.")
+        raise InputError(
+            f"distribution_focal_loss: pred (..., bins) with at least 2 bins and target (...) are needed, but pred is "
+            f"{tuple(pred.shape)} and target {tuple(target.shape)}."
+        )
     last = pred.shape[-1] - 1
     require_values_between("distribution_focal_loss", "target", target, 0, last, f" (pred has {last + 1} bins)")
     pred, target = at_least_float32(pred, target)
@@ -50,7 +53,8 @@ def distribution_focal_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.T
 class DistributionFocalLoss(nn.Module):
     """``distribution_focal_loss`` with mmdetection's arguments and call.
 
-    >>> pred, target = torch.zeros(5, 8), torch.tensor([0.0, 1.5, 3.2, 6.9, 7.0])              # 8 bins: distances from 0 to 7
+    >>> # 8 bins: distances from 0 to 7
+    >>> pred, target = torch.zeros(5, 8), torch.tensor([0.0, 1.5, 3.2, 6.9, 7.0])
     >>> round(DistributionFocalLoss(loss_weight=0.25)(pred, target).item(), 4)                 # 0.25 log 8
     0.5199
     """
@@ -70,7 +74,11 @@ class DistributionFocalLoss(nn.Module):
         return f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """

@@ -1,4 +1,7 @@
-"""Long tails: equalization loss v2 and equalized focal loss, which weigh a class by the gradients that it has had so far."""
+"""Long tails: equalization loss v2 and equalized focal loss, which weigh a class by the gradients that it has had so
+far.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,7 +9,15 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import InputError
-from .arguments import one_hot, require_count, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
+from .arguments import (
+    one_hot,
+    require_count,
+    require_labels,
+    require_number,
+    require_sigmoid,
+    require_tensors,
+    require_values_between,
+)
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
 from .reduction import choose_reduction, weight_reduce_loss
@@ -15,8 +26,11 @@ from .running_counts import Float32Buffers, store, sum_over_ranks
 from .weights import expand_anchor_weights, require_same_shape
 
 
-def eql_v2_weights(target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8) -> torch.Tensor:
-    """Weights of equalization loss v2 (Tan et al. 2021, arXiv:2012.08548). With r_c = positive / negative gradients so far::
+def eql_v2_weights(
+    target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8
+) -> torch.Tensor:
+    """Weights of equalization loss v2 (Tan et al. 2021, arXiv:2012.08548). With r_c = positive / negative gradients so
+    far::
 
         f_c        = 1 / (1 + exp(-gamma (r_c - mu)))
         negatives  : f_c                                      class c has seen too few positives: spare it
@@ -36,10 +50,15 @@ def eql_v2_weights(target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: fl
 
 
 def equalized_focal_loss(
-    pred: torch.Tensor, target: torch.Tensor, gradient_ratio: torch.Tensor, alpha: float | None = 0.25, gamma: float = 2.0, scale: float = 8.0
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    gradient_ratio: torch.Tensor,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    scale: float = 8.0,
 ) -> torch.Tensor:
-    """Equalized focal loss (Li et al., CVPR 2022, arXiv:2201.02593), elementwise. With p = sigmoid(x), p_t as in focal loss and the ratio
-    g_c of positive to negative gradients of class c so far, held in [0, 1]::
+    """Equalized focal loss (Li et al., CVPR 2022, arXiv:2201.02593), elementwise. With p = sigmoid(x), p_t as in focal
+    loss and the ratio g_c of positive to negative gradients of class c so far, held in [0, 1]::
 
         gamma_c = gamma + scale (1 - g_c)                     rare classes are focused harder ...
         loss    = alpha_t (gamma_c / gamma) (1 - p_t)^gamma_c (-log p_t)       ... and weigh more
@@ -58,15 +77,18 @@ def equalized_focal_loss(
     Raises:
         InputError: shapes or devices that do not fit, gamma not above 0, negative scale, alpha outside [0, 1].
 
-    >>> equalized_focal_loss(torch.zeros(1, 2), torch.eye(2)[:1], torch.tensor([1.0, 0.0]), alpha=None)     # 0.5^2 log 2 and 5 * 0.5^10 log 2
+    >>> # 0.5^2 log 2 and 5 * 0.5^10 log 2
+    >>> equalized_focal_loss(torch.zeros(1, 2), torch.eye(2)[:1], torch.tensor([1.0, 0.0]), alpha=None)
     tensor([[0.1733, 0.0034]])
     """
     name = "equalized_focal_loss"
     require_tensors(name, pred=pred, target=target, gradient_ratio=gradient_ratio)
     require_same_shape(name, pred=pred, target=target)
     if pred.dim() == 0 or tuple(gradient_ratio.shape) != tuple(pred.shape[-1:]):
-        raise InputError(f"{name}: gradient_ratio needs one value per class, {tuple(pred.shape[-1:])}, but its shape is "
-                         f"{tuple(gradient_ratio.shape)}.")
+        raise InputError(
+            f"{name}: gradient_ratio needs one value per class, {tuple(pred.shape[-1:])}, but its shape is "
+            f"{tuple(gradient_ratio.shape)}."
+        )
     _require_focal(name, alpha, gamma, scale)
     pred, target = at_least_float32(pred, target)
     factor, _ = _equalized_factor(pred, target, gradient_ratio, alpha, gamma, scale)
@@ -77,7 +99,8 @@ def _equalized_factor(pred, target, gradient_ratio, alpha, gamma, scale) -> tupl
     """What cross entropy is multiplied by, and gamma_c (C,)."""
     class_gamma = gamma + scale * (1 - gradient_ratio.detach().to(pred.dtype).clamp(0, 1))
     one_minus_pt = target * torch.sigmoid(-pred) + (1 - target) * torch.sigmoid(pred)
-    lowest = torch.finfo(pred.dtype).tiny if gamma < 1 else 0                                  # numerics.power, for an exponent per class
+    # numerics.power, for an exponent per class
+    lowest = torch.finfo(pred.dtype).tiny if gamma < 1 else 0
     factor = class_gamma / gamma * one_minus_pt.clamp(min=lowest).pow(class_gamma)
     if alpha is not None and alpha != -1:
         factor = factor * (target * alpha + (1 - target) * (1 - alpha))
@@ -92,7 +115,9 @@ def _require_focal(name: str, alpha: float | None, gamma: float, scale: float) -
 
 
 class _GradientRatio(Float32Buffers):
-    """Accumulated positive and negative gradients of each class, and their ratio; what both losses of this file share."""
+    """Accumulated positive and negative gradients of each class, and their ratio; what both losses of this file
+    share.
+    """
 
     pos_grad: torch.Tensor
     neg_grad: torch.Tensor
@@ -108,7 +133,9 @@ class _GradientRatio(Float32Buffers):
 
     @torch.no_grad()
     def _collect(self, gradient: torch.Tensor, target: torch.Tensor) -> None:
-        """Add the sums over rows of |gradient| (..., C) of positives and of negatives, of all ranks; the ratio follows."""
+        """Add the sums over rows of |gradient| (..., C) of positives and of negatives, of all ranks; the ratio
+        follows.
+        """
         gradient, target = gradient.flatten(0, -2), target.flatten(0, -2)
         sums = torch.stack([(gradient * target).sum(0), (gradient * (1 - target)).sum(0)]).to(self.pos_grad.dtype)
         positive, negative = sum_over_ranks(sums)
@@ -119,23 +146,35 @@ class _GradientRatio(Float32Buffers):
 
 @register_loss("EQLV2Loss")
 class EQLV2Loss(_GradientRatio):
-    """Equalization loss v2 with mmdetection's arguments, call and buffers: binary cross entropy with ``eql_v2_weights``, summed, divided by N.
+    """Equalization loss v2 with mmdetection's arguments, call and buffers: binary cross entropy with
+    ``eql_v2_weights``, summed, divided by N.
 
-    The logits are (N, C + 1), the last is background and always has the weights of a balanced class. ``pos_grad`` and ``neg_grad`` take the
-    gradients of every step in training mode, over all ranks, after the loss. As in mmdetection ``weight``, ``avg_factor`` and the reduction change
-    nothing; no rows give 0 (mmdetection: NaN).
+    The logits are (N, C + 1), the last is background and always has the weights of a balanced class. ``pos_grad`` and
+    ``neg_grad`` take the gradients of every step in training mode, over all ranks, after the loss. As in mmdetection
+    ``weight``, ``avg_factor`` and the reduction change nothing; no rows give 0 (mmdetection: NaN).
 
     >>> loss = EQLV2Loss(num_classes=2)
     >>> cls_score, label = torch.zeros(2, 3), torch.tensor([0, 2])                             # 2 is background
-    >>> loss(cls_score, label)                                                                 # 3 log 2: nothing is known about the classes yet
+    >>> # 3 log 2: nothing is known about the classes yet
+    >>> loss(cls_score, label)
     tensor(2.0794)
-    >>> loss.pos_neg                                                                           # class 1 was a negative only
+    >>> # class 1 was a negative only
+    >>> loss.pos_neg
     tensor([1., 0.])
     """
 
     def __init__(
-        self, use_sigmoid: bool = True, reduction: str = "mean", class_weight: Sequence[float] | None = None, loss_weight: float = 1.0,
-        num_classes: int = 1203, use_distributed: bool = False, mu: float = 0.8, alpha: float = 4.0, gamma: float = 12.0, vis_grad: bool = False,
+        self,
+        use_sigmoid: bool = True,
+        reduction: str = "mean",
+        class_weight: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        num_classes: int = 1203,
+        use_distributed: bool = False,
+        mu: float = 0.8,
+        alpha: float = 4.0,
+        gamma: float = 12.0,
+        vis_grad: bool = False,
         test_with_obj: bool = True,
     ) -> None:
         """
@@ -145,7 +184,8 @@ class EQLV2Loss(_GradientRatio):
             class_weight: None; class weights have no place in this loss (mmdetection ignores them).
             loss_weight: factor of the result.
             num_classes: number of foreground classes, C.
-            use_distributed: of no effect: gradients are summed over the ranks wherever torch.distributed is initialised.
+            use_distributed: of no effect: gradients are summed over the ranks wherever torch.distributed is
+                initialised.
             mu, gamma: centre and steepness of the map from the gradient ratio to the weight.
             alpha: how much more positives of a suppressed class weigh.
             vis_grad: False; there is nothing to draw (mmdetection ignores it).
@@ -176,14 +216,18 @@ class EQLV2Loss(_GradientRatio):
 
     def get_activation(self, pred: torch.Tensor) -> torch.Tensor:
         """(..., C + 1) logits -> scores; those of the classes times 1 - background score (``test_with_obj``)."""
-        pred, = at_least_float32(pred)
+        (pred,) = at_least_float32(pred)
         scores = pred.sigmoid()
         if not self.test_with_obj:
             return scores
         return torch.cat([scores[..., :-1] * torch.sigmoid(-pred[..., -1:]), scores[..., -1:]], dim=-1)
 
     def forward(
-        self, cls_score: torch.Tensor, label: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        cls_score: torch.Tensor,
+        label: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -200,11 +244,13 @@ class EQLV2Loss(_GradientRatio):
         choose_reduction(self.reduction, reduction_override, name)
         require_tensors(name, cls_score=cls_score, label=label, pos_neg=self.pos_neg)
         if cls_score.dim() != 2 or cls_score.shape[-1] != self.num_classes + 1:
-            raise InputError(f"{name}: cls_score needs the shape (N, {self.num_classes + 1}), num_classes and background, but it is "
-                             f"{tuple(cls_score.shape)}.")
+            raise InputError(
+                f"{name}: cls_score needs the shape (N, {self.num_classes + 1}), num_classes and background, but it is "
+                f"{tuple(cls_score.shape)}."
+            )
         require_labels(name, label, cls_score.shape[:1], "label")
         require_values_between(name, "label", label, 0, self.num_classes, " (the last is background)")
-        cls_score, = at_least_float32(cls_score)
+        (cls_score,) = at_least_float32(cls_score)
         target = one_hot(label, self.num_classes + 1, cls_score.dtype)
         foreground = eql_v2_weights(target[:, :-1], self.pos_neg.to(cls_score.dtype), self.alpha, self.gamma, self.mu)
         weights = torch.cat([foreground, torch.ones_like(target[:, -1:])], dim=-1)
@@ -219,8 +265,9 @@ class EQLV2Loss(_GradientRatio):
 class EqualizedFocalLoss(_GradientRatio):
     """``equalized_focal_loss`` with the gradient ratios of its own running sums, called like mmdetection's losses.
 
-    ``pos_grad`` and ``neg_grad`` take |dL/dx| of the weighted elementwise loss, before any division by avg_factor, of every step in training mode,
-    over all ranks, after the loss. A class counts as balanced until it has had a gradient, so that the first step is sigmoid focal loss.
+    ``pos_grad`` and ``neg_grad`` take |dL/dx| of the weighted elementwise loss, before any division by avg_factor, of
+    every step in training mode, over all ranks, after the loss. A class counts as balanced until it has had a gradient,
+    so that the first step is sigmoid focal loss.
 
     >>> loss = EqualizedFocalLoss(num_classes=2, alpha=None, reduction="none")
     >>> pred, target = torch.zeros(2, 2), torch.tensor([0, 2])                                 # (N, C); 2 is background
@@ -229,12 +276,19 @@ class EqualizedFocalLoss(_GradientRatio):
             [0.1733, 0.1733]])
     >>> loss.pos_neg
     tensor([1., 0.])
-    >>> loss(pred, target)[:, 1]                                                               # a class without positives: 5 * 0.5^10 log 2
+    >>> # a class without positives: 5 * 0.5^10 log 2
+    >>> loss(pred, target)[:, 1]
     tensor([0.0034, 0.0034])
     """
 
     def __init__(
-        self, num_classes: int, alpha: float | None = 0.25, gamma: float = 2.0, scale: float = 8.0, reduction: str = "mean", loss_weight: float = 1.0
+        self,
+        num_classes: int,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        scale: float = 8.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
     ) -> None:
         """
         Args:
@@ -255,11 +309,18 @@ class EqualizedFocalLoss(_GradientRatio):
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
-        return (f"num_classes={self.num_classes}, alpha={self.alpha}, gamma={self.gamma}, scale={self.scale}, reduction={self.reduction!r}, "
-                f"loss_weight={self.loss_weight}")
+        return (
+            f"num_classes={self.num_classes}, alpha={self.alpha}, gamma={self.gamma}, scale={self.scale}, "
+            f"reduction={self.reduction!r}, "
+            f"loss_weight={self.loss_weight}"
+        )
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -278,8 +339,11 @@ class EqualizedFocalLoss(_GradientRatio):
         reduction = choose_reduction(self.reduction, reduction_override, name)
         require_tensors(name, pred=pred, target=target, weight=weight, pos_neg=self.pos_neg)
         if pred.dim() < 2 or pred.shape[-1] != self.num_classes:
-            raise InputError(f"{name}: pred needs the shape (N, {self.num_classes}), one logit per class, but it is {tuple(pred.shape)}.")
-        pred, = at_least_float32(pred)
+            raise InputError(
+                f"{name}: pred needs the shape (N, {self.num_classes}), one logit per class, but it is "
+                f"{tuple(pred.shape)}."
+            )
+        (pred,) = at_least_float32(pred)
         if target.dim() == pred.dim() - 1:
             require_labels(name, target, pred.shape[:-1])
             target = one_hot(target, self.num_classes, pred.dtype)
@@ -291,11 +355,17 @@ class EqualizedFocalLoss(_GradientRatio):
         if self.training:
             gradient = self._gradient(pred.detach(), target)
             self._collect(gradient if weight is None else gradient * weight.detach(), target)
-            store(self, "pos_neg", torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)))
+            store(
+                self,
+                "pos_neg",
+                torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)),
+            )
         return result
 
     def _gradient(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """|dL/dx| = alpha_t (gamma_c / gamma) (1 - p_t)^gamma_c (gamma_c p_t (-log p_t) + 1 - p_t), elementwise."""
         factor, class_gamma = _equalized_factor(pred, target, self.pos_neg, self.alpha, self.gamma, self.scale)
         one_minus_pt = target * torch.sigmoid(-pred) + (1 - target) * torch.sigmoid(pred)
-        return factor * (class_gamma * (1 - one_minus_pt) * binary_cross_entropy_with_logits(pred, target) + one_minus_pt)
+        return factor * (
+            class_gamma * (1 - one_minus_pt) * binary_cross_entropy_with_logits(pred, target) + one_minus_pt
+        )

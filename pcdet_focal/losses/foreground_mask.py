@@ -1,4 +1,5 @@
 """Which pixels of an image lie in a 2-D ground-truth box."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,11 +11,15 @@ from .numerics import at_least_float32
 
 
 def compute_fg_mask(
-    gt_boxes2d: torch.Tensor, shape: Sequence[int], downsample_factor: float = 1, device: torch.device | str = torch.device("cpu")
+    gt_boxes2d: torch.Tensor,
+    shape: Sequence[int],
+    downsample_factor: float = 1,
+    device: torch.device | str = torch.device("cpu"),
 ) -> torch.Tensor:
     """Foreground mask of down-sampled images (CaDDN's depth loss, Reading et al. 2021, arXiv:2103.01100)::
 
-        mask[b, v, u] = some box n of image b has floor(u1 / f) <= u < ceil(u2 / f) and floor(v1 / f) <= v < ceil(v2 / f)
+        mask[b, v, u] = some box n of image b has floor(u1 / f) <= u < ceil(u2 / f) and floor(v1 / f) <= v < ceil(v2 /
+        f)
 
     Boxes are clipped to the image; an all-zero (padding) row covers nothing; the input is not changed.
 
@@ -34,8 +39,11 @@ def compute_fg_mask(
     """
     shape = tuple(shape)
     if gt_boxes2d.dim() != 3 or gt_boxes2d.shape[2] != 4 or len(shape) != 3 or shape[0] != gt_boxes2d.shape[0]:
-        raise InputError(f"compute_fg_mask: gt_boxes2d {tuple(gt_boxes2d.shape)} and shape {shape} do not fit: (B, N, 4) and (B, H, W) are allowed.")
-    boxes, = at_least_float32(gt_boxes2d.detach().to(device))
+        raise InputError(
+            f"compute_fg_mask: gt_boxes2d {tuple(gt_boxes2d.shape)} and shape {shape} do not fit: (B, N, 4) and (B, "
+            "H, W) are allowed."
+        )
+    (boxes,) = at_least_float32(gt_boxes2d.detach().to(device))
     boxes = boxes / downsample_factor
     low, high = boxes[..., :2].floor(), boxes[..., 2:].ceil()  # (B, N, 2) as u, v
     columns = torch.arange(shape[2], device=device, dtype=boxes.dtype)

@@ -1,4 +1,5 @@
 """What a head asks of a classification loss: one number from logits and labels."""
+
 from __future__ import annotations
 
 import torch
@@ -9,10 +10,11 @@ from .normalizers import NoNormalizer, PerSampleNormalizer, anchor_weights_from_
 
 
 class LossFromLabels(nn.Module):
-    """Base of the classification losses in OpenPCDet's style: ``forward(input, target, weights)`` gives the weighted elementwise loss.
+    """Base of the classification losses in OpenPCDet's style: ``forward(input, target, weights)`` gives the weighted
+    elementwise loss.
 
-    ``from_labels`` is what heads call. Here it makes one-hot targets and weights and calls ``forward``, so that a subclass needs nothing else; a class
-    whose ``forward`` a kernel computes overrides it.
+    ``from_labels`` is what heads call. Here it makes one-hot targets and weights and calls ``forward``, so that a
+    subclass needs nothing else; a class whose ``forward`` a kernel computes overrides it.
 
     Attributes:
         fused: False keeps to plain torch (LOSS_CONFIG.FUSED: False).
@@ -28,11 +30,14 @@ class LossFromLabels(nn.Module):
 
     fused: bool = True
 
-    def from_labels(self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0) -> torch.Tensor:
+    def from_labels(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0
+    ) -> torch.Tensor:
         """The loss of a whole head.
 
         Args:
-            logits: (B, A, C). labels: (B, A) integers, -1 ignored, 0 background, 1..C; with C = 1 every positive label is class 1.
+            logits: (B, A, C). labels: (B, A) integers, -1 ignored, 0 background, 1..C; with C = 1 every positive label
+                is class 1.
             normalizer: 'per_sample', each sample's sum divided by its positives and averaged over the batch, or 'none'.
             loss_weight: factor of the result.
         Returns:
@@ -41,8 +46,13 @@ class LossFromLabels(nn.Module):
             InputError: another normaliser.
         """
         if normalizer not in ("per_sample", "none"):
-            raise InputError(f"{type(self).__name__}: normalizer={normalizer!r} is unknown: 'per_sample' or 'none' is allowed.")
+            raise InputError(
+                f"{type(self).__name__}: normalizer={normalizer!r} is unknown: 'per_sample' or 'none' is allowed."
+            )
         divided = normalizer == "per_sample"
-        weights, _, _ = anchor_weights_from_labels(labels, normalizer=PerSampleNormalizer() if divided else NoNormalizer())  # (B, A)
+        # (B, A)
+        weights, _, _ = anchor_weights_from_labels(
+            labels, normalizer=PerSampleNormalizer() if divided else NoNormalizer()
+        )
         total = self(logits, one_hot_from_labels(labels, logits.shape[-1], logits.dtype), weights=weights).sum()
         return (total / logits.shape[0] if divided else total) * loss_weight

@@ -1,4 +1,5 @@
 """Gaussian focal loss on a heat map, elementwise."""
+
 from __future__ import annotations
 
 import torch
@@ -8,14 +9,17 @@ from .numerics import at_least_float32, power
 from .weights import require_same_shape
 
 
-def gaussian_focal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 2.0, gamma: float = 4.0, eps: float = 1e-12) -> torch.Tensor:
+def gaussian_focal_loss(
+    pred: torch.Tensor, target: torch.Tensor, alpha: float = 2.0, gamma: float = 4.0, eps: float = 1e-12
+) -> torch.Tensor:
     """Penalty-reduced focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244, equation 1), elementwise::
 
         -(1 - p)^alpha log(p + eps)                          where t = 1
         -(1 - t)^gamma p^alpha log(1 - p + eps)              elsewhere
 
     Args:
-        pred: probabilities in [0, 1], any shape. Half precision is computed, and returned, in float32 (where eps still counts).
+        pred: probabilities in [0, 1], any shape. Half precision is computed, and returned, in float32 (where eps still
+            counts).
         target: Gaussian heat map in [0, 1], same shape; exactly 1 at object centres.
         alpha: exponent of the prediction; gamma: exponent of the target, both >= 0.
         eps: keeps the logarithm finite at 0.

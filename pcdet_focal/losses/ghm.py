@@ -1,4 +1,7 @@
-"""Gradient harmonising: every range of gradient norms contributes equally, however many examples are in it (GHM-C and GHM-R)."""
+"""Gradient harmonising: every range of gradient norms contributes equally, however many examples are in it (GHM-C and
+GHM-R).
+"""
+
 from __future__ import annotations
 
 import torch
@@ -13,8 +16,11 @@ from .running_counts import Float32Buffers, mean_over_ranks, store
 from .weights import expand_anchor_weights, require_same_shape
 
 
-def gradient_bins(gradient_norm: torch.Tensor, valid: torch.Tensor, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort gradient norms into bins [edge, next edge); counting is in integers, so that it does not depend on the order of summation.
+def gradient_bins(
+    gradient_norm: torch.Tensor, valid: torch.Tensor, edges: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort gradient norms into bins [edge, next edge); counting is in integers, so that it does not depend on the order
+    of summation.
 
     Args:
         gradient_norm: any shape, values >= the first edge and < the last.
@@ -28,12 +34,17 @@ def gradient_bins(gradient_norm: torch.Tensor, valid: torch.Tensor, edges: torch
     """
     bins = edges.numel() - 1
     index = torch.bucketize(gradient_norm.contiguous(), edges, right=True).sub(1).clamp(0, bins - 1)
-    counts = torch.zeros(bins, dtype=torch.int64, device=valid.device).index_add_(0, index.flatten(), valid.flatten().long())
+    counts = torch.zeros(bins, dtype=torch.int64, device=valid.device).index_add_(
+        0, index.flatten(), valid.flatten().long()
+    )
     return index, counts
 
 
-def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, bins: int = 10) -> torch.Tensor:
-    """GHM-C (Li, Liu, Wang 2019, "Gradient Harmonized Single-stage Detector", arXiv:1811.05181), elementwise. With p = sigmoid(x)::
+def ghmc_loss(
+    pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, bins: int = 10
+) -> torch.Tensor:
+    """GHM-C (Li, Liu, Wang 2019, "Gradient Harmonized Single-stage Detector", arXiv:1811.05181), elementwise. With p =
+    sigmoid(x)::
 
         g    = |p - t|                                        norm of the gradient, detached
         loss = 1 / (n * number of valid elements in g's bin) * (-t log p - (1 - t) log(1 - p))
@@ -50,7 +61,8 @@ def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
     Raises:
         InputError: different shapes or devices, less than one bin.
 
-    >>> ghmc_loss(torch.tensor([-5.0, -5.0, -5.0, 0.0]), torch.zeros(4))       # three easy ones together, the hard one: half of the bins each
+    >>> # three easy ones together, the hard one: half of the bins each
+    >>> ghmc_loss(torch.tensor([-5.0, -5.0, -5.0, 0.0]), torch.zeros(4))
     tensor([0.0011, 0.0011, 0.0011, 0.3466])
     """
     require_tensors("ghmc_loss", pred=pred, target=target, valid=valid)
@@ -60,11 +72,16 @@ def ghmc_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
     require_count("ghmc_loss", "bins", bins)
     norm = _classification_norm(pred, target)
     index, counts = gradient_bins(norm, valid, _edges(bins, 1 + 1e-6).to(norm))
-    return _density_weights(index, counts.to(norm.dtype), counts, valid) * binary_cross_entropy_with_logits(pred, target)
+    return _density_weights(index, counts.to(norm.dtype), counts, valid) * binary_cross_entropy_with_logits(
+        pred, target
+    )
 
 
-def ghmr_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, mu: float = 0.02, bins: int = 10) -> torch.Tensor:
-    """GHM-R (arXiv:1811.05181), elementwise: the authentic smooth L1 loss ASL with harmonised weights. With d = pred - target::
+def ghmr_loss(
+    pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, mu: float = 0.02, bins: int = 10
+) -> torch.Tensor:
+    """GHM-R (arXiv:1811.05181), elementwise: the authentic smooth L1 loss ASL with harmonised weights. With d = pred -
+    target::
 
         g    = |d| / sqrt(d^2 + mu^2)                         norm of the gradient, detached
         ASL  = sqrt(d^2 + mu^2) - mu
@@ -96,7 +113,8 @@ def ghmr_loss(pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | No
 
 
 def authentic_smooth_l1(pred: torch.Tensor, target: torch.Tensor, mu: float = 0.02) -> torch.Tensor:
-    """``sqrt(d^2 + mu^2) - mu`` with d = pred - target, elementwise; computed as ``d * d / (sqrt(d^2 + mu^2) + mu)``, precise for d near 0.
+    """``sqrt(d^2 + mu^2) - mu`` with d = pred - target, elementwise; computed as ``d * d / (sqrt(d^2 + mu^2) + mu)``,
+    precise for d near 0.
 
     >>> authentic_smooth_l1(torch.tensor([0.0, 1.0]), torch.zeros(2), mu=0.75)
     tensor([0.0000, 0.5000])
@@ -117,7 +135,9 @@ def _regression_norm(pred: torch.Tensor, target: torch.Tensor, mu: float) -> tor
     return difference / torch.hypot(difference, difference.new_full((), mu))
 
 
-def _density_weights(index: torch.Tensor, density: torch.Tensor, counts: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def _density_weights(
+    index: torch.Tensor, density: torch.Tensor, counts: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
     """1 / (n * density of the element's bin), 0 where not valid; n is the number of bins with any count."""
     occupied = (counts > 0).sum().clamp(min=1)
     per_bin = 1 / (occupied * density.clamp(min=torch.finfo(density.dtype).tiny))
@@ -142,7 +162,9 @@ class _GradientHarmonised(Float32Buffers):
         require_count(name, "bins", bins)
         require_number(name, "momentum", momentum, 0, 1)
         if momentum == 1:
-            raise InputError(f"{name}: momentum=1 is not allowed: the counts would stay 0; a number from 0 to below 1 is.")
+            raise InputError(
+                f"{name}: momentum=1 is not allowed: the counts would stay 0; a number from 0 to below 1 is."
+            )
         self.bins = bins
         self.momentum = momentum
         self.reduction = choose_reduction(reduction, None, name)
@@ -153,7 +175,9 @@ class _GradientHarmonised(Float32Buffers):
             self.register_buffer("acc_sum", torch.zeros(bins))
 
     def _weights(self, gradient_norm: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """1 / (n * density), the density from the running counts where there is momentum; these are updated in training mode."""
+        """1 / (n * density), the density from the running counts where there is momentum; these are updated in training
+        mode.
+        """
         index, counts = gradient_bins(gradient_norm, valid, self.edges.to(gradient_norm.dtype))
         density = counts = mean_over_ranks(counts.to(gradient_norm.dtype))
         if self.momentum > 0:
@@ -168,10 +192,11 @@ class _GradientHarmonised(Float32Buffers):
 class GHMC(_GradientHarmonised):
     """GHM-C with mmdetection's arguments and call; see ``ghmc_loss`` for the formula.
 
-    With momentum m the number of elements of a bin is ``acc_sum = m acc_sum + (1 - m) count``, from 0 and without correction, so that the first
-    loss is 1 / (1 - m) times the one without momentum; bins without elements keep their number. In eval mode the numbers are used and not stored.
-    On several ranks they are means over the ranks. As in mmdetection, a label weight only says whether an element takes part (above 0): its value
-    has no effect, nor has avg_factor; labels outside [0, C) are background.
+    With momentum m the number of elements of a bin is ``acc_sum = m acc_sum + (1 - m) count``, from 0 and without
+    correction, so that the first loss is 1 / (1 - m) times the one without momentum; bins without elements keep their
+    number. In eval mode the numbers are used and not stored. On several ranks they are means over the ranks. As in
+    mmdetection, a label weight only says whether an element takes part (above 0): its value has no effect, nor has
+    avg_factor; labels outside [0, C) are background.
 
     >>> pred = torch.tensor([[-5.0], [-5.0], [-5.0], [0.0]])                                   # (N, C)
     >>> labels, label_weight = torch.ones(4, dtype=torch.long), torch.ones(4)                  # all background
@@ -179,7 +204,14 @@ class GHMC(_GradientHarmonised):
     0.3499
     """
 
-    def __init__(self, bins: int = 10, momentum: float = 0, use_sigmoid: bool = True, loss_weight: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        bins: int = 10,
+        momentum: float = 0,
+        use_sigmoid: bool = True,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
         """
         Args:
             bins: number of bins of the gradient norm.
@@ -193,10 +225,16 @@ class GHMC(_GradientHarmonised):
         self.use_sigmoid = use_sigmoid
 
     def extra_repr(self) -> str:
-        return f"bins={self.bins}, momentum={self.momentum}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+        return (
+            f"bins={self.bins}, momentum={self.momentum}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+        )
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, label_weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        label_weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -207,7 +245,8 @@ class GHMC(_GradientHarmonised):
             avg_factor: taken for mmdetection's heads, and not used.
             reduction_override: replaces ``reduction`` for this call.
         Returns:
-            (N, C) weights times losses for 'none' (their sum over the number of valid elements is the loss), else the scalar loss.
+            (N, C) weights times losses for 'none' (their sum over the number of valid elements is the loss), else the
+            scalar loss.
         Raises:
             InputError: shapes, dtypes or devices that do not fit; reduction 'sum'.
         """
@@ -222,19 +261,24 @@ class GHMC(_GradientHarmonised):
             valid = (expand_anchor_weights(label_weight, pred.shape, "GHMC") > 0).expand(pred.shape)
         total = valid.sum().clamp(min=1)
         weights = self._weights(_classification_norm(pred, target), valid) * total
-        return self.loss_weight * weight_reduce_loss(binary_cross_entropy_with_logits(pred, target), weights, reduction, total, "GHMC")
+        return self.loss_weight * weight_reduce_loss(
+            binary_cross_entropy_with_logits(pred, target), weights, reduction, total, "GHMC"
+        )
 
 
 @register_loss("GHMR")
 class GHMR(_GradientHarmonised):
-    """GHM-R with mmdetection's arguments and call; see ``ghmr_loss`` for the formula and ``GHMC`` for the running counts.
+    """GHM-R with mmdetection's arguments and call; see ``ghmr_loss`` for the formula and ``GHMC`` for the running
+    counts.
 
     >>> loss = GHMR(mu=0.75)
     >>> loss(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2))
     tensor(0.2500)
     """
 
-    def __init__(self, mu: float = 0.02, bins: int = 10, momentum: float = 0, loss_weight: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(
+        self, mu: float = 0.02, bins: int = 10, momentum: float = 0, loss_weight: float = 1.0, reduction: str = "mean"
+    ) -> None:
         """
         Args:
             mu: where the loss turns from quadratic to linear, > 0.
@@ -251,7 +295,11 @@ class GHMR(_GradientHarmonised):
         return f"mu={self.mu}, bins={self.bins}, momentum={self.momentum}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, label_weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        label_weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
@@ -274,4 +322,6 @@ class GHMR(_GradientHarmonised):
         label_weight = expand_anchor_weights(label_weight, pred.shape, "GHMR").expand(pred.shape)
         total = at_least_float32(label_weight.detach(), pred)[0].sum().clamp(min=1)
         weights = self._weights(_regression_norm(pred, target, self.mu), label_weight > 0) * total
-        return self.loss_weight * weight_reduce_loss(authentic_smooth_l1(pred, target, self.mu), weights, reduction, total, "GHMR")
+        return self.loss_weight * weight_reduce_loss(
+            authentic_smooth_l1(pred, target, self.mu), weights, reduction, total, "GHMR"
+        )

@@ -1,14 +1,19 @@
 """The losses of an anchor head as its configuration names them: LOSS_CONFIG.CLS_LOSS, REG_LOSS and DIR_LOSS.
 
-An entry is a name, or a mapping with NAME (or mmdetection's ``type``), the loss's own arguments, and what the head does with the loss:
+An entry is a name, or a mapping with NAME (or mmdetection's ``type``), the loss's own arguments, and what the head does
+with the loss:
 
     NORMALIZER       who divides, and by what: per_sample (default), batch, global, ema, none; see ``normalizers``
-    LOSS_WEIGHT      factor of the result; in place of LOSS_WEIGHTS.cls_weight, loc_weight or dir_weight, which hold where it is absent
+    LOSS_WEIGHT      factor of the result; in place of LOSS_WEIGHTS.cls_weight, loc_weight or dir_weight, which hold
+    where it is absent
     GAMMA_SCHEDULE   CLS_LOSS with a focusing exponent: see ``schedules``
-    QUALITY_SPACE    CLS_LOSS with quality targets: 3d (default) or bev, the IoU of the decoded box with its ground truth
+    QUALITY_SPACE    CLS_LOSS with quality targets: 3d (default) or bev, the IoU of the decoded box with its ground
+        truth
 
-The head reduces; a loss's own ``reduction`` has no place in an entry. Absent entries do not come here: they are OpenPCDet's losses.
+The head reduces; a loss's own ``reduction`` has no place in an entry. Absent entries do not come here: they are
+OpenPCDet's losses.
 """
+
 from __future__ import annotations
 
 import copy
@@ -33,27 +38,53 @@ from .weights import expand_anchor_weights
 
 _FOCAL, _DENSE, _QUALITY, _HARMONISED, _SOFTMAX = "focal", "dense", "quality", "harmonised", "softmax"
 _CLASSIFICATION = {
-    "SigmoidFocalClassificationLoss": _FOCAL, "FocalLoss": _FOCAL, "QualityFocalLoss": _QUALITY, "VarifocalLoss": _QUALITY, "GHMC": _HARMONISED,
-    "BinaryCrossEntropyLoss": _DENSE, "BCEBlurWithLogitsLoss": _DENSE, "AsymmetricLoss": _DENSE, "EqualizedFocalLoss": _DENSE,
-    "SoftmaxFocalLoss": _SOFTMAX, "LabelSmoothingLoss": _SOFTMAX, "CrossEntropyLoss": _SOFTMAX,
+    "SigmoidFocalClassificationLoss": _FOCAL,
+    "FocalLoss": _FOCAL,
+    "QualityFocalLoss": _QUALITY,
+    "VarifocalLoss": _QUALITY,
+    "GHMC": _HARMONISED,
+    "BinaryCrossEntropyLoss": _DENSE,
+    "BCEBlurWithLogitsLoss": _DENSE,
+    "AsymmetricLoss": _DENSE,
+    "EqualizedFocalLoss": _DENSE,
+    "SoftmaxFocalLoss": _SOFTMAX,
+    "LabelSmoothingLoss": _SOFTMAX,
+    "CrossEntropyLoss": _SOFTMAX,
 }
 _CODES, _BOXES = "codes", "boxes"
 _BOX = {
-    "WeightedSmoothL1Loss": _CODES, "WeightedL1Loss": _CODES, "SmoothL1Loss": _CODES, "L1Loss": _CODES, "MSELoss": _CODES, "BalancedL1Loss": _CODES,
-    "GHMR": _HARMONISED, "CornerLoss": _BOXES, "RotatedIoULoss": _BOXES,
+    "WeightedSmoothL1Loss": _CODES,
+    "WeightedL1Loss": _CODES,
+    "SmoothL1Loss": _CODES,
+    "L1Loss": _CODES,
+    "MSELoss": _CODES,
+    "BalancedL1Loss": _CODES,
+    "GHMR": _HARMONISED,
+    "CornerLoss": _BOXES,
+    "RotatedIoULoss": _BOXES,
 }
-_DIRECTION = {"WeightedCrossEntropyLoss": _DENSE, "CrossEntropyLoss": _SOFTMAX, "SoftmaxFocalLoss": _SOFTMAX, "LabelSmoothingLoss": _SOFTMAX}
+_DIRECTION = {
+    "WeightedCrossEntropyLoss": _DENSE,
+    "CrossEntropyLoss": _SOFTMAX,
+    "SoftmaxFocalLoss": _SOFTMAX,
+    "LabelSmoothingLoss": _SOFTMAX,
+}
 _NOT_HERE = {
-    "reduction": "the head reduces, see NORMALIZER", "activated": "the head gives logits, not probabilities", "use_mask": "the head has no masks",
-    "ignore_index": "the target assigner says which anchors are ignored", "avg_non_ignore": "the head reduces, see NORMALIZER",
+    "reduction": "the head reduces, see NORMALIZER",
+    "activated": "the head gives logits, not probabilities",
+    "use_mask": "the head has no masks",
+    "ignore_index": "the target assigner says which anchors are ignored",
+    "avg_non_ignore": "the head reduces, see NORMALIZER",
     "size_average": "the head reduces, see NORMALIZER",
 }
 
 
 def logits_of_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Logits whose sigmoid is the softmax over the classes and a background of logit 0: ``x_c - log(1 + sum over the other classes of exp(x))``.
+    """Logits whose sigmoid is the softmax over the classes and a background of logit 0: ``x_c - log(1 + sum over the
+    other classes of exp(x))``.
 
-    A head that was trained with a softmax loss so goes through a post-processing made for sigmoids. One class stays as it is.
+    A head that was trained with a softmax loss so goes through a post-processing made for sigmoids. One class stays as
+    it is.
 
     >>> scores = logits_of_softmax(torch.tensor([[2.0, 1.0]])).sigmoid()
     >>> torch.allclose(scores, torch.tensor([[2.0, 1.0, 0.0]]).softmax(-1)[:, :2])
@@ -61,7 +92,9 @@ def logits_of_softmax(logits: torch.Tensor) -> torch.Tensor:
     """
     with_background = torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=-1)  # (..., C + 1)
     count = logits.shape[-1]
-    others = [torch.cat([with_background[..., :c], with_background[..., c + 1:]], dim=-1).logsumexp(-1) for c in range(count)]
+    others = [
+        torch.cat([with_background[..., :c], with_background[..., c + 1 :]], dim=-1).logsumexp(-1) for c in range(count)
+    ]
     return logits - torch.stack(others, dim=-1)
 
 
@@ -71,13 +104,20 @@ class HeadClassificationLoss(nn.Module):
     Built by :func:`build_head_classification_loss`.
 
     >>> head_loss = build_head_classification_loss({"NAME": "BinaryCrossEntropyLoss", "NORMALIZER": "batch"}, "CLS_LOSS", 1.0, num_class=3)
-    >>> loss, logged = head_loss(torch.zeros(1, 4, 3), torch.tensor([[0, 2, 1, -1]]))          # 9 log 2 over 2 positives
+    >>> # 9 log 2 over 2 positives
+    >>> loss, logged = head_loss(torch.zeros(1, 4, 3), torch.tensor([[0, 2, 1, -1]]))
     >>> loss, logged
     (tensor(3.1192), {'rpn_cls_normalizer': tensor(2.)})
     """
 
     def __init__(
-        self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float, gamma_schedule: GammaSchedule | None, quality_space: str
+        self,
+        loss: nn.Module,
+        kind: str,
+        normalizer: Normalizer,
+        loss_weight: float,
+        gamma_schedule: GammaSchedule | None,
+        quality_space: str,
     ):
         super().__init__()
         self.loss, self.kind, self.normalizer, self.loss_weight = loss, kind, normalizer, loss_weight
@@ -98,10 +138,13 @@ class HeadClassificationLoss(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         Args:
-            logits: (B, A, C). labels: (B, A) integers, -1 ignored, 0 background, 1..C; with C = 1 every positive label is class 1.
-            quality: called with 'bev' or '3d' where the loss needs it: (B, A), the IoU of each positive's box; what stands elsewhere is not read.
+            logits: (B, A, C). labels: (B, A) integers, -1 ignored, 0 background, 1..C; with C = 1 every positive label
+                is class 1.
+            quality: called with 'bev' or '3d' where the loss needs it: (B, A), the IoU of each positive's box; what
+                stands elsewhere is not read.
         Returns:
-            The loss, and what to log beside it: ``focal_gamma`` where a schedule rules it, ``rpn_cls_normalizer`` where one number divides the batch.
+            The loss, and what to log beside it: ``focal_gamma`` where a schedule rules it, ``rpn_cls_normalizer`` where
+                one number divides the batch.
         """
         logged: dict[str, torch.Tensor] = {}
         if self.gamma_schedule is not None and self.training:
@@ -114,9 +157,15 @@ class HeadClassificationLoss(nn.Module):
             if isinstance(self.normalizer, PerSampleNormalizer):
                 loss = from_labels(*tensors, loss_weight=self.loss_weight)
             else:
-                loss = from_labels(*tensors, loss_weight=self.loss_weight, normalizer="none") / self._divisor(logits, labels, logged)[0]  # one for all
+                # one for all
+                loss = (
+                    from_labels(*tensors, loss_weight=self.loss_weight, normalizer="none")
+                    / self._divisor(logits, labels, logged)[0]
+                )
         elif self.kind == _HARMONISED:
-            loss = self.loss_weight * self.loss(logits, self._one_hot(labels, logits), label_weight=(labels >= 0).to(logits.dtype))
+            loss = self.loss_weight * self.loss(
+                logits, self._one_hot(labels, logits), label_weight=(labels >= 0).to(logits.dtype)
+            )
         else:
             weights = (labels >= 0) / self._divisor(logits, labels, logged).unsqueeze(1)  # (B, A)
             elementwise = self._elementwise(logits, labels)  # (B, A) or (B, A, C)
@@ -125,16 +174,28 @@ class HeadClassificationLoss(nn.Module):
         return loss, logged
 
     def _loss_from_labels(self) -> Callable[..., torch.Tensor] | None:
-        """The form of this loss that takes labels: one pass by a kernel, or for quality targets its reference; None where there is no such form."""
+        """The form of this loss that takes labels: one pass by a kernel, or for quality targets its reference; None
+        where there is no such form.
+        """
         loss = self.loss
         if self.kind == _FOCAL:
-            return partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma) if loss.has_kernel() else None
+            return (
+                partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma)
+                if loss.has_kernel()
+                else None
+            )
         if self.kind != _QUALITY:
             return None
         use_kernels = getattr(loss, "fused", True)
         if isinstance(loss, QualityFocalLoss):
             return partial(quality_focal_loss_from_labels, beta=loss.beta, use_kernels=use_kernels)
-        return partial(varifocal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma, iou_weighted=loss.iou_weighted, use_kernels=use_kernels)
+        return partial(
+            varifocal_loss_from_labels,
+            alpha=loss.alpha,
+            gamma=loss.gamma,
+            iou_weighted=loss.iou_weighted,
+            use_kernels=use_kernels,
+        )
 
     def _divisor(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B,); asked once a step, since a running mean counts the times."""
@@ -145,13 +206,15 @@ class HeadClassificationLoss(nn.Module):
 
     def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.kind == _SOFTMAX:
-            rows = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).flatten(0, 1)  # (B * A, 1 + C), background first
+            # (B * A, 1 + C), background first
+            rows = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).flatten(0, 1)
             classes = labels.long().clamp(min=0, max=1 if logits.shape[-1] == 1 else None).flatten()
             return self.loss(rows, classes, reduction_override="none").view(labels.shape)
         target = self._one_hot(labels, logits)  # (B, A, C)
         if loss_style(self.loss) == "openpcdet":
             return self.loss(logits, target)
-        taking_part = (labels >= 0).to(target.dtype).unsqueeze(-1)  # running counts of a loss must not see the ignored ones
+        # running counts of a loss must not see the ignored ones
+        taking_part = (labels >= 0).to(target.dtype).unsqueeze(-1)
         return self.loss(logits, target, weight=taking_part, reduction_override="none")
 
     @staticmethod
@@ -170,11 +233,20 @@ class HeadBoxLoss(nn.Module):
     tensor(20.)
     """
 
-    def __init__(self, loss: nn.Module, kind: str, normalizer: Normalizer, loss_weight: float, code_weights: Sequence[float] | None):
+    def __init__(
+        self,
+        loss: nn.Module,
+        kind: str,
+        normalizer: Normalizer,
+        loss_weight: float,
+        code_weights: Sequence[float] | None,
+    ):
         super().__init__()
         self.loss, self.kind, self.normalizer, self.loss_weight = loss, kind, normalizer, loss_weight
         self.on_boxes = kind == _BOXES
-        self.register_buffer("code_weights", code_weights_tensor(code_weights, "LOSS_WEIGHTS.code_weights"), persistent=False)
+        self.register_buffer(
+            "code_weights", code_weights_tensor(code_weights, "LOSS_WEIGHTS.code_weights"), persistent=False
+        )
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """
@@ -193,7 +265,11 @@ class HeadBoxLoss(nn.Module):
         if self.code_weights is not None:  # on the difference, as in OpenPCDet
             pred, target = pred * self.code_weights.to(pred.dtype), target * self.code_weights.to(target.dtype)
         if self.kind == _HARMONISED:
-            return self.loss(pred, target, label_weight=(expand_anchor_weights(weights, pred.shape, "GHMR") * ~unknown > 0).to(pred.dtype))
+            return self.loss(
+                pred,
+                target,
+                label_weight=(expand_anchor_weights(weights, pred.shape, "GHMR") * ~unknown > 0).to(pred.dtype),
+            )
         loss = self.loss(pred, target, reduction_override="none") if pred.numel() else (pred - target).abs()
         return loss * expand_anchor_weights(weights, loss.shape, "REG_LOSS")
 
@@ -233,16 +309,20 @@ def build_head_classification_loss(
     """CLS_LOSS as the head uses it.
 
     Args:
-        cfg: the entry. key_path: where it stands. loss_weight: LOSS_WEIGHTS.cls_weight, where the entry has no LOSS_WEIGHT.
+        cfg: the entry. key_path: where it stands. loss_weight: LOSS_WEIGHTS.cls_weight, where the entry has no
+            LOSS_WEIGHT.
         num_class: C, for losses that count by class.
         normalizer: where the entry has no NORMALIZER.
     Raises:
-        InputError: an unknown name, argument or value, or a list that does not fit the head, with the full key path, what is allowed and the nearest match.
+        InputError: an unknown name, argument or value, or a list that does not fit the head, with the full key path,
+            what is allowed and the nearest match.
 
     >>> build_head_classification_loss({"type": "FocalLoss", "gamma": 1.5, "loss_weight": 2.0}, "CLS_LOSS", 1.0, num_class=3).loss_weight
     2.0
     """
-    name, own, settings = _split(cfg, key_path, _CLASSIFICATION, ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE"))
+    name, own, settings = _split(
+        cfg, key_path, _CLASSIFICATION, ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE")
+    )
     if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in own):
         own["NUM_CLASSES"] = num_class
     loss = build_loss(own, key_path)
@@ -253,13 +333,21 @@ def build_head_classification_loss(
     if "GAMMA_SCHEDULE" in settings:
         exponent = accepts_gamma(loss)
         if exponent is None:
-            raise InputError(f"{key_path}.GAMMA_SCHEDULE: {name} has no focusing exponent; a focal loss has, such as SigmoidFocalClassificationLoss.")
+            raise InputError(
+                f"{key_path}.GAMMA_SCHEDULE: {name} has no focusing exponent; a focal loss has, such as "
+                "SigmoidFocalClassificationLoss."
+            )
         if any(key.lower() == exponent for key in own):
-            raise InputError(f"{key_path}: {exponent.upper()} and GAMMA_SCHEDULE both set the focusing exponent: leave one of them out.")
+            raise InputError(
+                f"{key_path}: {exponent.upper()} and GAMMA_SCHEDULE both set the focusing exponent: leave one of them "
+                "out."
+            )
         schedule = build_gamma_schedule(settings["GAMMA_SCHEDULE"], f"{key_path}.GAMMA_SCHEDULE")
     space = settings.get("QUALITY_SPACE", "3d")
     if "QUALITY_SPACE" in settings and kind != _QUALITY:
-        raise InputError(f"{key_path}.QUALITY_SPACE: {name} has no quality targets; QualityFocalLoss and VarifocalLoss have.")
+        raise InputError(
+            f"{key_path}.QUALITY_SPACE: {name} has no quality targets; QualityFocalLoss and VarifocalLoss have."
+        )
     if space not in ("3d", "bev"):
         raise InputError(f"{key_path}.QUALITY_SPACE: {space!r} is not allowed: 3d or bev.")
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
@@ -270,13 +358,17 @@ def build_head_classification_loss(
 
 
 def build_head_box_loss(
-    cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, code_weights: Sequence[float] | None, normalizer: Any = "per_sample",
+    cfg: str | Mapping[str, Any],
+    key_path: str,
+    loss_weight: float,
+    code_weights: Sequence[float] | None,
+    normalizer: Any = "per_sample",
     code_size: int | None = None,
 ) -> HeadBoxLoss:
     """REG_LOSS as the head uses it; arguments and errors as of :func:`build_head_classification_loss`.
 
-    ``code_weights`` (LOSS_WEIGHTS.code_weights) multiply the differences of a loss of box codes that has no CODE_WEIGHTS of its own. With ``code_size``,
-    the numbers of a box code, their count is checked.
+    ``code_weights`` (LOSS_WEIGHTS.code_weights) multiply the differences of a loss of box codes that has no
+    CODE_WEIGHTS of its own. With ``code_size``, the numbers of a box code, their count is checked.
 
     >>> build_head_box_loss({"NAME": "RotatedIoULoss", "KIND": "diou"}, "REG_LOSS", 2.0, None).on_boxes
     True
@@ -286,7 +378,13 @@ def build_head_box_loss(
     if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(key.lower() == "code_weights" for key in own):
         own["CODE_WEIGHTS"] = code_weights
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
-    head_loss = HeadBoxLoss(build_loss(own, key_path), kind, chosen, _weight(settings, key_path, loss_weight), None if kind == _BOXES else code_weights)
+    head_loss = HeadBoxLoss(
+        build_loss(own, key_path),
+        kind,
+        chosen,
+        _weight(settings, key_path, loss_weight),
+        None if kind == _BOXES else code_weights,
+    )
     if name in _BOX and kind != _BOXES and code_size is not None:
         _try(head_loss, key_path, torch.zeros(1, 1, code_size), torch.zeros(1, 1, code_size), torch.ones(1, 1))
     return head_loss
@@ -295,7 +393,8 @@ def build_head_box_loss(
 def build_head_direction_loss(
     cfg: str | Mapping[str, Any], key_path: str, loss_weight: float, normalizer: Any = "per_sample", num_bins: int = 2
 ) -> HeadDirectionLoss:
-    """DIR_LOSS as the head uses it, for ``num_bins`` sectors; arguments and errors as of :func:`build_head_classification_loss`.
+    """DIR_LOSS as the head uses it, for ``num_bins`` sectors; arguments and errors as of
+    :func:`build_head_classification_loss`.
 
     >>> build_head_direction_loss("SoftmaxFocalLoss", "DIR_LOSS", 0.2).loss.gamma
     2.0
@@ -305,53 +404,74 @@ def build_head_direction_loss(
     if getattr(loss, "use_sigmoid", False):
         raise InputError(f"{key_path}: the sectors of a direction exclude each other: USE_SIGMOID has no place here.")
     kind = _DIRECTION.get(name, _DENSE)
-    head_loss = HeadDirectionLoss(loss, kind, _normalizer(settings, key_path, normalizer, kind, name), _weight(settings, key_path, loss_weight))
+    head_loss = HeadDirectionLoss(
+        loss, kind, _normalizer(settings, key_path, normalizer, kind, name), _weight(settings, key_path, loss_weight)
+    )
     if name in _DIRECTION:
         _try(head_loss, key_path, torch.zeros(1, 1, num_bins), torch.eye(num_bins)[None, :1], torch.ones(1, 1))
     return head_loss
 
 
 def _try(head_loss: nn.Module, key_path: str, *inputs: Any) -> None:
-    """One call with inputs of the head's sizes: what does not fit them, such as a list with a number too few, is an error now and with its key path."""
+    """One call with inputs of the head's sizes: what does not fit them, such as a list with a number too few, is an
+    error now and with its key path.
+    """
     try:
         copy.deepcopy(head_loss).eval()(*inputs)  # a copy: running counts stay as they are
     except InputError as error:
         raise InputError(f"{key_path}: {error}") from error
 
 
-def _split(cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _split(
+    cfg: Any, key_path: str, known: Mapping[str, str], head_keys: Sequence[str]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name of the loss, its own entry, and what is the head's (keys in upper case)."""
     if isinstance(cfg, str):
         cfg = {"NAME": cfg}
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key_path}: {cfg!r} is not a loss: a name, or a mapping with NAME and arguments, is needed.")
     settings = {key.upper(): value for key, value in cfg.items() if str(key).upper() in head_keys}
-    own = {str(key): value for key, value in cfg.items() if str(key).upper() not in head_keys and key != "_BASE_CONFIG_"}
+    own = {
+        str(key): value for key, value in cfg.items() if str(key).upper() not in head_keys and key != "_BASE_CONFIG_"
+    }
     names = [value for key, value in own.items() if key.lower() in ("name", "type")]
     name = str(names[0]).removeprefix("mmdet.") if names else None
     if len(names) == 1 and name not in known:
         everywhere = {**_CLASSIFICATION, **_BOX, **_DIRECTION}
-        theirs = [n for n, made in registered_losses().items() if n not in everywhere and loss_style(made) == "openpcdet"]  # registered by a user
+        # registered by a user
+        theirs = [
+            n for n, made in registered_losses().items() if n not in everywhere and loss_style(made) == "openpcdet"
+        ]
         if name not in theirs:
             allowed = [*known, *theirs]
             key = next(key for key in own if key.lower() in ("name", "type"))
-            raise InputError(f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
-                             f"Known are: {', '.join(sorted(allowed))}.")
-    taken = {parameter.lower() for parameter in parameters_of(registered_losses()[name])} if name in registered_losses() else set()
+            raise InputError(
+                f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
+                f"Known are: {', '.join(sorted(allowed))}."
+            )
+    taken = (
+        {parameter.lower() for parameter in parameters_of(registered_losses()[name])}
+        if name in registered_losses()
+        else set()
+    )
     for key in own:
         if key.lower() in _NOT_HERE:
             raise InputError(f"{key_path}.{key}: leave it out: {_NOT_HERE[key.lower()]}.")
         meant = difflib.get_close_matches(key.upper(), head_keys, n=1, cutoff=0.8)
         if meant and key.lower() not in taken:
-            raise InputError(f"{key_path}.{key}: no such argument; did you mean {meant[0]}? "
-                             f"Beside the loss's own the head takes {', '.join(head_keys)}.")
+            raise InputError(
+                f"{key_path}.{key}: no such argument; did you mean {meant[0]}? "
+                f"Beside the loss's own the head takes {', '.join(head_keys)}."
+            )
     return str(name), own, settings
 
 
 def _normalizer(settings: Mapping[str, Any], key_path: str, default: Any, kind: str, name: str) -> Normalizer:
     if kind == _HARMONISED:
         if "NORMALIZER" in settings:
-            raise InputError(f"{key_path}.NORMALIZER: {name} divides by the density of the gradients and takes no other normaliser.")
+            raise InputError(
+                f"{key_path}.NORMALIZER: {name} divides by the density of the gradients and takes no other normaliser."
+            )
         return PerSampleNormalizer()
     if "NORMALIZER" in settings:
         return build_normalizer(settings["NORMALIZER"], f"{key_path}.NORMALIZER")

@@ -1,4 +1,7 @@
-"""IoU losses of axis-aligned image boxes, x1 y1 x2 y2, with mmdetection's arguments and values; rotated boxes: ``rotated_iou``."""
+"""IoU losses of axis-aligned image boxes, x1 y1 x2 y2, with mmdetection's arguments and values; rotated boxes:
+``rotated_iou``.
+"""
+
 from __future__ import annotations
 
 import math
@@ -24,7 +27,8 @@ def iou_loss(pred: torch.Tensor, target: torch.Tensor, mode: str = "log", eps: f
         log      -log(IoU)          at most -log(eps): boxes that do not meet have no gradient in any of the modes
 
     Args:
-        pred, target: (N, 4) corners x1, y1, x2, y2, pixels or metres. Half precision is computed, and returned, in float32.
+        pred, target: (N, 4) corners x1, y1, x2, y2, pixels or metres. Half precision is computed, and returned, in
+            float32.
         mode: 'linear', 'square' or 'log'.
         eps: smallest union and smallest IoU, above 0.
     Returns:
@@ -33,7 +37,8 @@ def iou_loss(pred: torch.Tensor, target: torch.Tensor, mode: str = "log", eps: f
         InputError: shapes other than two times (N, 4), an unknown mode, eps that is not above 0.
 
     >>> box = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
-    >>> iou_loss(box, box + torch.tensor([1.0, 0.0, 1.0, 0.0]), mode="linear")                # shifted by half its width: IoU 1/3
+    >>> # shifted by half its width: IoU 1/3
+    >>> iou_loss(box, box + torch.tensor([1.0, 0.0, 1.0, 0.0]), mode="linear")
     tensor([0.6667])
     """
     if mode not in IOU_MODES:
@@ -47,13 +52,15 @@ def iou_loss(pred: torch.Tensor, target: torch.Tensor, mode: str = "log", eps: f
 
 
 def giou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
-    """Generalised IoU loss of paired boxes (Rezatofighi et al. 2019, arXiv:1902.09630), in [0, 2]; C is the box that encloses both::
+    """Generalised IoU loss of paired boxes (Rezatofighi et al. 2019, arXiv:1902.09630), in [0, 2]; C is the box that
+    encloses both::
 
         1 - IoU + (C - union) / C           every area at least eps
 
     Args, result, errors: as ``iou_loss``; (N, 4), (N, 4) -> (N,).
 
-    >>> giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[3.0, 0.0, 4.0, 1.0]]))  # IoU 0; half of the enclosing box is empty
+    >>> # IoU 0; half of the enclosing box is empty
+    >>> giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[3.0, 0.0, 4.0, 1.0]]))
     tensor([1.5000])
     """
     pred, target = _checked("giou_loss", pred, target, eps)
@@ -66,7 +73,8 @@ def giou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> to
 def diou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
     """Distance IoU loss of paired boxes (Zheng et al. 2020, arXiv:1911.08287), in [0, 2]::
 
-        1 - IoU + |centre - centre'|^2 / (diagonal of the enclosing box)^2          eps is added to the union and to the diagonal
+        1 - IoU + |centre - centre'|^2 / (diagonal of the enclosing box)^2          eps is added to the union and to the
+        diagonal
 
     Args, result, errors: as ``iou_loss``; (N, 4), (N, 4) -> (N,).
 
@@ -93,7 +101,7 @@ def ciou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> to
     """
     pred, target = _checked("ciou_loss", pred, target, eps)
     iou, distance = _iou_and_distance(pred, target, eps)
-    v = 4 / math.pi**2 * (_aspect_angle(target, eps) - _aspect_angle(pred, eps))**2
+    v = 4 / math.pi**2 * (_aspect_angle(target, eps) - _aspect_angle(pred, eps)) ** 2
     with torch.no_grad():
         rest = 1 - iou + v
         a = torch.where((iou > 0.5) & (rest > 0), v / torch.where(rest > 0, rest, 1.0), 0.0)
@@ -115,8 +123,14 @@ class _PairedBoxLoss(ReducedLoss):
         """(N, 4), (N, 4) -> (N,)."""
         raise NotImplementedError
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred, target: (N, 4) corners x1, y1, x2, y2.
@@ -142,7 +156,14 @@ class IoULoss(_PairedBoxLoss):
     tensor(0.)
     """
 
-    def __init__(self, linear: bool = False, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0, mode: str = "log") -> None:
+    def __init__(
+        self,
+        linear: bool = False,
+        eps: float = 1e-6,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        mode: str = "log",
+    ) -> None:
         """
         Args:
             linear: True is an old way to say ``mode='linear'``.
@@ -167,15 +188,26 @@ class _PairedBoxLossWithShortcut(_PairedBoxLoss):
     def __init__(self, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         """
         Args:
-            eps: keeps areas and lengths away from 0; see the function. reduction: 'none', 'mean', 'sum'. loss_weight: multiplies the result.
+            eps: keeps areas and lengths away from 0; see the function. reduction: 'none', 'mean', 'sum'. loss_weight:
+                multiplies the result.
         """
         super().__init__(eps, reduction, loss_weight)
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
-        """As IoULoss's, but without a positive weight the result is mmdetection's scalar, for 'none' too: ``reduction.without_positive_weight``."""
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """As IoULoss's, but without a positive weight the result is mmdetection's scalar, for 'none' too:
+        ``reduction.without_positive_weight``.
+        """
         loss = super().forward(pred, target, weight, avg_factor, reduction_override)
-        return without_positive_weight(loss, pred, weight, choose_reduction(self.reduction, reduction_override, type(self).__name__))
+        return without_positive_weight(
+            loss, pred, weight, choose_reduction(self.reduction, reduction_override, type(self).__name__)
+        )
 
 
 @register_loss("GIoULoss")
@@ -215,7 +247,8 @@ class CIoULoss(_PairedBoxLossWithShortcut):
 
 
 def box_weights(weight: torch.Tensor | None, boxes: torch.Tensor, loss_name: str) -> torch.Tensor | None:
-    """One weight per box: (N,) as it is, (N, D) averaged over its last axis. InputError for any other shape or another device.
+    """One weight per box: (N,) as it is, (N, D) averaged over its last axis. InputError for any other shape or another
+    device.
 
     >>> box_weights(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.zeros(1, 4), "IoULoss")
     tensor([0.5000])
@@ -226,8 +259,11 @@ def box_weights(weight: torch.Tensor | None, boxes: torch.Tensor, loss_name: str
     if weight.shape == boxes.shape:
         return weight.mean(dim=-1) if weight.is_floating_point() else weight.float().mean(dim=-1)
     if weight.shape != boxes.shape[:-1]:
-        raise InputError(f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit boxes of shape {tuple(boxes.shape)}: "
-                         f"{tuple(boxes.shape[:-1])} (one per box) or {tuple(boxes.shape)} (its mean over the last axis counts) is allowed.")
+        raise InputError(
+            f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit boxes of shape {tuple(boxes.shape)}: "
+            f"{tuple(boxes.shape[:-1])} (one per box) or {tuple(boxes.shape)} (its mean over the last axis counts) is "
+            "allowed."
+        )
     return weight
 
 
@@ -235,13 +271,17 @@ def _checked(name: str, pred: torch.Tensor, target: torch.Tensor, eps: float) ->
     require_same_shape(name, pred=pred, target=target)
     require_same_device(name, pred=pred, target=target)
     if pred.dim() != 2 or pred.shape[1] != 4:
-        raise InputError(f"{name}: pred and target have shape {tuple(pred.shape)}, but (N, 4) is needed: x1, y1, x2, y2.")
+        raise InputError(
+            f"{name}: pred and target have shape {tuple(pred.shape)}, but (N, 4) is needed: x1, y1, x2, y2."
+        )
     require_number(name, "eps", eps, low_allowed=False)
     return at_least_float32(pred, target)
 
 
 def _overlap_and_union(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Areas (N,) of boxes (N, 4). As in mmdetection, the area of a box given with both corners swapped stays positive."""
+    """Areas (N,) of boxes (N, 4). As in mmdetection, the area of a box given with both corners swapped stays
+    positive.
+    """
     overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(dim=-1)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) for boxes in (a, b))
     return overlap, area_a + area_b - overlap
@@ -258,7 +298,7 @@ def _iou_and_distance(pred: torch.Tensor, target: torch.Tensor, eps: float) -> t
     shift = (pred[:, :2] + pred[:, 2:] - target[:, :2] - target[:, 2:]) / 2
     divisor = union + eps
     divisor = torch.where(divisor == 0, eps, divisor)  # a box with one corner beyond the other has a negative area
-    return overlap / divisor, (shift**2).sum(-1) / ((_enclosing_size(pred, target)**2).sum(-1) + eps)
+    return overlap / divisor, (shift**2).sum(-1) / ((_enclosing_size(pred, target) ** 2).sum(-1) + eps)
 
 
 def _aspect_angle(boxes: torch.Tensor, eps: float) -> torch.Tensor:

@@ -1,10 +1,12 @@
-"""mmdetection's FocalLoss and GaussianFocalLoss; and the door to all of its classes that are not beside a loss function of their own.
+"""mmdetection's FocalLoss and GaussianFocalLoss; and the door to all of its classes that are not beside a loss function
+of their own.
 
-They take mmdetection's constructor arguments and its call, ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)``. Each is an
-elementwise loss of this room, then ``weight_reduce_loss``, then ``loss_weight``. ``avg_factor`` divides under reduction 'mean', is ignored under
-'none' and is an error under 'sum'. Where mmdetection's mean of nothing is NaN, it is 0 here. Build them by name:
-``build_loss(dict(type="FocalLoss"))``.
+They take mmdetection's constructor arguments and its call, ``loss(pred, target, weight=None, avg_factor=None,
+reduction_override=None)``. Each is an elementwise loss of this room, then ``weight_reduce_loss``, then ``loss_weight``.
+``avg_factor`` divides under reduction 'mean', is ignored under 'none' and is an error under 'sum'. Where mmdetection's
+mean of nothing is NaN, it is 0 here. Build them by name: ``build_loss(dict(type="FocalLoss"))``.
 """
+
 from __future__ import annotations
 
 import torch
@@ -17,34 +19,64 @@ from .mmdet_l1 import L1Loss, MSELoss, SmoothL1Loss
 from .numerics import at_least_float32, power
 from .reduction import ReducedLoss, choose_reduction, row_or_element_weight
 from .registry import register_loss
-from .sigmoid_focal import PerClass, focal_setting, focus, for_classes, kernels_have_the_formula, sigmoid_focal_loss, weigh_classes
+from .sigmoid_focal import (
+    PerClass,
+    focal_setting,
+    focus,
+    for_classes,
+    kernels_have_the_formula,
+    sigmoid_focal_loss,
+    weigh_classes,
+)
 from .weights import require_same_shape
 
-__all__ = ["CrossEntropyLoss", "FocalLoss", "GaussianFocalLoss", "L1Loss", "MSELoss", "SmoothL1Loss", "focal_loss_from_probabilities"]
+__all__ = [
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "GaussianFocalLoss",
+    "L1Loss",
+    "MSELoss",
+    "SmoothL1Loss",
+    "focal_loss_from_probabilities",
+]
 
 
 @register_loss("FocalLoss")
 class FocalLoss(ReducedLoss):
-    """Sigmoid focal loss (``sigmoid_focal_loss``; Lin et al. 2017, arXiv:1708.02002) of class logits, with labels or with one-hot / soft targets.
+    """Sigmoid focal loss (``sigmoid_focal_loss``; Lin et al. 2017, arXiv:1708.02002) of class logits, with labels or
+    with one-hot / soft targets.
 
-    >>> logits, labels = torch.zeros(2, 3), torch.tensor([1, 3])                        # 3 classes; label 3 is background
-    >>> FocalLoss()(logits, labels, avg_factor=1.0)                                     # (0.25 + 5 * 0.75) * 0.5^2 * log 2
+    >>> # 3 classes; label 3 is background
+    >>> logits, labels = torch.zeros(2, 3), torch.tensor([1, 3])
+    >>> # (0.25 + 5 * 0.75) * 0.5^2 * log 2
+    >>> FocalLoss()(logits, labels, avg_factor=1.0)
     tensor(0.6931)
     """
 
-    def __init__(self, use_sigmoid: bool = True, gamma: PerClass = 2.0, alpha: PerClass | None = 0.25, reduction: str = "mean",
-                 loss_weight: float = 1.0, activated: bool = False) -> None:
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        gamma: PerClass = 2.0,
+        alpha: PerClass | None = 0.25,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        activated: bool = False,
+    ) -> None:
         """
         Args:
             use_sigmoid: must be True; the focal loss of a softmax is another class.
             gamma: focusing exponent >= 0, one or one per class.
-            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no weighting.
+            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no
+                weighting.
             reduction, loss_weight: see ReducedLoss.
             activated: predictions are probabilities, not logits.
         """
         super().__init__(reduction, loss_weight)
         if use_sigmoid is not True:
-            raise InputError("FocalLoss: use_sigmoid=False is not allowed: this is the sigmoid focal loss, the one of a softmax is SoftmaxFocalLoss.")
+            raise InputError(
+                "FocalLoss: use_sigmoid=False is not allowed: this is the sigmoid focal loss, the one of a softmax is "
+                "SoftmaxFocalLoss."
+            )
         self.use_sigmoid, self.activated = use_sigmoid, activated
         self.gamma = focal_setting("gamma", gamma, "FocalLoss")
         self.alpha = focal_setting("alpha", alpha, "FocalLoss")
@@ -53,13 +85,21 @@ class FocalLoss(ReducedLoss):
 
     def has_kernel(self) -> bool:
         """Whether the kernels of the focal loss from labels compute this object's ``forward``."""
-        return self.fused and not self.activated and type(self).forward is FocalLoss.forward and kernels_have_the_formula()
+        return (
+            self.fused and not self.activated and type(self).forward is FocalLoss.forward and kernels_have_the_formula()
+        )
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}, activated={self.activated}, {super().extra_repr()}"
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred: (N, C) logits (probabilities if ``activated``).
@@ -69,8 +109,8 @@ class FocalLoss(ReducedLoss):
         Returns:
             Scalar, or (N, C) for 'none'; the mean without avg_factor is over N * C elements.
         Raises:
-            InputError: shapes that do not fit; on the CPU also labels outside 0..C (elsewhere they count as background) and probabilities outside
-                [0, 1].
+            InputError: shapes that do not fit; on the CPU also labels outside 0..C (elsewhere they count as background)
+                and probabilities outside [0, 1].
         """
         reduction = choose_reduction(self.reduction, reduction_override, "FocalLoss")
         require_tensors("FocalLoss", pred=pred, target=target, weight=weight)
@@ -79,7 +119,12 @@ class FocalLoss(ReducedLoss):
             loss = focal_loss_from_probabilities(pred, target, self.alpha, self.gamma)
         else:
             loss = sigmoid_focal_loss(pred, target, self.alpha, self.gamma)
-        return self.reduced(loss, None if weight is None else row_or_element_weight(weight, loss.shape, "FocalLoss"), avg_factor, reduction)
+        return self.reduced(
+            loss,
+            None if weight is None else row_or_element_weight(weight, loss.shape, "FocalLoss"),
+            avg_factor,
+            reduction,
+        )
 
 
 @register_loss("GaussianFocalLoss")
@@ -90,8 +135,15 @@ class GaussianFocalLoss(ReducedLoss):
     tensor(0.3466)
     """
 
-    def __init__(self, alpha: float = 2.0, gamma: float = 4.0, reduction: str = "mean", loss_weight: float = 1.0, pos_weight: float = 1.0,
-                 neg_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        gamma: float = 4.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        pos_weight: float = 1.0,
+        neg_weight: float = 1.0,
+    ) -> None:
         """
         Args:
             alpha: exponent of the prediction; gamma: exponent of one minus the target, for negatives; both >= 0.
@@ -99,7 +151,12 @@ class GaussianFocalLoss(ReducedLoss):
             pos_weight, neg_weight: weights of the elements whose target is exactly 1, and of all others.
         """
         super().__init__(reduction, loss_weight)
-        for argument, value in (("alpha", alpha), ("gamma", gamma), ("pos_weight", pos_weight), ("neg_weight", neg_weight)):
+        for argument, value in (
+            ("alpha", alpha),
+            ("gamma", gamma),
+            ("pos_weight", pos_weight),
+            ("neg_weight", neg_weight),
+        ):
             require_number("GaussianFocalLoss", argument, value)
         self.alpha, self.gamma, self.pos_weight, self.neg_weight = alpha, gamma, pos_weight, neg_weight
 
@@ -107,24 +164,35 @@ class GaussianFocalLoss(ReducedLoss):
         return f"alpha={self.alpha}, gamma={self.gamma}, pos_weight={self.pos_weight}, neg_weight={self.neg_weight}, {super().extra_repr()}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None, *, pos_inds: torch.Tensor | None = None, pos_labels: torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+        *,
+        pos_inds: torch.Tensor | None = None,
+        pos_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
-            pred: probabilities, any shape. target: Gaussian heat map in [0, 1], same shape; exactly 1 at object centres.
+            pred: probabilities, any shape. target: Gaussian heat map in [0, 1], same shape; exactly 1 at object
+                centres.
             weight: broadcasts to that shape.
             avg_factor, reduction_override: as everywhere in this file.
-            pos_inds, pos_labels: (M,) rows and classes of the positives, for (N, C) maps whose targets hold no exact 1: every element is a negative
-                then, and the positives are added. 'mean' without avg_factor averages both parts separately. By keyword only (in mmdetection they
-                stand before weight).
+            pos_inds, pos_labels: (M,) rows and classes of the positives, for (N, C) maps whose targets hold no exact 1:
+                every element is a negative then, and the positives are added. 'mean' without avg_factor averages both
+                parts separately. By keyword only (in mmdetection they stand before weight).
         Returns:
             Scalar, or the shape of ``pred`` for 'none'.
         Raises:
-            InputError: shapes that do not fit; pos_inds with 'none' (the two parts have different shapes), with weights, or without pos_labels.
+            InputError: shapes that do not fit; pos_inds with 'none' (the two parts have different shapes), with
+                weights, or without pos_labels.
         """
         reduction = choose_reduction(self.reduction, reduction_override, "GaussianFocalLoss")
-        require_tensors("GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels)
+        require_tensors(
+            "GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels
+        )
         if pos_inds is not None or pos_labels is not None:
             return self._with_positives(pred, target, weight, avg_factor, reduction, pos_inds, pos_labels)
         loss = gaussian_focal_loss(pred, target, self.alpha, self.gamma)
@@ -133,10 +201,22 @@ class GaussianFocalLoss(ReducedLoss):
         return self.reduced(loss, weight, avg_factor, reduction)
 
     def _with_positives(self, pred, target, weight, avg_factor, reduction, pos_inds, pos_labels) -> torch.Tensor:
-        if pos_inds is None or pos_labels is None or pred.dim() != 2 or pos_inds.dim() != 1 or pos_inds.shape != pos_labels.shape:
-            raise InputError("GaussianFocalLoss: pos_inds and pos_labels go together, a row and a class for each positive, (M,), with pred (N, C).")
+        if (
+            pos_inds is None
+            or pos_labels is None
+            or pred.dim() != 2
+            or pos_inds.dim() != 1
+            or pos_inds.shape != pos_labels.shape
+        ):
+            raise InputError(
+                "GaussianFocalLoss: pos_inds and pos_labels go together, a row and a class for each positive, (M,), "
+                "with pred (N, C)."
+            )
         if weight is not None or reduction == "none":
-            raise InputError("GaussianFocalLoss: pos_inds cannot be used with weight or reduction 'none': positives and negatives are two lists.")
+            raise InputError(
+                "GaussianFocalLoss: pos_inds cannot be used with weight or reduction 'none': positives and negatives "
+                "are two lists."
+            )
         require_same_shape("GaussianFocalLoss", pred=pred, target=target)
         pred, target = at_least_float32(pred, target)
         centres = pred[pos_inds, pos_labels]  # (M,)
@@ -149,10 +229,11 @@ class GaussianFocalLoss(ReducedLoss):
 def focal_loss_from_probabilities(
     probabilities: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None = 0.25, gamma: PerClass = 2.0
 ) -> torch.Tensor:
-    """``sigmoid_focal_loss`` of probabilities instead of logits, elementwise. Half precision is computed, and returned, in float32.
+    """``sigmoid_focal_loss`` of probabilities instead of logits, elementwise. Half precision is computed, and returned,
+    in float32.
 
-    The logarithm of exactly 0 counts as -100 with gradient 0, so that values and gradients stay finite. Logits are the better input: a probability
-    of float32 knows nothing of logits beyond 17.
+    The logarithm of exactly 0 counts as -100 with gradient 0, so that values and gradients stay finite. Logits are the
+    better input: a probability of float32 knows nothing of logits beyond 17.
 
     Raises:
         InputError: different shapes; on the CPU also probabilities outside [0, 1].
@@ -178,8 +259,12 @@ def _one_hot_or_soft(pred: torch.Tensor, target: torch.Tensor, loss_name: str) -
         require_same_shape(loss_name, pred=pred, target=target)
         return target
     if pred.dim() < 2 or target.shape != pred.shape[:-1] or target.is_floating_point():
-        raise InputError(f"{loss_name}: target of shape {tuple(target.shape)} and dtype {target.dtype} does not fit pred of shape "
-                         f"{tuple(pred.shape)}: integer labels {tuple(pred.shape[:-1])} or targets {tuple(pred.shape)} are needed.")
+        raise InputError(
+            f"{loss_name}: target of shape {tuple(target.shape)} and dtype {target.dtype} does not fit pred of shape "
+            f"{tuple(pred.shape)}: integer labels {tuple(pred.shape[:-1])} or targets {tuple(pred.shape)} are needed."
+        )
     num_classes = pred.shape[-1]
-    require_values_between(loss_name, "target", target, 0, num_classes, f" ({num_classes} is background; a row to ignore gets weight 0)")
+    require_values_between(
+        loss_name, "target", target, 0, num_classes, f" ({num_classes} is background; a row to ignore gets weight 0)"
+    )
     return one_hot(target, num_classes, pred.dtype)

@@ -1,4 +1,5 @@
 """mmdetection's L1Loss, SmoothL1Loss and MSELoss of box codes."""
+
 from __future__ import annotations
 
 import torch
@@ -13,19 +14,26 @@ from .weights import require_same_shape
 
 @register_loss("L1Loss")
 class L1Loss(ReducedLoss):
-    """``|pred - target|``, the mean over all elements by default; scalar 0 where there is nothing to compare, whatever the reduction.
+    """``|pred - target|``, the mean over all elements by default; scalar 0 where there is nothing to compare, whatever
+    the reduction.
 
     >>> L1Loss()(torch.tensor([[1.0, -3.0]]), torch.zeros(1, 2))
     tensor(2.)
     """
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred, target: same shape, e.g. (N, D) box codes.
-            weight: that shape, any axis possibly 1. Where none is above 0 the result is the scalar ``(pred * weight).sum()``, as in mmdetection:
-                0 for weights of 0, also under 'none'.
+            weight: that shape, any axis possibly 1. Where none is above 0 the result is the scalar ``(pred *
+                weight).sum()``, as in mmdetection: 0 for weights of 0, also under 'none'.
             avg_factor, reduction_override: as everywhere in this file.
         Returns:
             Scalar, or the shape of ``pred`` for 'none'.
@@ -48,7 +56,8 @@ class L1Loss(ReducedLoss):
 
 @register_loss("SmoothL1Loss")
 class SmoothL1Loss(L1Loss):
-    """``smooth_l1`` of the difference (Girshick 2015, arXiv:1504.08083), the mean over all elements by default; otherwise like L1Loss.
+    """``smooth_l1`` of the difference (Girshick 2015, arXiv:1504.08083), the mean over all elements by default;
+    otherwise like L1Loss.
 
     >>> SmoothL1Loss(beta=1.0, reduction="sum")(torch.tensor([[0.5, -3.0]]), torch.zeros(1, 2))        # 0.125 + 2.5
     tensor(2.6250)
@@ -73,7 +82,8 @@ class SmoothL1Loss(L1Loss):
 
 @register_loss("MSELoss")
 class MSELoss(L1Loss):
-    """``(pred - target)^2``, the mean over all elements by default; called like L1Loss, and of nothing it is 0 like that.
+    """``(pred - target)^2``, the mean over all elements by default; called like L1Loss, and of nothing it is 0 like
+    that.
 
     >>> MSELoss()(torch.tensor([[1.0, -3.0]]), torch.zeros(1, 2))
     tensor(5.)

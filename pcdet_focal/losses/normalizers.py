@@ -1,23 +1,26 @@
 """What a head divides its losses by, and the anchor weights and one-hot targets that follow from the labels.
 
-A normaliser is one object with a name. It answers two questions: by what each sample's weights are divided (``divisor``), and how the sum of the
-weighted loss becomes the result (``average``; ``reduce`` for a whole tensor). With n_b positive anchors in sample b of a batch of B, a loss whose
-weighted elements in sample b sum up to L_b becomes
+A normaliser is one object with a name. It answers two questions: by what each sample's weights are divided
+(``divisor``), and how the sum of the weighted loss becomes the result (``average``; ``reduce`` for a whole tensor).
+With n_b positive anchors in sample b of a batch of B, a loss whose weighted elements in sample b sum up to L_b becomes
 
     per_sample   1/B sum_b L_b / max(n_b, 1)                     OpenPCDet: every sample counts alike
     batch        sum_b L_b / max(sum_b n_b, 1)                   mmdetection's avg_factor: every object counts alike
-    global       W sum_b L_b / max(sum over all W ranks of n, 1) the same over the batches of all ranks together, whose gradients DDP averages
-    ema          sum_b L_b / m,  m <- 0.9 m + 0.1 max(n, 1)      detectron2: a running mean from 100, for batches with very few objects
-    none         sum_b L_b                                       divided by nothing, not by the batch size either
+    global       W sum_b L_b / max(sum over all W ranks of n, 1) the same over the batches of all ranks together, whose
+    gradients DDP averages ema          sum_b L_b / m,  m <- 0.9 m + 0.1 max(n, 1)      detectron2: a running mean from
+    100, for batches with very few objects none         sum_b L_b                                       divided by
+    nothing, not by the batch size either
 
-Positives are counted on the device; nothing waits for it. In a configuration: ``NORMALIZER: batch`` or ``NORMALIZER: {NAME: ema, START: 100}``.
+Positives are counted on the device; nothing waits for it. In a configuration: ``NORMALIZER: batch`` or ``NORMALIZER:
+{NAME: ema, START: 100}``.
 """
+
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import torch
 from torch import distributed, nn
@@ -96,8 +99,8 @@ class GlobalNormalizer(_OneDivisor):
 
         loss of a rank = (sum of its loss) / (max(number of positive anchors on all ranks, 1) / W)
 
-    DistributedDataParallel averages the ranks' gradients, so that they come out as those of one process with the whole batch. Without
-    torch.distributed it is ``batch``. Every rank must take part in every call.
+    DistributedDataParallel averages the ranks' gradients, so that they come out as those of one process with the whole
+    batch. Without torch.distributed it is ``batch``. Every rank must take part in every call.
 
     >>> GlobalNormalizer().divisor(torch.tensor([4, 2]))
     tensor([6., 6.])
@@ -125,13 +128,14 @@ class NoNormalizer(_OneDivisor):
 
 
 class EmaNormalizer(_OneDivisor, nn.Module):
-    """detectron2's: an exponential moving average of the positives of a batch, for steps that hardly depend on how many there happen to be::
+    """detectron2's: an exponential moving average of the positives of a batch, for steps that hardly depend on how many
+    there happen to be::
 
-        m    <- momentum * m + (1 - momentum) * max(number of positive anchors of the batch, 1)          in training mode, once a call
-        loss  = (sum of the loss over the batch) / m
+        m    <- momentum * m + (1 - momentum) * max(number of positive anchors of the batch, 1)          in training
+        mode, once a call loss  = (sum of the loss over the batch) / m
 
-    m starts at ``start``, is a float64 buffer and is saved with the model; on several ranks the mean over the ranks goes in, so that all have the
-    same m (detectron2: each its own). In evaluation mode m is used and not changed.
+    m starts at ``start``, is a float64 buffer and is saved with the model; on several ranks the mean over the ranks
+    goes in, so that all have the same m (detectron2: each its own). In evaluation mode m is used and not changed.
 
     >>> normalizer = EmaNormalizer()
     >>> normalizer.divisor(torch.tensor([50, 0]))
@@ -170,8 +174,10 @@ class EmaNormalizer(_OneDivisor, nn.Module):
         return self
 
 
-Normalizer = Union[PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer]
-_NORMALIZERS: dict[str, type] = {n.name: n for n in (PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer)}
+Normalizer = PerSampleNormalizer | BatchNormalizer | GlobalNormalizer | EmaNormalizer | NoNormalizer
+_NORMALIZERS: dict[str, type] = {
+    n.name: n for n in (PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer)
+}
 
 
 def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER") -> Normalizer:
@@ -187,17 +193,25 @@ def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER")
     """
     entry = {"NAME": cfg} if isinstance(cfg, str) else cfg
     if not isinstance(entry, Mapping):
-        raise InputError(f"{key_path}: {cfg!r} is not a normaliser: {', '.join(_NORMALIZERS)}, or a mapping with NAME and arguments, is needed.")
+        raise InputError(
+            f"{key_path}: {cfg!r} is not a normaliser: {', '.join(_NORMALIZERS)}, or a mapping with NAME and "
+            "arguments, is needed."
+        )
     arguments = {str(key).lower(): value for key, value in entry.items()}
     name = arguments.pop("name", None)
     if name not in _NORMALIZERS:
-        raise InputError(f"{key_path}: {name!r} is no known normaliser{did_you_mean(name, _NORMALIZERS)} Known are: {', '.join(_NORMALIZERS)}.")
+        raise InputError(
+            f"{key_path}: {name!r} is no known normaliser{did_you_mean(name, _NORMALIZERS)} Known are: "
+            f"{', '.join(_NORMALIZERS)}."
+        )
     allowed = list(inspect.signature(_NORMALIZERS[name]).parameters)
     for argument in arguments:
         if argument not in allowed:
             known = [a.upper() for a in allowed]
             takes = f"Allowed are: {', '.join(known)}." if known else "It takes none."
-            raise InputError(f"{key_path}.{argument.upper()}: {name} has no such argument{did_you_mean(argument, known)} {takes}")
+            raise InputError(
+                f"{key_path}.{argument.upper()}: {name} has no such argument{did_you_mean(argument, known)} {takes}"
+            )
     try:
         return _NORMALIZERS[name](**arguments)
     except InputError as error:
@@ -212,10 +226,12 @@ def anchor_weights_from_labels(
     normalizer: Normalizer = PerSampleNormalizer(),
     dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights of each anchor in the classification and the box loss, divided by the normaliser (OpenPCDet's AnchorHeadTemplate)::
+    """Weights of each anchor in the classification and the box loss, divided by the normaliser (OpenPCDet's
+    AnchorHeadTemplate)::
 
         cls_weights = (pos_cls_weight if label > 0, neg_cls_weight if label = 0, 0 if label < 0) / divisor
-        reg_weights = (1 if label > 0, else 0) / divisor,      divisor = max(number of positives of the sample, 1) for 'per_sample'
+        reg_weights = (1 if label > 0, else 0) / divisor,      divisor = max(number of positives of the sample, 1) for
+        'per_sample'
 
     Args:
         labels: (B, A) integers: -1 ignored, 0 background, 1..C the class. Not changed.
@@ -232,7 +248,9 @@ def anchor_weights_from_labels(
     (tensor([[0.5000, 0.5000, 0.5000, 0.0000]]), tensor([[0.0000, 0.5000, 0.5000, 0.0000]]), tensor([2]))
     """
     if labels.dim() != 2:
-        raise InputError(f"anchor_weights_from_labels: labels of shape {tuple(labels.shape)} are not (B, A), one per anchor.")
+        raise InputError(
+            f"anchor_weights_from_labels: labels of shape {tuple(labels.shape)} are not (B, A), one per anchor."
+        )
     positives = labels > 0
     num_positives = positives.sum(dim=1)
     divisor = normalizer.divisor(num_positives, dtype).unsqueeze(1)  # (B, 1)
@@ -244,8 +262,8 @@ def anchor_weights_from_labels(
 def one_hot_from_labels(labels: torch.Tensor, num_class: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """One-hot class targets; rows of background (0) and ignored (-1) anchors are all zero.
 
-    With ``num_class == 1`` the head is class agnostic: every positive label, whatever its number, is class 1 (as in OpenPCDet, which writes that
-    into the caller's labels; here they are not changed).
+    With ``num_class == 1`` the head is class agnostic: every positive label, whatever its number, is class 1 (as in
+    OpenPCDet, which writes that into the caller's labels; here they are not changed).
 
     Args:
         labels: (...) integers, -1, 0, or 1..num_class.
@@ -253,7 +271,8 @@ def one_hot_from_labels(labels: torch.Tensor, num_class: int, dtype: torch.dtype
     Returns:
         (..., C).
     Raises:
-        InputError: a label above num_class (checked on the CPU; an accelerator's scatter reports it later as its own error).
+        InputError: a label above num_class (checked on the CPU; an accelerator's scatter reports it later as its own
+            error).
 
     >>> one_hot_from_labels(torch.tensor([0, 2, -1]), num_class=3)
     tensor([[0., 0., 0.],
@@ -263,7 +282,15 @@ def one_hot_from_labels(labels: torch.Tensor, num_class: int, dtype: torch.dtype
     index = labels.clamp(min=0).long()
     if num_class == 1:
         index = index.clamp(max=1)
-    elif index.device.type == "cpu" and index.numel() > 0 and not torch.compiler.is_compiling() and int(index.max()) > num_class:
-        raise InputError(f"one_hot_from_labels: label {int(index.max())} is above num_class={num_class}: labels are -1, 0, or 1 to {num_class}.")
+    elif (
+        index.device.type == "cpu"
+        and index.numel() > 0
+        and not torch.compiler.is_compiling()
+        and int(index.max()) > num_class
+    ):
+        raise InputError(
+            f"one_hot_from_labels: label {int(index.max())} is above num_class={num_class}: labels are -1, 0, or 1 to "
+            f"{num_class}."
+        )
     one_hot = torch.zeros(*labels.shape, num_class + 1, dtype=dtype, device=labels.device)
     return one_hot.scatter_(-1, index.unsqueeze(-1), 1.0)[..., 1:]

@@ -1,4 +1,7 @@
-"""The few numeric habits that all losses share: compute in float32 or better, powers with finite gradients, reductions."""
+"""The few numeric habits that all losses share: compute in float32 or better, powers with finite gradients,
+reductions.
+"""
+
 from __future__ import annotations
 
 import torch
@@ -7,7 +10,9 @@ from ..errors import InputError
 
 
 def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors in one floating dtype: the widest among them, float32 at the least (half precision and integers become float32)."""
+    """The tensors in one floating dtype: the widest among them, float32 at the least (half precision and integers
+    become float32).
+    """
     dtype = torch.float32
     for tensor in tensors:
         if tensor.is_floating_point():
@@ -16,7 +21,8 @@ def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def bounded(logits: torch.Tensor) -> torch.Tensor:
-    """Hold logits within +-sqrt(largest number), 1.8e19 in float32: products with them stay finite, so that a factor of 0 beside them gives 0.
+    """Hold logits within +-sqrt(largest number), 1.8e19 in float32: products with them stay finite, so that a factor of
+    0 beside them gives 0.
 
     +-inf becomes the bound; the gradient beyond the bound is 0. NaN stays NaN: it must be seen.
     """
@@ -27,8 +33,9 @@ def bounded(logits: torch.Tensor) -> torch.Tensor:
 def power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     """``base ** exponent`` for base >= 0 with a finite gradient everywhere.
 
-    The derivative exponent * base^(exponent - 1) is infinite at base = 0 where 0 < exponent < 1, and inf * 0 further down the chain is NaN.
-    There the base is held at the smallest normal number: the value moves by less than rounding and the gradient is 0.
+    The derivative exponent * base^(exponent - 1) is infinite at base = 0 where 0 < exponent < 1, and inf * 0 further
+    down the chain is NaN. There the base is held at the smallest normal number: the value moves by less than rounding
+    and the gradient is 0.
     """
     if 0 < exponent < 1:
         base = base.clamp(min=torch.finfo(base.dtype).tiny)
@@ -41,7 +48,9 @@ def finite_log(probability: torch.Tensor) -> torch.Tensor:
 
 
 def reduce_loss(loss: torch.Tensor, reduction: str) -> torch.Tensor:
-    """``'none'``: the elementwise loss as it is. ``'sum'``, ``'mean'``: a scalar; the mean is over all elements (of none: NaN, as in torch)."""
+    """``'none'``: the elementwise loss as it is. ``'sum'``, ``'mean'``: a scalar; the mean is over all elements (of
+    none: NaN, as in torch).
+    """
     if reduction == "none":
         return loss
     if reduction == "sum":

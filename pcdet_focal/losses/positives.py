@@ -1,4 +1,5 @@
 """Only the positive anchors: their rows, their weights, and predictions gathered from a dense tensor."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,7 +15,8 @@ def positive_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the positive anchors are, and their ``reg_weights`` of ``anchor_weights_from_labels``.
 
-    On an accelerator the host waits for the number of positives; there dense tensors with weights of 0 may be the better way.
+    On an accelerator the host waits for the number of positives; there dense tensors with weights of 0 may be the
+    better way.
 
     Args:
         labels: (B, A) integers, positive where above 0. normalizer: who divides. dtype: of the weights.
@@ -42,7 +44,8 @@ def gather_rows_once(dense: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """``dense[rows]`` for rows that are all different: the gradient is one zero fill and a copy, nothing is added up.
 
     Args:
-        dense: (N, D). rows: (n,) int64 without repetitions; with some, the gradient of all but one of equal rows is lost.
+        dense: (N, D). rows: (n,) int64 without repetitions; with some, the gradient of all but one of equal rows is
+            lost.
     Returns:
         (n, D).
 
@@ -65,7 +68,7 @@ class _GatherRowsOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        rows, = ctx.saved_tensors
+        (rows,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return grad_output.new_zeros(ctx.shape).index_copy(0, rows, grad_output), None
         dense = fresh_zeros(ctx.shape, grad_output)

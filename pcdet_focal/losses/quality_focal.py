@@ -1,4 +1,5 @@
 """Quality focal loss: focal loss for soft targets, one score that is class and localisation quality at once."""
+
 from __future__ import annotations
 
 import torch
@@ -13,16 +14,21 @@ from .registry import register_loss
 from .weights import check_elementwise_weights, require_same_shape
 
 
-def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2.0, activated: bool = False) -> torch.Tensor:
-    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388), elementwise. With p = sigmoid(x)::
+def quality_focal_loss(
+    pred: torch.Tensor, target: torch.Tensor, beta: float = 2.0, activated: bool = False
+) -> torch.Tensor:
+    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388), elementwise. With p =
+    sigmoid(x)::
 
         loss = |t - p|^beta * (-t log p - (1 - t) log(1 - p))
 
-    t is the quality (IoU of the decoded box with its object) in the column of the object's class, and 0 elsewhere; its minimum is at p = t.
-    The gradient flows through the factor |t - p|^beta too, as in mmdetection. With t in {0, 1} it is sigmoid focal loss without alpha.
+    t is the quality (IoU of the decoded box with its object) in the column of the object's class, and 0 elsewhere; its
+    minimum is at p = t. The gradient flows through the factor |t - p|^beta too, as in mmdetection. With t in {0, 1} it
+    is sigmoid focal loss without alpha.
 
     Args:
-        pred: logits, any shape; probabilities where ``activated``. Half precision is computed, and returned, in float32.
+        pred: logits, any shape; probabilities where ``activated``. Half precision is computed, and returned, in
+            float32.
         target: same shape, values in [0, 1].
         beta: focusing exponent >= 0; 0 is binary cross entropy.
         activated: ``pred`` went through the sigmoid already (less precise; at exactly 0 or 1 it has no gradient).
@@ -31,7 +37,8 @@ def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2
     Raises:
         InputError: different shapes or devices, negative beta; on the CPU also probabilities outside [0, 1].
 
-    >>> quality_focal_loss(torch.zeros(3), torch.tensor([0.0, 0.5, 1.0]))                      # 0.5^2 log 2, 0, 0.5^2 log 2
+    >>> # 0.5^2 log 2, 0, 0.5^2 log 2
+    >>> quality_focal_loss(torch.zeros(3), torch.tensor([0.0, 0.5, 1.0]))
     tensor([0.1733, 0.0000, 0.1733])
     """
     require_tensors("quality_focal_loss", pred=pred, target=target)
@@ -41,7 +48,8 @@ def quality_focal_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 2
     if activated:
         require_values_between("quality_focal_loss", "pred", pred, 0, 1, " (probabilities, as activated=True says)")
         return power((target - pred).abs(), beta) * -(target * finite_log(pred) + (1 - target) * finite_log(1 - pred))
-    difference = target * torch.sigmoid(-pred) - (1 - target) * torch.sigmoid(pred)            # t - p, without the rounding of 1 - p
+    # t - p, without the rounding of 1 - p
+    difference = target * torch.sigmoid(-pred) - (1 - target) * torch.sigmoid(pred)
     return power(difference.abs(), beta) * binary_cross_entropy_with_logits(pred, target)
 
 
@@ -57,7 +65,12 @@ class QualityFocalLoss(nn.Module):
     """
 
     def __init__(
-        self, use_sigmoid: bool = True, beta: float = 2.0, reduction: str = "mean", loss_weight: float = 1.0, activated: bool = False
+        self,
+        use_sigmoid: bool = True,
+        beta: float = 2.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        activated: bool = False,
     ) -> None:
         """
         Args:
@@ -81,14 +94,19 @@ class QualityFocalLoss(nn.Module):
         return f"beta={self.beta}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, activated={self.activated}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None, reduction_override: str | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
     ) -> torch.Tensor:
         """
         Args:
             pred: (N, C) or (..., C) logits.
-            target: (label, score): integer labels (N,), where everything outside [0, C) is background (-1 is not ignored), and the quality (N,) in
-                [0, 1] of the positives (not read elsewhere); or the dense target (N, C).
+            target: (label, score): integer labels (N,), where everything outside [0, C) is background (-1 is not
+                ignored), and the quality (N,) in [0, 1] of the positives (not read elsewhere); or the dense target (N,
+                C).
             weight: (N,), one per row; None for 1.
             avg_factor: what 'mean' divides by; None for N.
             reduction_override: replaces ``reduction`` for this call.
@@ -114,6 +132,6 @@ class QualityFocalLoss(nn.Module):
         require_tensors("QualityFocalLoss", pred=pred, label=label, score=score)
         require_labels("QualityFocalLoss", label, pred.shape[:-1], "label")
         require_same_shape("QualityFocalLoss", label=label, score=score)
-        score, = at_least_float32(score)
+        (score,) = at_least_float32(score)
         positive = one_hot(label, pred.shape[-1], torch.bool)
         return torch.where(positive, score.unsqueeze(-1), score.new_zeros(()))

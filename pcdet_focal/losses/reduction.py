@@ -1,4 +1,7 @@
-"""From an elementwise loss to one number, as mmdetection does it: elementwise loss -> weight -> reduction -> loss_weight, always in this order."""
+"""From an elementwise loss to one number, as mmdetection does it: elementwise loss -> weight -> reduction ->
+loss_weight, always in this order.
+"""
+
 from __future__ import annotations
 
 import torch
@@ -13,28 +16,45 @@ EPS = torch.finfo(torch.float32).eps  # what mmdetection adds to avg_factor, als
 
 
 def choose_reduction(reduction: str, reduction_override: str | None = None, loss_name: str = "loss") -> str:
-    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything but 'none', 'mean', 'sum'."""
-    argument, chosen = ("reduction", reduction) if reduction_override is None else ("reduction_override", reduction_override)
+    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything
+    but 'none', 'mean', 'sum'.
+    """
+    argument, chosen = (
+        ("reduction", reduction) if reduction_override is None else ("reduction_override", reduction_override)
+    )
     if chosen not in REDUCTIONS:
         raise InputError(f"{loss_name}: {argument}={chosen!r} is not allowed: 'none', 'mean' or 'sum'.")
     return chosen
 
 
 def require_same_device(loss_name: str, **tensors: torch.Tensor | None) -> None:
-    """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on one device."""
-    devices = {name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0}
+    """Raise InputError unless all the tensors (None is skipped, and so are scalars, which torch moves itself) live on
+    one device.
+    """
+    devices = {
+        name: tensor.device for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim() > 0
+    }
     if len(set(devices.values())) > 1:
         given = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise InputError(f"{loss_name}: all tensors need the same device, but they are {given}.")
 
 
 def check_broadcast(weight: torch.Tensor, loss_shape: tuple[int, ...], loss_name: str) -> None:
-    """Raise InputError unless ``weight`` broadcasts to ``loss_shape`` (aligned at the last axis, as torch does) without enlarging it."""
+    """Raise InputError unless ``weight`` broadcasts to ``loss_shape`` (aligned at the last axis, as torch does) without
+    enlarging it.
+    """
     loss_shape, shape = tuple(loss_shape), tuple(weight.shape)
     if len(shape) > len(loss_shape) or any(w not in (1, n) for w, n in zip(shape[::-1], loss_shape[::-1])):
-        hint = f"; one weight per row is {shape + (1,) * (len(loss_shape) - 1)}" if len(loss_shape) > 1 and shape == loss_shape[:1] else ""
-        raise InputError(f"{loss_name}: weight of shape {shape} does not fit a loss of shape {loss_shape}: {loss_shape}, any axis possibly 1, "
-                         f"or fewer axes aligned at the last one, is allowed{hint}.")
+        hint = (
+            f"; one weight per row is {shape + (1,) * (len(loss_shape) - 1)}"
+            if len(loss_shape) > 1 and shape == loss_shape[:1]
+            else ""
+        )
+        raise InputError(
+            f"{loss_name}: weight of shape {shape} does not fit a loss of shape {loss_shape}: {loss_shape}, any axis "
+            "possibly 1, "
+            f"or fewer axes aligned at the last one, is allowed{hint}."
+        )
 
 
 def weight_reduce_loss(
@@ -48,20 +68,24 @@ def weight_reduce_loss(
 
         none                         w * l                                        (avg_factor is ignored)
         sum                          sum(w * l)                                   (avg_factor is an error)
-        mean, without avg_factor     sum(w * l) / number of elements of l         (rows of weight 0 count; of no elements: 0)
-        mean, with avg_factor        sum(w * l) / (avg_factor + 1.1920929e-07)    (float32's eps whatever the dtype; no maximum with 1)
+        mean, without avg_factor     sum(w * l) / number of elements of l         (rows of weight 0 count; of no
+        elements: 0) mean, with avg_factor        sum(w * l) / (avg_factor + 1.1920929e-07)    (float32's eps whatever
+            the dtype; no maximum with 1)
 
     Args:
         loss: elementwise loss, any shape. Half precision is summed, and returned, in float32.
-        weight: broadcasts to the shape of ``loss`` without enlarging it: (N, C), (N, 1), or (C,) for one per class. One weight per row of an
-            (N, C) loss must be (N, 1): a flat (N,) is an error, except with N = C, where it is one weight per class as everywhere in torch.
+        weight: broadcasts to the shape of ``loss`` without enlarging it: (N, C), (N, 1), or (C,) for one per class. One
+            weight per row of an (N, C) loss must be (N, 1): a flat (N,) is an error, except with N = C, where it is one
+            weight per class as everywhere in torch.
         reduction: 'none', 'mean' or 'sum'.
-        avg_factor: what the sum is divided by under 'mean'; a number or a tensor of one element (not read, so that nothing waits for the device).
+        avg_factor: what the sum is divided by under 'mean'; a number or a tensor of one element (not read, so that
+            nothing waits for the device).
         loss_name: for messages.
     Returns:
         The weighted map for 'none', else a scalar.
     Raises:
-        InputError: 'sum' with an avg_factor, an unknown reduction, a weight that does not fit or lives on another device.
+        InputError: 'sum' with an avg_factor, an unknown reduction, a weight that does not fit or lives on another
+            device.
 
     >>> loss = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> weight_reduce_loss(loss, weight=torch.tensor([[1.0], [0.0]]))
@@ -70,7 +94,7 @@ def weight_reduce_loss(
     tensor(3.0000)
     """
     choose_reduction(reduction, None, loss_name)
-    loss, = at_least_float32(loss)
+    (loss,) = at_least_float32(loss)
     if weight is not None:
         require_same_device(loss_name, loss=loss, weight=weight)
         check_broadcast(weight, loss.shape, loss_name)
@@ -79,7 +103,10 @@ def weight_reduce_loss(
         return loss
     if reduction == "sum":
         if avg_factor is not None:
-            raise InputError(f"{loss_name}: avg_factor cannot be used with reduction 'sum', which divides by nothing: use 'mean', or leave it out.")
+            raise InputError(
+                f"{loss_name}: avg_factor cannot be used with reduction 'sum', which divides by nothing: use 'mean', "
+                "or leave it out."
+            )
         return loss.sum()
     if avg_factor is None:
         return loss.sum() / max(loss.numel(), 1)
@@ -90,15 +117,20 @@ def weight_reduce_loss(
     return loss.sum() / (avg_factor + EPS)
 
 
-def without_positive_weight(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor | None, reduction: str) -> torch.Tensor:
-    """mmdetection's shortcut of L1Loss, SmoothL1Loss, GIoULoss, DIoULoss, CIoULoss: with no weight above 0 the result is ``(pred * weight).sum()``.
+def without_positive_weight(
+    loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor | None, reduction: str
+) -> torch.Tensor:
+    """mmdetection's shortcut of L1Loss, SmoothL1Loss, GIoULoss, DIoULoss, CIoULoss: with no weight above 0 the result
+    is ``(pred * weight).sum()``.
 
-    With weights of 0 that is a scalar 0 with gradient 0, for every reduction, 'none' too. (With only negative weights it is no loss at all, but that
-    is how those classes are defined.) Scalars are chosen on the device; only for 'none', where the shape of the result depends on the weights, is
-    their value read, and not while torch compiles: there the weighted map is returned.
+    With weights of 0 that is a scalar 0 with gradient 0, for every reduction, 'none' too. (With only negative weights
+    it is no loss at all, but that is how those classes are defined.) Scalars are chosen on the device; only for 'none',
+    where the shape of the result depends on the weights, is their value read, and not while torch compiles: there the
+    weighted map is returned.
 
     Args:
-        loss: the finished result, loss weight included. pred: (N, D) predictions. weight: (N, D), (N, 1) or (N,), or None for no shortcut.
+        loss: the finished result, loss weight included. pred: (N, D) predictions. weight: (N, D), (N, 1) or (N,), or
+            None for no shortcut.
         reduction: the one that was used.
 
     >>> without_positive_weight(torch.ones(2, 7), torch.ones(2, 7), torch.zeros(2, 7), "none")
@@ -120,15 +152,19 @@ def _weighted_sum(loss: torch.Tensor, pred: torch.Tensor, weight: torch.Tensor) 
 
 
 def row_or_element_weight(weight: torch.Tensor, loss_shape: torch.Size, loss_name: str) -> torch.Tensor:
-    """A weight as (N, 1) or (N, C) from one per row, (N,) or (N, 1), or one per element, (N, C) or flat; anything else is an InputError."""
+    """A weight as (N, 1) or (N, C) from one per row, (N,) or (N, 1), or one per element, (N, C) or flat; anything else
+    is an InputError.
+    """
     if weight.shape == loss_shape or weight.shape == (*loss_shape[:-1], 1):
         return weight
     if weight.shape == loss_shape[:-1]:
         return weight.unsqueeze(-1)
     if weight.dim() == 1 and weight.numel() == loss_shape.numel():
         return weight.reshape(loss_shape)
-    raise InputError(f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit: {tuple(loss_shape[:-1])}, one per row, or "
-                     f"{tuple(loss_shape)}, one per element, is allowed.")
+    raise InputError(
+        f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit: {tuple(loss_shape[:-1])}, one per row, or "
+        f"{tuple(loss_shape)}, one per element, is allowed."
+    )
 
 
 class ReducedLoss(nn.Module):
@@ -152,6 +188,8 @@ class ReducedLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
 
-    def reduced(self, loss: torch.Tensor, weight: torch.Tensor | None, avg_factor: float | torch.Tensor | None, reduction: str) -> torch.Tensor:
+    def reduced(
+        self, loss: torch.Tensor, weight: torch.Tensor | None, avg_factor: float | torch.Tensor | None, reduction: str
+    ) -> torch.Tensor:
         """Elementwise loss -> weight -> reduction -> loss_weight."""
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, type(self).__name__)

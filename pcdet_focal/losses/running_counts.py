@@ -1,4 +1,5 @@
 """Statistics that a loss carries from step to step: buffers, saved with the model, the same on every rank."""
+
 from __future__ import annotations
 
 import torch
@@ -24,8 +25,9 @@ def mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 def store(module: nn.Module, name: str, value: torch.Tensor) -> None:
     """Give a buffer of ``module`` a new value, which must not need a gradient.
 
-    In place, since a captured CUDA graph reads the same memory again. A compiler gets a new tensor instead: torch 2.13 differentiates with the
-    changed values where a graph reads a buffer and then changes it, and drops changes of float64 scalars.
+    In place, since a captured CUDA graph reads the same memory again. A compiler gets a new tensor instead: torch 2.13
+    differentiates with the changed values where a graph reads a buffer and then changes it, and drops changes of
+    float64 scalars.
 
     >>> module = torch.nn.BatchNorm1d(2)
     >>> store(module, "running_mean", torch.ones(2))
@@ -40,9 +42,11 @@ def store(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 class Float32Buffers(nn.Module):
-    """A module whose floating point buffers, running counts and class weights, follow it to a device and to float64, never to half precision.
+    """A module whose floating point buffers, running counts and class weights, follow it to a device and to float64,
+    never to half precision.
 
-    ``model.half()`` would round a count of 70,000 to infinity; ``_apply``, which every such move goes through, keeps float32 then.
+    ``model.half()`` would round a count of 70,000 to infinity; ``_apply``, which every such move goes through, keeps
+    float32 then.
 
     >>> module = Float32Buffers()
     >>> module.register_buffer("counts", torch.tensor([70000.0]))

@@ -1,9 +1,11 @@
 """The focusing exponent as a function of training time ("soft gamma": begin with cross entropy, focus more and more).
 
-A schedule keeps no count of its own. The training loop tells it where training is, ``set_training_progress(model, epoch, iteration)`` before every
-step, and the loop's own iteration is what a checkpoint restores: the value after a resume is exactly the one of a run that was not interrupted, the
-state dict has no new entry, and pre-trained weights do not bring an old count with them.
+A schedule keeps no count of its own. The training loop tells it where training is, ``set_training_progress(model,
+epoch, iteration)`` before every step, and the loop's own iteration is what a checkpoint restores: the value after a
+resume is exactly the one of a run that was not interrupted, the state dict has no new entry, and pre-trained weights do
+not bring an old count with them.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -19,7 +21,8 @@ from .arguments import require_number
 
 
 class GammaSchedule(nn.Module):
-    """One number that changes with the epoch or the iteration t, both counted from 0. With r = (t - first) / (last - first), held within [0, 1]::
+    """One number that changes with the epoch or the iteration t, both counted from 0. With r = (t - first) / (last -
+    first), held within [0, 1]::
 
         constant   value
         linear     start + (end - start) r
@@ -38,7 +41,8 @@ class GammaSchedule(nn.Module):
         Args:
             shape: 'constant', 'linear', 'cosine' or 'steps'.
             by: 'epoch' or 'iteration'.
-            values, at: constant: (value,), (); linear and cosine: (start, end), (first, last); steps: n + 1 values, n times.
+            values, at: constant: (value,), (); linear and cosine: (start, end), (first, last); steps: n + 1 values, n
+                times.
         """
         super().__init__()
         self.shape, self.by, self.values, self.times = shape, by, tuple(map(float, values)), tuple(at)
@@ -62,8 +66,11 @@ class GammaSchedule(nn.Module):
         if self.shape == "constant":
             return self.values[0]
         if self.epoch is None or self.iteration is None:
-            raise InputError("GAMMA_SCHEDULE: the training loop has not said where it is. Call pcdet_focal.losses.set_training_progress(model, "
-                             "epoch, iteration) before each step, as pcdet_focal.engine.train does.")
+            raise InputError(
+                "GAMMA_SCHEDULE: the training loop has not said where it is. Call "
+                "pcdet_focal.losses.set_training_progress(model, "
+                "epoch, iteration) before each step, as pcdet_focal.engine.train does."
+            )
         return self.at(self.epoch, self.iteration)
 
     def at(self, epoch: int, iteration: int) -> float:
@@ -81,7 +88,8 @@ class GammaSchedule(nn.Module):
 
 
 def set_training_progress(model: nn.Module, epoch: int, iteration: int) -> None:
-    """Tell every schedule in ``model`` (or its DistributedDataParallel) the epoch and iteration of the step to come, both counted from 0.
+    """Tell every schedule in ``model`` (or its DistributedDataParallel) the epoch and iteration of the step to come,
+    both counted from 0.
 
     The iteration counts over all epochs.
 
@@ -111,23 +119,32 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
         {TYPE: constant, VALUE: 2.0}
 
     Raises:
-        InputError: an unknown type or argument (with the nearest match), a missing one, a gamma below 0, times that do not increase.
+        InputError: an unknown type or argument (with the nearest match), a missing one, a gamma below 0, times that do
+            not increase.
 
     >>> build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100}).at(epoch=0, iteration=100)
     2.0
     """
     if not isinstance(cfg, Mapping):
-        raise InputError(f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(_ARGUMENTS)}) and its arguments is needed.")
+        raise InputError(
+            f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(_ARGUMENTS)}) and its arguments "
+            "is needed."
+        )
     given = {str(key).lower(): value for key, value in cfg.items()}
     shape = given.pop("type", None)
     if shape not in _ARGUMENTS:
-        raise InputError(f"{key_path}.TYPE: {shape!r} is no known schedule{did_you_mean(shape, _ARGUMENTS)} Known are: {', '.join(_ARGUMENTS)}.")
+        raise InputError(
+            f"{key_path}.TYPE: {shape!r} is no known schedule{did_you_mean(shape, _ARGUMENTS)} Known are: "
+            f"{', '.join(_ARGUMENTS)}."
+        )
     allowed = _ARGUMENTS[shape]
     for argument in given:
         if argument not in allowed:
             known = [a.upper() for a in allowed]
-            raise InputError(f"{key_path}.{argument.upper()}: {shape} has no such argument{did_you_mean(argument, known)} "
-                             f"Allowed are: {', '.join(known)}.")
+            raise InputError(
+                f"{key_path}.{argument.upper()}: {shape} has no such argument{did_you_mean(argument, known)} "
+                f"Allowed are: {', '.join(known)}."
+            )
     arguments = {name: default for name, default in allowed.items() if default is not None} | given
     missing = [name.upper() for name in allowed if name not in arguments]
     if missing:
@@ -138,8 +155,11 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     if shape == "steps":
         values, times = _list(arguments, "values", key_path), _list(arguments, "at", key_path)
         if len(values) != len(times) + 1:
-            raise InputError(f"{key_path}: {len(values)} VALUES do not fit {len(times)} times in AT: one more is needed, since the first value holds "
-                             "before the first time.")
+            raise InputError(
+                f"{key_path}: {len(values)} VALUES do not fit {len(times)} times in AT: one more is needed, since the "
+                "first value holds "
+                "before the first time."
+            )
     elif shape == "constant":
         values, times = [arguments["value"]], []
     else:
@@ -155,7 +175,9 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
 
 
 def accepts_gamma(loss: nn.Module) -> str | None:
-    """The attribute of a loss that a schedule drives, ``gamma`` or quality focal loss's ``beta``; None where the loss has no focusing exponent."""
+    """The attribute of a loss that a schedule drives, ``gamma`` or quality focal loss's ``beta``; None where the loss
+    has no focusing exponent.
+    """
     parameters = inspect.signature(type(loss)).parameters
     return next((name for name in ("gamma", "beta") if name in parameters and hasattr(loss, name)), None)
 

@@ -1,4 +1,5 @@
 """Seesaw loss: softmax cross entropy that holds back the gradient that frequent classes put on rare ones."""
+
 from __future__ import annotations
 
 import torch
@@ -14,13 +15,18 @@ from .weights import check_elementwise_weights
 
 
 def seesaw_loss(
-    pred: torch.Tensor, labels: torch.Tensor, cum_samples: torch.Tensor, p: float = 0.8, q: float = 2.0, eps: float = 1e-2
+    pred: torch.Tensor,
+    labels: torch.Tensor,
+    cum_samples: torch.Tensor,
+    p: float = 0.8,
+    q: float = 2.0,
+    eps: float = 1e-2,
 ) -> torch.Tensor:
     """Seesaw loss (Wang et al. 2021, arXiv:2008.10032), one value a row. For a row of class i, with s = softmax(x)::
 
         M_ij = min(1, n_j / n_i)^p                  mitigation: class j is rarer than i by the counts so far
-        C_ij = max(1, s_j / max(s_i, eps))^q        compensation: j is scored higher than i, so it is a real mistake; detached
-        loss = -log( e^x_i / (e^x_i + sum over j != i of M_ij C_ij e^x_j) )
+        C_ij = max(1, s_j / max(s_i, eps))^q        compensation: j is scored higher than i, so it is a real mistake;
+        detached loss = -log( e^x_i / (e^x_i + sum over j != i of M_ij C_ij e^x_j) )
 
     Args:
         pred: (N, C) logits of the classes. Half precision is computed, and returned, in float32.
@@ -31,7 +37,8 @@ def seesaw_loss(
     Returns:
         Loss (N,).
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, negative exponents; on the CPU also for labels outside [0, C).
+        InputError: shapes, dtypes or devices that do not fit, negative exponents; on the CPU also for labels outside
+            [0, C).
 
     >>> pred, labels = torch.zeros(1, 2), torch.tensor([0])
     >>> seesaw_loss(pred, labels, torch.tensor([3.0, 1.0]), p=1.0)                             # -log(1 / (1 + 1 / 3))
@@ -40,20 +47,22 @@ def seesaw_loss(
     name = "seesaw_loss"
     require_tensors(name, pred=pred, labels=labels, cum_samples=cum_samples)
     if pred.dim() != 2 or tuple(cum_samples.shape) != (pred.shape[-1],):
-        raise InputError(f"{name}: pred (N, C) and cum_samples (C,) are needed, but pred is {tuple(pred.shape)} and cum_samples "
-                         f"{tuple(cum_samples.shape)}.")
+        raise InputError(
+            f"{name}: pred (N, C) and cum_samples (C,) are needed, but pred is {tuple(pred.shape)} and cum_samples "
+            f"{tuple(cum_samples.shape)}."
+        )
     require_labels(name, labels, pred.shape[:1], "labels")
     require_values_between(name, "labels", labels, 0, pred.shape[-1] - 1)
     for argument, value in (("p", p), ("q", q)):
         require_number(name, argument, value)
     require_number(name, "eps", eps, low_allowed=False)
-    pred, = at_least_float32(pred)
+    (pred,) = at_least_float32(pred)
     pred, labels = bounded(pred), labels.long()
     own = labels.unsqueeze(-1)
     log_factor = pred.new_zeros(())
     if p > 0:
         counts = cum_samples.detach().to(pred.dtype).clamp(min=1)
-        log_factor = log_factor + p * (counts / counts[own]).clamp(max=1).log()                # (N, C)
+        log_factor = log_factor + p * (counts / counts[own]).clamp(max=1).log()  # (N, C)
     if q > 0:
         log_scores = torch.log_softmax(pred.detach(), dim=-1)
         own_score = log_scores.gather(-1, own).exp().clamp(min=eps)
@@ -64,9 +73,11 @@ def seesaw_loss(
 
 @register_loss("SeesawLoss")
 class SeesawLoss(Float32Buffers):
-    """Seesaw loss with mmdetection's arguments, call and buffer; ``seesaw_loss`` on the positives plus a two-way softmax for objectness.
+    """Seesaw loss with mmdetection's arguments, call and buffer; ``seesaw_loss`` on the positives plus a two-way
+    softmax for objectness.
 
-    The logits are (N, C + 2): the classes, then object and background. ``cum_samples`` (C + 1, the last is background) counts every sample, also
+    The logits are (N, C + 2): the classes, then object and background. ``cum_samples`` (C + 1, the last is background)
+    counts every sample, also
     those with weight 0, before the loss, in training mode, over all ranks.
 
     >>> loss = SeesawLoss(num_classes=3, return_dict=False)
@@ -80,8 +91,15 @@ class SeesawLoss(Float32Buffers):
     cum_samples: torch.Tensor
 
     def __init__(
-        self, use_sigmoid: bool = False, p: float = 0.8, q: float = 2.0, num_classes: int = 1203, eps: float = 1e-2, reduction: str = "mean",
-        loss_weight: float = 1.0, return_dict: bool = True,
+        self,
+        use_sigmoid: bool = False,
+        p: float = 0.8,
+        q: float = 2.0,
+        num_classes: int = 1203,
+        eps: float = 1e-2,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        return_dict: bool = True,
     ) -> None:
         """
         Args:
@@ -95,7 +113,9 @@ class SeesawLoss(Float32Buffers):
         """
         super().__init__()
         if use_sigmoid:
-            raise InputError("SeesawLoss: use_sigmoid=True is not allowed: this loss is a softmax; use_sigmoid=False is.")
+            raise InputError(
+                "SeesawLoss: use_sigmoid=True is not allowed: this loss is a softmax; use_sigmoid=False is."
+            )
         require_count("SeesawLoss", "num_classes", num_classes)
         for argument, value in (("p", p), ("q", q)):
             require_number("SeesawLoss", argument, value)
@@ -112,8 +132,10 @@ class SeesawLoss(Float32Buffers):
         self.register_buffer("cum_samples", torch.zeros(num_classes + 1))
 
     def extra_repr(self) -> str:
-        return (f"p={self.p}, q={self.q}, num_classes={self.num_classes}, eps={self.eps}, reduction={self.reduction!r}, "
-                f"loss_weight={self.loss_weight}, return_dict={self.return_dict}")
+        return (
+            f"p={self.p}, q={self.q}, num_classes={self.num_classes}, eps={self.eps}, reduction={self.reduction!r}, "
+            f"loss_weight={self.loss_weight}, return_dict={self.return_dict}"
+        )
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Number of logits that a head needs: the classes, object and background."""
@@ -121,33 +143,45 @@ class SeesawLoss(Float32Buffers):
 
     def get_activation(self, cls_score: torch.Tensor) -> torch.Tensor:
         """(..., C + 2) logits -> (..., C + 1) scores: class score times objectness, and the background's score last."""
-        scores, objectness = (torch.softmax(part, dim=-1) for part in at_least_float32(cls_score[..., :-2], cls_score[..., -2:]))
+        scores, objectness = (
+            torch.softmax(part, dim=-1) for part in at_least_float32(cls_score[..., :-2], cls_score[..., -2:])
+        )
         return torch.cat([scores * objectness[..., :1], objectness[..., 1:]], dim=-1)
 
     def forward(
-        self, cls_score: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None, reduction_override: str | None = None,
+        self,
+        cls_score: torch.Tensor,
+        labels: torch.Tensor,
+        label_weights: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """
         Args:
             cls_score: (N, C + 2) logits.
             labels: (N,) integers in [0, C]; C is background.
             label_weights: (N,); None for 1.
-            avg_factor: what 'mean' divides both parts by; None for the number of positives (classes) and of rows (objectness).
+            avg_factor: what 'mean' divides both parts by; None for the number of positives (classes) and of rows
+                (objectness).
             reduction_override: replaces ``reduction`` for this call.
         Returns:
-            ``{"loss_cls_objectness": ..., "loss_cls_classes": ...}``, scalars, or (N,) and (number of positives,) for 'none'; or, with
-            ``return_dict=False``, the sum of both. Without positives (without rows) that part is 0.
+            ``{"loss_cls_objectness": ..., "loss_cls_classes": ...}``, scalars, or (N,) and (number of positives,) for
+            'none'; or, with ``return_dict=False``, the sum of both. Without positives (without rows) that part is 0.
         Raises:
-            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor, 'none' with ``return_dict=False`` (two lengths cannot be
-                added); on the CPU also for labels outside [0, C].
+            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor, 'none' with
+                ``return_dict=False`` (two lengths cannot be added); on the CPU also for labels outside [0, C].
         """
         name = "SeesawLoss"
         reduction = choose_reduction(self.reduction, reduction_override, name)
-        require_tensors(name, cls_score=cls_score, labels=labels, label_weights=label_weights, cum_samples=self.cum_samples)
+        require_tensors(
+            name, cls_score=cls_score, labels=labels, label_weights=label_weights, cum_samples=self.cum_samples
+        )
         if cls_score.dim() != 2 or cls_score.shape[-1] != self.num_classes + 2:
-            raise InputError(f"{name}: cls_score needs the shape (N, {self.num_classes + 2}), num_classes and two for objectness, but it is "
-                             f"{tuple(cls_score.shape)}.")
+            raise InputError(
+                f"{name}: cls_score needs the shape (N, {self.num_classes + 2}), num_classes and two for objectness, "
+                "but it is "
+                f"{tuple(cls_score.shape)}."
+            )
         require_labels(name, labels, cls_score.shape[:1], "labels")
         require_values_between(name, "labels", labels, 0, self.num_classes, " (the last is background)")
         if label_weights is not None:
@@ -156,13 +190,17 @@ class SeesawLoss(Float32Buffers):
             raise InputError(f"{name}: reduction 'none' needs return_dict=True: the two parts have different lengths.")
         self._count(labels)
         background = labels == self.num_classes
-        objectness_loss = F.cross_entropy(at_least_float32(bounded(cls_score[:, -2:]))[0], background.long(), reduction="none")
-        classes_loss = seesaw_loss(cls_score[:, :-2], torch.where(background, 0, labels), self.cum_samples[:-1], self.p, self.q, self.eps)
+        objectness_loss = F.cross_entropy(
+            at_least_float32(bounded(cls_score[:, -2:]))[0], background.long(), reduction="none"
+        )
+        classes_loss = seesaw_loss(
+            cls_score[:, :-2], torch.where(background, 0, labels), self.cum_samples[:-1], self.p, self.q, self.eps
+        )
         if reduction == "none":
             positive = (~background).nonzero().squeeze(-1)
             weight = None if label_weights is None else label_weights[positive]
             classes = weight_reduce_loss(classes_loss[positive], weight, reduction, avg_factor, name)
-        else:                                                                                  # all rows: a shape that does not depend on the labels
+        else:  # all rows: a shape that does not depend on the labels
             weight = (~background).to(classes_loss.dtype) if label_weights is None else label_weights * ~background
             if reduction == "mean" and avg_factor is None:
                 classes = weight_reduce_loss(classes_loss, weight, "sum", None, name) / (~background).sum().clamp(min=1)

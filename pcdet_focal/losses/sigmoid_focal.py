@@ -1,10 +1,10 @@
 """Sigmoid focal loss: the elementwise function and OpenPCDet's drop-in module."""
+
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Union
 
 import torch
 
@@ -17,11 +17,15 @@ from .from_labels import LossFromLabels
 from .numerics import at_least_float32, bounded, power, reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
 
-PerClass = Union[float, Sequence[float], torch.Tensor]
+PerClass = float | Sequence[float] | torch.Tensor
 
 
 def sigmoid_focal_loss(
-    inputs: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None = 0.25, gamma: PerClass = 2.0, reduction: str = "none"
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    alpha: PerClass | None = 0.25,
+    gamma: PerClass = 2.0,
+    reduction: str = "none",
 ) -> torch.Tensor:
     r"""Focal loss on independent sigmoids (Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002).
 
@@ -32,31 +36,36 @@ def sigmoid_focal_loss(
         alpha_t      = t alpha + (1 - t) (1 - alpha)
         loss         = alpha_t * one_minus_pt^gamma * bce
 
-    1 - p is computed as sigmoid(-x) and log p as logsigmoid(x): full relative precision for any logit, finite gradients for any gamma >= 0
-    (formulas with ``1 - sigmoid(x)`` lose confident correct predictions beyond |x| of about 17 and have NaN gradients there for gamma < 1).
+    1 - p is computed as sigmoid(-x) and log p as logsigmoid(x): full relative precision for any logit, finite gradients
+    for any gamma >= 0 (formulas with ``1 - sigmoid(x)`` lose confident correct predictions beyond |x| of about 17 and
+    have NaN gradients there for gamma < 1).
 
     Args:
         inputs: logits, any shape, e.g. (B, A, C). Half precision is computed, and returned, in float32.
-            Beyond +-1.8e19 (float32), and so for +-inf, a logit counts as that number, with gradient 0: loss 0 on its own side, finite on
-            the other. A NaN logit gives NaN.
-        targets: same shape; one-hot or soft values in [0, 1]; any dtype. Or integer labels without the class axis, ``inputs.shape[:-1]``, counted as
-            target assigners count: below 0 ignored, whatever the logits there, 0 background, 1..C the class (with C = 1 every positive label is
-            the one class). mmdetection counts 0..C-1 with C for background: its labels belong to ``build_loss("FocalLoss")``.
-        alpha: weight of positives in [0, 1], one or one per class (C values); negatives get 1 - alpha. None or -1 for no weighting.
+            Beyond +-1.8e19 (float32), and so for +-inf, a logit counts as that number, with gradient 0: loss 0 on its
+            own side, finite on the other. A NaN logit gives NaN.
+        targets: same shape; one-hot or soft values in [0, 1]; any dtype. Or integer labels without the class axis,
+            ``inputs.shape[:-1]``, counted as target assigners count: below 0 ignored, whatever the logits there, 0
+            background, 1..C the class (with C = 1 every positive label is the one class). mmdetection counts 0..C-1
+            with C for background: its labels belong to ``build_loss("FocalLoss")``.
+        alpha: weight of positives in [0, 1], one or one per class (C values); negatives get 1 - alpha. None or -1 for
+            no weighting.
         gamma: focusing exponent >= 0, one or one per class; 0 is (weighted) binary cross entropy.
         reduction: 'none', 'mean' over all elements (of the labels that are not ignored; 0 where all are), or 'sum'.
     Returns:
-        Shape of ``inputs`` for 'none', else a scalar. With one alpha and gamma and targets of the same shape, the arguments and the results are
-        those of ``torchvision.ops.sigmoid_focal_loss``.
+        Shape of ``inputs`` for 'none', else a scalar. With one alpha and gamma and targets of the same shape, the
+        arguments and the results are those of ``torchvision.ops.sigmoid_focal_loss``.
     Raises:
-        InputError: shapes that do not fit, alpha outside [0, 1], negative gamma, a number of either that is not C, unknown reduction; on the CPU
-            also a label above C, and integers other than 0 and 1 in targets of the same shape.
+        InputError: shapes that do not fit, alpha outside [0, 1], negative gamma, a number of either that is not C,
+            unknown reduction; on the CPU also a label above C, and integers other than 0 and 1 in targets of the same
+            shape.
 
     >>> logits = torch.tensor([[2.0, -1.0]])
     >>> targets = torch.tensor([[1.0, 0.0]])
     >>> sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0)
     tensor([[0.0005, 0.0170]])
-    >>> sigmoid_focal_loss(torch.zeros(3, 2), torch.tensor([2, 0, -1]), alpha=[0.5, 1.0], gamma=[0.0, 2.0])  # class 2; background; ignored
+    >>> # class 2; background; ignored
+    >>> sigmoid_focal_loss(torch.zeros(3, 2), torch.tensor([2, 0, -1]), alpha=[0.5, 1.0], gamma=[0.0, 2.0])
     tensor([[0.3466, 0.1733],
             [0.3466, 0.0000],
             [0.0000, 0.0000]])
@@ -72,12 +81,16 @@ def sigmoid_focal_loss(
 
 
 def focal_formula(
-    logits: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass, cross_entropy: Callable[..., torch.Tensor]
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    alpha: PerClass | None,
+    gamma: PerClass,
+    cross_entropy: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
     """The focal loss, elementwise. This is the place to change it: heads train with what stands here.
 
-    The kernels of ``ops.focal_loss`` have this formula built in, with its gradient. They are used only while they agree with it
-    (``kernels_have_the_formula``), and not at all with LOSS_CONFIG.FUSED: False.
+    The kernels of ``ops.focal_loss`` have this formula built in, with its gradient. They are used only while they agree
+    with it (``kernels_have_the_formula``), and not at all with LOSS_CONFIG.FUSED: False.
 
     Args:
         logits, targets: (..., C), same shape; targets in [0, 1].
@@ -89,9 +102,11 @@ def focal_formula(
 
 
 def focal_factor(logits: torch.Tensor, targets: torch.Tensor, alpha: PerClass | None, gamma: PerClass) -> torch.Tensor:
-    """What focal loss multiplies cross entropy by: ``alpha_t * one_minus_pt^gamma``; arguments, shapes and errors of ``sigmoid_focal_loss``.
+    """What focal loss multiplies cross entropy by: ``alpha_t * one_minus_pt^gamma``; arguments, shapes and errors of
+    ``sigmoid_focal_loss``.
 
-    >>> focal_factor(torch.zeros(2), torch.tensor([1.0, 0.0]), alpha=0.25, gamma=2.0)         # 0.25 * 0.5^2 and 0.75 * 0.5^2
+    >>> # 0.25 * 0.5^2 and 0.75 * 0.5^2
+    >>> focal_factor(torch.zeros(2), torch.tensor([1.0, 0.0]), alpha=0.25, gamma=2.0)
     tensor([0.0625, 0.1875])
     """
     require_same_shape("sigmoid_focal_loss", inputs=logits, targets=targets)
@@ -147,22 +162,29 @@ def for_classes(name: str, value: PerClass | None, inputs: torch.Tensor) -> floa
     shape = tuple(value.shape) if isinstance(value, torch.Tensor) else (len(value),)
     num_classes = inputs.shape[-1] if inputs.dim() > 0 else 1
     if shape not in ((), (1,), (num_classes,)):
-        raise InputError(f"sigmoid_focal_loss: {name} of shape {shape} does not fit inputs of shape {tuple(inputs.shape)}: one number, or one for "
-                         f"each of the {num_classes} classes of the last axis, is needed.")
+        raise InputError(
+            f"sigmoid_focal_loss: {name} of shape {shape} does not fit inputs of shape {tuple(inputs.shape)}: one "
+            "number, or one for "
+            f"each of the {num_classes} classes of the last axis, is needed."
+        )
     dtype = torch.promote_types(inputs.dtype, torch.float32)
     if isinstance(value, torch.Tensor):
         require_values_between("sigmoid_focal_loss", name, value, 0, _HIGHEST[name])
         return value.to(device=inputs.device, dtype=dtype)
     if len(set(value)) == 1:
         return value[0]
-    return torch.tensor(value, dtype=dtype).to(inputs.device, non_blocking=True)  # the host does not wait for the device
+    # the host does not wait for the device
+    return torch.tensor(value, dtype=dtype).to(inputs.device, non_blocking=True)
 
 
 _HIGHEST = {"alpha": 1.0, "gamma": float("inf")}
 
 
-def focal_setting(name: str, value: PerClass | None, loss_name: str = "sigmoid_focal_loss") -> float | tuple[float, ...] | None:
-    """``alpha`` or ``gamma`` (that is ``name``) as a loss keeps it: a number, a tuple of one number per class, or for alpha None.
+def focal_setting(
+    name: str, value: PerClass | None, loss_name: str = "sigmoid_focal_loss"
+) -> float | tuple[float, ...] | None:
+    """``alpha`` or ``gamma`` (that is ``name``) as a loss keeps it: a number, a tuple of one number per class, or for
+    alpha None.
 
     >>> focal_setting("alpha", torch.tensor([0.25, 0.5])), focal_setting("gamma", 2.0)
     ((0.25, 0.5), 2.0)
@@ -180,7 +202,11 @@ def focal_setting(name: str, value: PerClass | None, loss_name: str = "sigmoid_f
         except (TypeError, ValueError):
             pass  # no numbers: the message below
     if not values or not all(0 <= v <= _HIGHEST[name] for v in values):
-        right = "from 0 to 1, one or one per class, or None or -1 for no class weighting" if name == "alpha" else "at least 0, one or one per class"
+        right = (
+            "from 0 to 1, one or one per class, or None or -1 for no class weighting"
+            if name == "alpha"
+            else "at least 0, one or one per class"
+        )
         raise InputError(f"{loss_name}: {name}={value!r} is not allowed: {right}.")
     return float(value) if isinstance(value, numbers.Real) else tuple(values)
 
@@ -191,29 +217,43 @@ def dense_targets(
     """Integer labels ``inputs.shape[:-1]`` as one-hot targets; targets of the shape of ``inputs`` as they are.
 
     Returns:
-        ``inputs`` (0 in the rows that are ignored, so that their gradient is 0 even of NaN), the targets, and of labels (..., 1) booleans of the
-        rows that count.
+        ``inputs`` (0 in the rows that are ignored, so that their gradient is 0 even of NaN), the targets, and of labels
+        (..., 1) booleans of the rows that count.
     """
     is_integer = not targets.is_floating_point() and not targets.is_complex() and targets.dtype != torch.bool
     if is_integer and targets.shape == inputs.shape:
-        require_values_between(loss_name, "targets", targets, 0, 1, " (integers of the shape of the inputs are one-hot; labels have no class axis)")
+        require_values_between(
+            loss_name,
+            "targets",
+            targets,
+            0,
+            1,
+            " (integers of the shape of the inputs are one-hot; labels have no class axis)",
+        )
     if not is_integer or inputs.dim() == 0 or targets.shape != inputs.shape[:-1]:
         return inputs, targets, None
     num_classes = inputs.shape[-1]
     labels = targets.long()
     if num_classes == 1:
         labels = labels.clamp(max=1)
-    require_values_between(loss_name, "targets", labels.clamp(min=0), 0, num_classes, " (0 is background, below 0 ignored)")
+    require_values_between(
+        loss_name, "targets", labels.clamp(min=0), 0, num_classes, " (0 is background, below 0 ignored)"
+    )
     counted = (labels >= 0).unsqueeze(-1)
-    return inputs.masked_fill(~counted, 0), one_hot(labels - 1, num_classes, torch.promote_types(inputs.dtype, torch.float32)), counted
+    return (
+        inputs.masked_fill(~counted, 0),
+        one_hot(labels - 1, num_classes, torch.promote_types(inputs.dtype, torch.float32)),
+        counted,
+    )
 
 
 class SigmoidFocalClassificationLoss(LossFromLabels):
     """OpenPCDet's focal loss module: the formula of ``sigmoid_focal_loss`` times anchor weights, not reduced.
 
-    On the CPU with gamma 2, and on a CUDA device, one kernel computes the loss and one its gradient, and only the inputs are kept; such a loss can be
-    differentiated once. float64 input, or a per-class alpha or gamma, uses plain torch, and so does a subclass with another ``forward`` or cross
-    entropy, or an edited ``focal_formula``. Heads call ``from_labels``, which builds neither targets nor weights.
+    On the CPU with gamma 2, and on a CUDA device, one kernel computes the loss and one its gradient, and only the
+    inputs are kept; such a loss can be differentiated once. float64 input, or a per-class alpha or gamma, uses plain
+    torch, and so does a subclass with another ``forward`` or cross entropy, or an edited ``focal_formula``. Heads call
+    ``from_labels``, which builds neither targets nor weights.
 
     >>> cls_preds = torch.zeros(2, 6, 3)                               # (B, A, C) logits
     >>> one_hot_targets = torch.zeros(2, 6, 3)
@@ -227,7 +267,8 @@ class SigmoidFocalClassificationLoss(LossFromLabels):
         """
         Args:
             gamma: focusing exponent >= 0, one or one per class.
-            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no weighting.
+            alpha: weight of positives in [0, 1], one or one per class; negatives get 1 - alpha. None or -1 for no
+                weighting.
         """
         super().__init__()
         self.gamma = focal_setting("gamma", gamma, type(self).__name__)
@@ -235,11 +276,15 @@ class SigmoidFocalClassificationLoss(LossFromLabels):
 
     def has_kernel(self) -> bool:
         """Whether the kernels compute this object's ``forward``."""
-        changed = any(getattr(type(self), name) is not getattr(SigmoidFocalClassificationLoss, name)
-                      for name in ("forward", "_weighted", "sigmoid_cross_entropy_with_logits"))
+        changed = any(
+            getattr(type(self), name) is not getattr(SigmoidFocalClassificationLoss, name)
+            for name in ("forward", "_weighted", "sigmoid_cross_entropy_with_logits")
+        )
         return self.fused and not changed and kernels_have_the_formula()
 
-    def from_labels(self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0) -> torch.Tensor:
+    def from_labels(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0
+    ) -> torch.Tensor:
         """See ``LossFromLabels``; in one pass over the logits where a kernel computes this loss."""
         if not self.has_kernel():
             return super().from_labels(logits, labels, normalizer=normalizer, loss_weight=loss_weight)
@@ -252,10 +297,11 @@ class SigmoidFocalClassificationLoss(LossFromLabels):
 
     @staticmethod
     def sigmoid_cross_entropy_with_logits(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Elementwise binary cross entropy in TensorFlow's form, ``max(x, 0) - x t + log1p(exp(-|x|))``; shape of ``input``.
+        """Elementwise binary cross entropy in TensorFlow's form, ``max(x, 0) - x t + log1p(exp(-|x|))``; shape of
+        ``input``.
 
-        The values are those of ``binary_cross_entropy_with_logits``. At a logit of exactly 0 this form has the gradient 1 - t where the derivative
-        is 0.5 - t; it stays because this class promises OpenPCDet's gradients.
+        The values are those of ``binary_cross_entropy_with_logits``. At a logit of exactly 0 this form has the gradient
+        1 - t where the derivative is 0.5 - t; it stays because this class promises OpenPCDet's gradients.
         """
         require_same_shape("sigmoid_cross_entropy_with_logits", input=input, target=target)
         logits, target = at_least_float32(input, target)
@@ -291,11 +337,20 @@ class SigmoidFocalClassificationLoss(LossFromLabels):
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
 
     def _kernels_for(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> str | None:
-        """The backend whose kernels serve, None for plain torch: they want one usual alpha, one gamma, gradients only for the input, and shapes that
-        fit (the formula's errors explain others)."""
+        """The backend whose kernels serve, None for plain torch: they want one usual alpha, one gamma, gradients only
+        for the input, and shapes that fit (the formula's errors explain others)."""
         others = [target] if weights is None else [target, weights]
-        one_alpha = self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
-        if not (self.has_kernel() and one_alpha and isinstance(self.gamma, (int, float)) and input.dim() > 0 and input.shape == target.shape
-                and input.is_floating_point() and not any(t.requires_grad for t in others)):
+        one_alpha = (
+            self.alpha is None or isinstance(self.alpha, (int, float)) and (self.alpha == -1 or 0 <= self.alpha <= 1)
+        )
+        if not (
+            self.has_kernel()
+            and one_alpha
+            and isinstance(self.gamma, (int, float))
+            and input.dim() > 0
+            and input.shape == target.shape
+            and input.is_floating_point()
+            and not any(t.requires_grad for t in others)
+        ):
             return None
         return fused.elementwise_backend(self.gamma, input, *others)

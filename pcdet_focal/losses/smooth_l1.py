@@ -1,4 +1,5 @@
 """L1 and smooth L1 losses of box codes, with per-code and per-anchor weights; NaN targets are ignored."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from .weights import expand_anchor_weights, require_same_shape
 
 
 def smooth_l1(diff: torch.Tensor, beta: float = 1.0 / 9.0) -> torch.Tensor:
-    """Huber's function of a difference (Girshick 2015, "Fast R-CNN", arXiv:1504.08083, with the transition point beta)::
+    """Huber's function of a difference (Girshick 2015, "Fast R-CNN", arXiv:1504.08083, with the transition point
+    beta)::
 
         0.5 d^2 / beta      where |d| < beta
         |d| - 0.5 beta      elsewhere;    |d| everywhere if beta < 1e-5
@@ -27,15 +29,18 @@ def smooth_l1(diff: torch.Tensor, beta: float = 1.0 / 9.0) -> torch.Tensor:
     >>> smooth_l1(torch.tensor([0.0, 0.5, -3.0]), beta=1.0)
     tensor([0.0000, 0.1250, 2.5000])
     """
-    diff, = at_least_float32(diff)
+    (diff,) = at_least_float32(diff)
     distance = diff.abs()
     if beta < 1e-5:
         return distance
     return torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
 
 
-def code_difference(input: torch.Tensor, target: torch.Tensor, code_weights: torch.Tensor | None = None, loss_name: str = "loss") -> torch.Tensor:
-    """``(input - target) * code_weights``, exactly 0 with gradient 0 where the target is NaN (unknown, such as a velocity without annotation).
+def code_difference(
+    input: torch.Tensor, target: torch.Tensor, code_weights: torch.Tensor | None = None, loss_name: str = "loss"
+) -> torch.Tensor:
+    """``(input - target) * code_weights``, exactly 0 with gradient 0 where the target is NaN (unknown, such as a
+    velocity without annotation).
 
     Args:
         input, target: (..., D), same shape.
@@ -51,28 +56,40 @@ def code_difference(input: torch.Tensor, target: torch.Tensor, code_weights: tor
     """
     require_same_shape(loss_name, input=input, target=target)
     if code_weights is not None and tuple(code_weights.shape) != tuple(input.shape[-1:]):
-        raise InputError(f"{loss_name}: {tuple(code_weights.shape)[0]} code_weights do not fit an input of shape {tuple(input.shape)}: "
-                         f"{input.shape[-1]} are needed, one per box code.")
+        raise InputError(
+            f"{loss_name}: {tuple(code_weights.shape)[0]} code_weights do not fit an input of shape "
+            f"{tuple(input.shape)}: "
+            f"{input.shape[-1]} are needed, one per box code."
+        )
     input, target = at_least_float32(input, target)
     diff = torch.where(torch.isnan(target), 0.0, input - target)
     return diff if code_weights is None else diff * code_weights.to(diff)
 
 
-def code_weights_tensor(code_weights: Sequence[float] | np.ndarray | torch.Tensor | None, loss_name: str) -> torch.Tensor | None:
-    """One float32 weight per box code from a list as it stands in a YAML file; InputError unless it is one flat list of finite numbers."""
+def code_weights_tensor(
+    code_weights: Sequence[float] | np.ndarray | torch.Tensor | None, loss_name: str
+) -> torch.Tensor | None:
+    """One float32 weight per box code from a list as it stands in a YAML file; InputError unless it is one flat list of
+    finite numbers.
+    """
     if code_weights is None:
         return None
     try:
         weights = torch.as_tensor(np.asarray(code_weights, dtype=np.float32)).clone()
     except (TypeError, ValueError) as error:
-        raise InputError(f"{loss_name}: code_weights={code_weights!r} is not a list of numbers, one per box code.") from error
+        raise InputError(
+            f"{loss_name}: code_weights={code_weights!r} is not a list of numbers, one per box code."
+        ) from error
     if weights.dim() != 1 or not torch.isfinite(weights).all():
-        raise InputError(f"{loss_name}: code_weights={code_weights!r} is not a flat list of finite numbers, one per box code.")
+        raise InputError(
+            f"{loss_name}: code_weights={code_weights!r} is not a flat list of finite numbers, one per box code."
+        )
     return weights
 
 
 class WeightedSmoothL1Loss(nn.Module):
-    """``smooth_l1`` of box codes with per-code weights (on the difference, before Huber's function, as in OpenPCDet) and per-anchor weights (after).
+    """``smooth_l1`` of box codes with per-code weights (on the difference, before Huber's function, as in OpenPCDet)
+    and per-anchor weights (after).
 
     >>> loss_func = WeightedSmoothL1Loss(code_weights=[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
     >>> box_preds, box_targets = torch.ones(2, 6, 7), torch.zeros(2, 6, 7)
@@ -94,7 +111,9 @@ class WeightedSmoothL1Loss(nn.Module):
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
 
     def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
+        subclass with its own.
+        """
         return self.fused and type(self).forward is WeightedSmoothL1Loss.forward
 
     def extra_repr(self) -> str:
@@ -138,7 +157,9 @@ class WeightedL1Loss(nn.Module):
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
 
     def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a subclass with its own."""
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
+        subclass with its own.
+        """
         return self.fused and type(self).forward is WeightedL1Loss.forward
 
     def extra_repr(self) -> str:
@@ -160,7 +181,8 @@ class WeightedL1Loss(nn.Module):
 
 
 class L1Loss(nn.Module):
-    """``|pred - target|``, not reduced; a differentiable scalar 0 where there is nothing to compare (OpenPCDet's loss of TransFusion's boxes).
+    """``|pred - target|``, not reduced; a differentiable scalar 0 where there is nothing to compare (OpenPCDet's loss
+    of TransFusion's boxes).
 
     >>> L1Loss()(torch.tensor([1.0, -2.0]), torch.zeros(2))
     tensor([1., 2.])

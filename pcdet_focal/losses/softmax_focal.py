@@ -1,8 +1,8 @@
 """Softmax focal loss: focal loss for classes that exclude each other."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 
@@ -14,23 +14,31 @@ from .registry import register_loss
 from .running_counts import Float32Buffers
 from .weights import check_elementwise_weights
 
-PerClass = Union[float, Sequence[float], torch.Tensor, None]
+PerClass = float | Sequence[float] | torch.Tensor | None
 
 
 def softmax_focal_loss(
-    inputs: torch.Tensor, targets: torch.Tensor, alpha: PerClass = None, gamma: float = 2.0, reduction: str = "mean", ignore_index: int = -100,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    alpha: PerClass = None,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
 ) -> torch.Tensor:
-    """Focal loss on one softmax (arXiv:1708.02002, equation 5, with softmax in place of the sigmoid). With p = softmax(x) and k the label::
+    """Focal loss on one softmax (arXiv:1708.02002, equation 5, with softmax in place of the sigmoid). With p =
+    softmax(x) and k the label::
 
         loss = -alpha_k (1 - p_k)^gamma log p_k
 
-    log p_k comes from log_softmax and 1 - p_k is -expm1(log p_k): finite, with finite gradients, for logits of +-1e4 and for p_k of 0 or 1.
+    log p_k comes from log_softmax and 1 - p_k is -expm1(log p_k): finite, with finite gradients, for logits of +-1e4
+    and for p_k of 0 or 1.
     gamma 0 without alpha is ``torch.nn.functional.cross_entropy`` exactly, with ignore_index too.
 
     Args:
-        inputs: logits (N, C), or (N, C, d1, ...) with the classes on axis 1, as in torch. Half precision is computed, and returned, in float32.
-        targets: integer labels (N, d1, ...) in [0, C), or one-hot or soft targets t of the shape of ``inputs``, for which the loss is
-            ``-sum over c of alpha_c t_c (1 - p_c)^gamma log p_c``.
+        inputs: logits (N, C), or (N, C, d1, ...) with the classes on axis 1, as in torch. Half precision is computed,
+            and returned, in float32.
+        targets: integer labels (N, d1, ...) in [0, C), or one-hot or soft targets t of the shape of ``inputs``, for
+            which the loss is ``-sum over c of alpha_c t_c (1 - p_c)^gamma log p_c``.
         alpha: weight per class (C values), one number for all, or None. It is not part of the denominator of 'mean'.
         gamma: focusing exponent >= 0.
         reduction: 'none', 'mean' over the rows that are not ignored (0 where all are), or 'sum'.
@@ -38,15 +46,18 @@ def softmax_focal_loss(
     Returns:
         (N, d1, ...) for 'none', else a scalar.
     Raises:
-        InputError: shapes, dtypes or devices that do not fit, negative gamma or alpha, unknown reduction; on the CPU also for a label outside [0, C)
-            that is not ignore_index.
+        InputError: shapes, dtypes or devices that do not fit, negative gamma or alpha, unknown reduction; on the CPU
+            also for a label outside [0, C) that is not ignore_index.
 
     >>> logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
-    >>> softmax_focal_loss(logits, labels, alpha=[1.0, 1.0, 1.0, 2.0], reduction="none")       # 0.75^2 log 4, and twice that
+    >>> # 0.75^2 log 4, and twice that
+    >>> softmax_focal_loss(logits, labels, alpha=[1.0, 1.0, 1.0, 2.0], reduction="none")
     tensor([0.7798, 1.5596])
     """
     loss, counted = _terms("softmax_focal_loss", inputs, targets, alpha, gamma, ignore_index)
-    return _reduce(loss, counted, None, choose_reduction(reduction, None, "softmax_focal_loss"), None, "softmax_focal_loss")
+    return _reduce(
+        loss, counted, None, choose_reduction(reduction, None, "softmax_focal_loss"), None, "softmax_focal_loss"
+    )
 
 
 def _terms(name, inputs, targets, alpha, gamma, ignore_index) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,15 +65,21 @@ def _terms(name, inputs, targets, alpha, gamma, ignore_index) -> tuple[torch.Ten
     require_tensors(name, inputs=inputs, targets=targets)
     require_number(name, "gamma", gamma)
     if inputs.dim() < 2:
-        raise InputError(f"{name}: inputs need the shape (N, C) or (N, C, ...), classes on axis 1, but they are {tuple(inputs.shape)}.")
+        raise InputError(
+            f"{name}: inputs need the shape (N, C) or (N, C, ...), classes on axis 1, but they are "
+            f"{tuple(inputs.shape)}."
+        )
     num_classes = inputs.shape[1]
     alpha = _alpha_per_class(name, alpha, num_classes, inputs)
-    logits, = at_least_float32(inputs)
+    (logits,) = at_least_float32(inputs)
     log_scores = torch.log_softmax(bounded(logits), dim=1)
     if targets.dim() == inputs.dim():
         if targets.shape != inputs.shape:
-            raise InputError(f"{name}: targets need the shape {tuple(inputs.shape)} (one-hot or soft) or integer labels without axis 1, but they are "
-                             f"{tuple(targets.shape)}.")
+            raise InputError(
+                f"{name}: targets need the shape {tuple(inputs.shape)} (one-hot or soft) or integer labels without "
+                "axis 1, but they are "
+                f"{tuple(targets.shape)}."
+            )
         loss = -targets.to(log_scores.dtype) * _focal(log_scores, gamma)
         if alpha is not None:
             loss = loss * alpha.reshape(-1, *[1] * (inputs.dim() - 2))
@@ -90,7 +107,10 @@ def _alpha_per_class(name: str, alpha: PerClass, num_classes: int, inputs: torch
         return None
     alpha = torch.as_tensor(alpha, dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
     if alpha.dim() > 1 or alpha.numel() not in (1, num_classes):
-        raise InputError(f"{name}: alpha of shape {tuple(alpha.shape)} is not allowed: one number, or one for each of the {num_classes} classes.")
+        raise InputError(
+            f"{name}: alpha of shape {tuple(alpha.shape)} is not allowed: one number, or one for each of the "
+            f"{num_classes} classes."
+        )
     return alpha.expand(num_classes)
 
 
@@ -106,12 +126,18 @@ class SoftmaxFocalLoss(Float32Buffers):
     """``softmax_focal_loss`` called like mmdetection's losses.
 
     >>> loss = SoftmaxFocalLoss(gamma=2.0, alpha=[0.25, 0.75, 0.75])
-    >>> round(loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, -100])).item(), 4)                # (0.25 + 0.75 + 0.75) / 3 * (2 / 3)^2 log 3
+    >>> # (0.25 + 0.75 + 0.75) / 3 * (2 / 3)^2 log 3
+    >>> round(loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, -100])).item(), 4)
     0.2848
     """
 
     def __init__(
-        self, gamma: float = 2.0, alpha: PerClass = None, reduction: str = "mean", loss_weight: float = 1.0, ignore_index: int = -100,
+        self,
+        gamma: float = 2.0,
+        alpha: PerClass = None,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        ignore_index: int = -100,
         size_average: bool | None = None,
     ) -> None:
         """
@@ -130,7 +156,10 @@ class SoftmaxFocalLoss(Float32Buffers):
         if alpha is not None:
             alpha = torch.as_tensor(alpha, dtype=torch.float32).detach().clone()
             if alpha.dim() > 1 or not bool((alpha >= 0).all()):
-                raise InputError(f"SoftmaxFocalLoss: alpha={alpha.tolist()} is not allowed: a number, or one per class, each at least 0.")
+                raise InputError(
+                    f"SoftmaxFocalLoss: alpha={alpha.tolist()} is not allowed: a number, or one per class, each at "
+                    "least 0."
+                )
         self.gamma = gamma
         self.register_buffer("alpha", alpha, persistent=False)
         self.reduction = choose_reduction(reduction, None, "SoftmaxFocalLoss")
@@ -143,7 +172,11 @@ class SoftmaxFocalLoss(Float32Buffers):
         return f"gamma={self.gamma}, alpha={alpha}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, ignore_index={self.ignore_index}"
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """

@@ -1,4 +1,5 @@
 """Losses of sparse heads (VoxelNeXt): predictions are rows, one per voxel, of the whole batch."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ class FocalLossSparse(nn.Module):
 
 
 def gather_rows(rows: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, batch_index: torch.Tensor) -> torch.Tensor:
-    """Read each slot's row: slot m of sample b gets the ind[b, m]-th of the rows whose batch_index is b, in their order.
+    """Read each slot's row: slot m of sample b gets the ind[b, m]-th of the rows whose batch_index is b, in their
+    order.
 
     Args:
         rows: (N, D) of the whole batch, in any order of samples. mask, ind: (B, M). batch_index: (N,).
@@ -68,7 +70,8 @@ def gather_rows(rows: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, batch
     count = (batch_index[None] == sample).sum(dim=1, keepdim=True)  # (B, 1)
     before = (batch_index[None] < sample).sum(dim=1, keepdim=True)  # (B, 1)
     inside = (ind >= 0) & (ind < count)
-    # A zero row stands behind the real ones for slots without an object; a slot that should have one but points outside goes beyond it.
+    # A zero row stands behind the real ones for slots without an object; a slot that should have one but points outside
+    # goes beyond it.
     slot = torch.where(mask.bool(), torch.where(inside, before + ind, num_rows + 1), num_rows)  # (B, M)
     row = torch.cat([by_sample, by_sample.new_tensor([num_rows])])[slot]
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])[row]
@@ -103,14 +106,23 @@ class RegLossSparse(nn.Module):
         Raises:
             InputError: something is missing or the shapes do not fit.
         """
-        missing = [name for name, value in (("ind", ind), ("target", target), ("batch_index", batch_index)) if value is None]
+        missing = [
+            name for name, value in (("ind", ind), ("target", target), ("batch_index", batch_index)) if value is None
+        ]
         if missing:
-            raise InputError(f"RegLossSparse: {' and '.join(missing)} missing: all of ind (B, M), target (B, M, D), batch_index (N,) are needed.")
+            raise InputError(
+                f"RegLossSparse: {' and '.join(missing)} missing: all of ind (B, M), target (B, M, D), batch_index "
+                "(N,) are needed."
+            )
         return _reg_loss(gather_rows(output, mask, ind, batch_index), target, mask)
 
 
-def _paired_boxes(boxes: torch.Tensor, box_gt: Sequence[torch.Tensor], used: torch.Tensor, loss_name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The used slots' boxes (B, M, 7+) and their ground truth, both (K, 7): box_gt[b] holds one row per used slot, or one per slot from the first."""
+def _paired_boxes(
+    boxes: torch.Tensor, box_gt: Sequence[torch.Tensor], used: torch.Tensor, loss_name: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The used slots' boxes (B, M, 7+) and their ground truth, both (K, 7): box_gt[b] holds one row per used slot, or
+    one per slot from the first.
+    """
     count = used.sum(dim=1).tolist()
     boxes = boxes[used][:, :7]
     if not any(count):
@@ -122,14 +134,18 @@ def _paired_boxes(boxes: torch.Tensor, box_gt: Sequence[torch.Tensor], used: tor
         if len(gt) != count[sample] and len(gt) <= used.shape[1]:
             gt = gt[used[sample, : len(gt)]]
         if len(gt) != count[sample]:
-            raise InputError(f"{loss_name}: sample {sample} has {count[sample]} slots with an object but {len(gt)} ground-truth boxes for them: "
-                             "one box per used slot, or one per slot, is allowed.")
+            raise InputError(
+                f"{loss_name}: sample {sample} has {count[sample]} slots with an object but {len(gt)} ground-truth "
+                "boxes for them: "
+                "one box per used slot, or one per slot, is allowed."
+            )
         chosen.append(gt[:, :7])
     return boxes, torch.cat(chosen).to(boxes)
 
 
 class IouLossSparse(nn.Module):
-    """L1 loss of a predicted IoU against the rotated 3-D IoU of predicted and true box, rescaled to [-1, 1] (CIA-SSD, arXiv:2012.03015)::
+    """L1 loss of a predicted IoU against the rotated 3-D IoU of predicted and true box, rescaled to [-1, 1] (CIA-SSD,
+    arXiv:2012.03015)::
 
         sum |iou_pred - (2 IoU3D - 1)| / (number of objects + 1e-4)
 
@@ -174,7 +190,8 @@ class IouLossSparse(nn.Module):
 class IouRegLossSparse(nn.Module):
     """Distance-IoU loss of decoded boxes (Zheng et al. 2020, arXiv:1911.08287) with the heading left out::
 
-        sum (1 - DIoU) / (number of objects + 1e-4),     DIoU = IoU - centre distance^2 / enclosing diagonal^2, clamped to [-1, 1]
+        sum (1 - DIoU) / (number of objects + 1e-4),     DIoU = IoU - centre distance^2 / enclosing diagonal^2, clamped
+        to [-1, 1]
 
     Without objects: a differentiable scalar 0.
 
@@ -202,7 +219,12 @@ class IouRegLossSparse(nn.Module):
         return bbox3d_overlaps_diou(pred_boxes, gt_boxes)
 
     def forward(
-        self, box_pred: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, box_gt: Sequence[torch.Tensor], batch_index: torch.Tensor
+        self,
+        box_pred: torch.Tensor,
+        mask: torch.Tensor,
+        ind: torch.Tensor,
+        box_gt: Sequence[torch.Tensor],
+        batch_index: torch.Tensor,
     ) -> torch.Tensor:
         """
         Args:
@@ -215,7 +237,7 @@ class IouRegLossSparse(nn.Module):
         Raises:
             InputError: numbers of boxes and objects that do not agree.
         """
-        box_pred, = at_least_float32(box_pred)
+        (box_pred,) = at_least_float32(box_pred)
         used = mask.bool()
         boxes, gt = _paired_boxes(gather_rows(box_pred, used, ind, batch_index), box_gt, used, "IouRegLossSparse")
         return (1 - self.bbox3d_iou_func(boxes, gt)).sum() / (used.sum() + 1e-4)

@@ -1,4 +1,5 @@
 """Varifocal loss: focal on negatives only, positives weighted by their quality."""
+
 from __future__ import annotations
 
 import torch
@@ -12,15 +13,19 @@ from .registry import register_loss
 from .weights import expand_anchor_weights, require_same_shape
 
 
-def varifocal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True) -> torch.Tensor:
-    """Varifocal loss (Zhang et al. 2021, "VarifocalNet", arXiv:2008.13367), elementwise. With p = sigmoid(x) and quality q::
+def varifocal_loss(
+    pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True
+) -> torch.Tensor:
+    """Varifocal loss (Zhang et al. 2021, "VarifocalNet", arXiv:2008.13367), elementwise. With p = sigmoid(x) and
+    quality q::
 
         q (-q log p - (1 - q) log(1 - p))         where q > 0     (with ``iou_weighted=False`` the leading q is 1)
         -alpha p^gamma log(1 - p)                 where q = 0
 
     Args:
         pred: logits, any shape. Half precision is computed, and returned, in float32.
-        target: same shape, quality (IoU of the decoded box) in the column of the object's class, 0 elsewhere; any dtype.
+        target: same shape, quality (IoU of the decoded box) in the column of the object's class, 0 elsewhere; any
+            dtype.
         alpha: weight of negatives >= 0; gamma: their focusing exponent >= 0.
         iou_weighted: weight positives by their quality.
     Returns:
@@ -28,7 +33,8 @@ def varifocal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75
     Raises:
         InputError: different shapes or devices, negative alpha or gamma.
 
-    >>> varifocal_loss(torch.zeros(2), torch.tensor([0.5, 0.0]))                               # 0.5 log 2 and 0.75 * 0.25 log 2
+    >>> # 0.5 log 2 and 0.75 * 0.25 log 2
+    >>> varifocal_loss(torch.zeros(2), torch.tensor([0.5, 0.0]))
     tensor([0.3466, 0.1300])
     """
     require_tensors("varifocal_loss", pred=pred, target=target)
@@ -46,7 +52,8 @@ def varifocal_loss(pred: torch.Tensor, target: torch.Tensor, alpha: float = 0.75
 class VarifocalLoss(nn.Module):
     """``varifocal_loss`` with mmdetection's arguments and call.
 
-    mmdetection broadcasts (N,) weights over the class axis where N equals C and fails elsewhere; here they always are one weight per row.
+    mmdetection broadcasts (N,) weights over the class axis where N equals C and fails elsewhere; here they always are
+    one weight per row.
 
     >>> pred, target = torch.zeros(3, 4), torch.zeros(3, 4)            # (N, C)
     >>> target[0, 1] = 0.8
@@ -55,7 +62,12 @@ class VarifocalLoss(nn.Module):
     """
 
     def __init__(
-        self, use_sigmoid: bool = True, alpha: float = 0.75, gamma: float = 2.0, iou_weighted: bool = True, reduction: str = "mean",
+        self,
+        use_sigmoid: bool = True,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
+        iou_weighted: bool = True,
+        reduction: str = "mean",
         loss_weight: float = 1.0,
     ) -> None:
         """
@@ -79,11 +91,17 @@ class VarifocalLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
-        return (f"alpha={self.alpha}, gamma={self.gamma}, iou_weighted={self.iou_weighted}, reduction={self.reduction!r}, "
-                f"loss_weight={self.loss_weight}")
+        return (
+            f"alpha={self.alpha}, gamma={self.gamma}, iou_weighted={self.iou_weighted}, reduction={self.reduction!r}, "
+            f"loss_weight={self.loss_weight}"
+        )
 
     def forward(
-        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
         """

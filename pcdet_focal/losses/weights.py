@@ -1,7 +1,9 @@
 """Shapes of targets and weights: broadcast is explicit and checked, a mistake gives one message with both shapes.
 
-OpenPCDet lets torch broadcast whatever fits, so that weights of shape (B, A, C) silently turn a (B, A, C) loss into (B, A, C, C).
+OpenPCDet lets torch broadcast whatever fits, so that weights of shape (B, A, C) silently turn a (B, A, C) loss into (B,
+A, C, C).
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,7 +25,8 @@ def expand_anchor_weights(weights: torch.Tensor, loss_shape: Sequence[int], loss
     """View weights so that they multiply a loss whose last axis holds classes or box codes.
 
     Args:
-        weights: one weight per anchor, shape ``loss_shape[:-1]``, or one per element, shape ``loss_shape``; any axis may be 1.
+        weights: one weight per anchor, shape ``loss_shape[:-1]``, or one per element, shape ``loss_shape``; any axis
+            may be 1.
         loss_shape: (B, A, C), or (N, C), or any other with at least one axis.
         loss_name: for the message.
     Returns:
@@ -44,10 +47,16 @@ def expand_anchor_weights(weights: torch.Tensor, loss_shape: Sequence[int], loss
     return viewed
 
 
-def check_elementwise_weights(weights: torch.Tensor, loss_shape: Sequence[int], loss_name: str = "loss") -> torch.Tensor:
-    """Return weights unchanged where they have the loss's own shape (any axis may be 1), else raise InputError with both shapes."""
+def check_elementwise_weights(
+    weights: torch.Tensor, loss_shape: Sequence[int], loss_name: str = "loss"
+) -> torch.Tensor:
+    """Return weights unchanged where they have the loss's own shape (any axis may be 1), else raise InputError with
+    both shapes.
+    """
     loss_shape = tuple(loss_shape)
     if weights.dim() != len(loss_shape) or any(w not in (1, n) for w, n in zip(weights.shape, loss_shape)):
-        raise InputError(f"{loss_name}: weights of shape {tuple(weights.shape)} do not fit a loss of shape {loss_shape}: "
-                         f"{loss_shape} (one per anchor) is allowed, each axis possibly 1.")
+        raise InputError(
+            f"{loss_name}: weights of shape {tuple(weights.shape)} do not fit a loss of shape {loss_shape}: "
+            f"{loss_shape} (one per anchor) is allowed, each axis possibly 1."
+        )
     return weights

@@ -1,4 +1,7 @@
-"""Detectors, built from the MODEL section of a configuration, and the glue between a data loader's batch and a detector."""
+"""Detectors, built from the MODEL section of a configuration, and the glue between a data loader's batch and a
+detector.
+"""
+
 from __future__ import annotations
 
 from collections import namedtuple
@@ -18,8 +21,8 @@ def build_network(model_cfg, num_class: int, dataset) -> nn.Module:
     Args:
         model_cfg: the MODEL section of a configuration.
         num_class: number of classes.
-        dataset: anything with ``class_names``, ``point_feature_encoder.num_point_features``, ``grid_size`` (x, y, z), ``voxel_size``,
-            ``point_cloud_range`` and ``depth_downsample_factor``.
+        dataset: anything with ``class_names``, ``point_feature_encoder.num_point_features``, ``grid_size`` (x, y, z),
+            ``voxel_size``, ``point_cloud_range`` and ``depth_downsample_factor``.
     """
     return build_detector(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
 
@@ -27,8 +30,8 @@ def build_network(model_cfg, num_class: int, dataset) -> nn.Module:
 def load_data_to_device(batch_dict: dict, device: torch.device | str) -> None:
     """Turn the numeric arrays of a collated batch into tensors on ``device``, in the dictionary itself.
 
-    Floating arrays become float32; integers (``voxel_coords``, ``voxel_num_points``, ``image_shape``) stay integers. Arrays of text or
-    objects (``frame_id``, ``calib``) stay as they are.
+    Floating arrays become float32; integers (``voxel_coords``, ``voxel_num_points``, ``image_shape``) stay integers.
+    Arrays of text or objects (``frame_id``, ``calib``) stay as they are.
     """
     for key, value in batch_dict.items():
         if isinstance(value, torch.Tensor):

@@ -1,8 +1,10 @@
 """Look a module up by the NAME in its configuration section."""
+
 from __future__ import annotations
 
 import difflib
-from typing import Mapping, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 from ..errors import InputError
 
@@ -10,7 +12,9 @@ T = TypeVar("T")
 
 
 def find_by_name(registry: Mapping[str, T], name: str, key_path: str) -> T:
-    """``registry[name]``; an unknown name is an InputError that gives the key path, the nearest name and what there is."""
+    """``registry[name]``; an unknown name is an InputError that gives the key path, the nearest name and what there
+    is.
+    """
     if name in registry:
         return registry[name]
     near = difflib.get_close_matches(str(name), registry, n=1, cutoff=0.5)

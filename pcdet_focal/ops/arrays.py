@@ -1,7 +1,8 @@
 """Numpy in, numpy out; torch in, torch out: the argument handling that the rooms of ``pcdet_focal.ops`` share."""
+
 from __future__ import annotations
 
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,14 +10,15 @@ import torch
 from pcdet_focal.errors import InputError
 from pcdet_focal.ops.backend import choose_backend
 
-Array = Union[np.ndarray, torch.Tensor]
+Array = np.ndarray | torch.Tensor
 _WORDS = torch.float32, torch.int32, torch.float64, torch.int64
 
 
 def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:
     """The arguments as detached tensors (memory shared with numpy input), and whether they were numpy arrays.
 
-    Raises InputError when an argument is neither, when both kinds are mixed, or when the tensors are on different devices.
+    Raises InputError when an argument is neither, when both kinds are mixed, or when the tensors are on different
+    devices.
     """
     kinds = {name: isinstance(value, np.ndarray) for name, value in named.items()}
     for name, value in named.items():
@@ -27,7 +29,9 @@ def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:
     is_numpy = all(kinds.values())
     if is_numpy:
         # a copy where torch cannot share the memory as it is: negative strides, read-only arrays
-        return [torch.from_numpy(np.require(np.ascontiguousarray(value), requirements="W")) for value in named.values()], True
+        return [
+            torch.from_numpy(np.require(np.ascontiguousarray(value), requirements="W")) for value in named.values()
+        ], True
     devices = {str(value.device) for value in named.values()}
     if len(devices) > 1:
         raise InputError(f"{', '.join(named)} must be on one device, but they are on {', '.join(sorted(devices))}.")
@@ -40,22 +44,30 @@ def like_input(tensor: torch.Tensor, was_numpy: bool) -> Array:
 
 
 def check_columns(name: str, tensor: torch.Tensor, columns: int, dims: int = 2) -> None:
-    """Raises InputError unless ``tensor`` is floating point, has ``dims`` dimensions and at least ``columns`` entries in the last."""
+    """Raises InputError unless ``tensor`` is floating point, has ``dims`` dimensions and at least ``columns`` entries
+    in the last.
+    """
     if tensor.dim() != dims or tensor.shape[-1] < columns:
-        wanted = ", ".join(["B", "N"][2 - (dims - 1):] + [f"{columns} or more"])
+        wanted = ", ".join(["B", "N"][2 - (dims - 1) :] + [f"{columns} or more"])
         raise InputError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, not {tensor.dtype}.")
 
 
 def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:
-    """Integers (as int64) or floats (as float64) from the host on ``device``, (len(values),), without waiting for it."""
-    table = torch.tensor(values, dtype=torch.int64 if all(isinstance(value, int) for value in values) else torch.float64)
+    """Integers (as int64) or floats (as float64) from the host on ``device``, (len(values),), without waiting for
+    it.
+    """
+    table = torch.tensor(
+        values, dtype=torch.int64 if all(isinstance(value, int) for value in values) else torch.float64
+    )
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def fresh_zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Zeros of the type and on the device of ``like``, for large results of which little will be read: on a CPU all threads write them."""
+    """Zeros of the type and on the device of ``like``, for large results of which little will be read: on a CPU all
+    threads write them.
+    """
     plain = like.device.type == "cpu" and like.dtype in _WORDS and not torch.compiler.is_compiling()
     if plain and choose_backend("cpu", "zeros", has_cuda=True) == "cpu":
         from .zeros import zeros

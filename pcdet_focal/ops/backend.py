@@ -2,24 +2,26 @@
 
 The environment variable ``PCDET_FOCAL_BACKEND`` forces one; without it the data decide:
 
-=============  ====================================  ====================================================================
-value          data in host memory (numpy, CPU)      CUDA tensors
-=============  ====================================  ====================================================================
-not set        numba                                 the room's Triton kernels; where it has none, the reference
-``reference``  reference                             reference
-``cpu``        numba                                 numba (inputs are copied to the host, results back to the device)
-``cuda``       numba; Triton if TRITON_INTERPRET=1   the room's Triton kernels; where it has none, the reference, and a warning
-=============  ====================================  ====================================================================
+=============  ====================================
+==================================================================== value          data in host memory (numpy, CPU)
+CUDA tensors =============  ====================================
+==================================================================== not set        numba
+the room's Triton kernels; where it has none, the reference ``reference``  reference
+reference ``cpu``        numba                                 numba (inputs are copied to the host, results back to the
+device) ``cuda``       numba; Triton if TRITON_INTERPRET=1   the room's Triton kernels; where it has none, the
+reference, and a warning =============  ====================================
+====================================================================
 
 A fast backend that cannot be imported is replaced by the reference, with one warning for each reason in a process.
 The variable is read at every call, so a test can change it.
 """
+
 from __future__ import annotations
 
 import importlib
 import os
 import warnings
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -31,12 +33,16 @@ _PACKAGE = {"cpu": "numba", "cuda": "triton"}
 
 
 def forced_backend() -> str | None:
-    """The value of ``PCDET_FOCAL_BACKEND``, None where it is not set or empty. Raises InputError for a value that does not exist."""
+    """The value of ``PCDET_FOCAL_BACKEND``, None where it is not set or empty. Raises InputError for a value that does
+    not exist.
+    """
     value = os.environ.get(VARIABLE, "").strip().lower()
     if not value:
         return None
     if value not in BACKENDS:
-        raise InputError(f"The environment variable {VARIABLE} is {value!r}: it must be one of {', '.join(BACKENDS)}, or not set.")
+        raise InputError(
+            f"The environment variable {VARIABLE} is {value!r}: it must be one of {', '.join(BACKENDS)}, or not set."
+        )
     return value
 
 
@@ -60,23 +66,29 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
     else:
         wanted = "cuda" if has_cuda and kind == "cuda" else "reference"
     if wanted == "cuda" and not has_cuda:
-        _warn_once(f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower reference is used.")
+        _warn_once(
+            f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower "
+            "reference is used."
+        )
         return "reference"
     if wanted != "reference" and not _can_import(_PACKAGE[wanted]):
         return "reference"
     return wanted
 
 
-@lru_cache(maxsize=None)
+@cache
 def _can_import(package: str) -> bool:
     try:
         importlib.import_module(package)
     except ImportError as error:
-        _warn_once(f"{package} cannot be imported ({error}): pcdet_focal.ops uses its slower reference implementations instead.")
+        _warn_once(
+            f"{package} cannot be imported ({error}): pcdet_focal.ops uses its slower reference implementations "
+            "instead."
+        )
         return False
     return True
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,10 +1,10 @@
 """Memory for large results, without the cost of touching it for the first time."""
+
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
-from typing import Callable, Optional
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ _LARGE_PAGE = 2**21  # bytes; x86-64's and most of ARM's
 _MADV_HUGEPAGE = 14  # Linux' madvise(2)
 
 
-def _find_madvise() -> Optional[Callable]:
+def _find_madvise() -> Callable | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -29,8 +29,9 @@ _madvise = _find_madvise()
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """``torch.empty`` on the CPU, whose memory may come in large pages where the system lends them on request (Linux).
 
-    The system clears and maps new memory page by page as it is touched. At 4 kB a page that takes longer than computing a loss gradient of 10 MB does; at 2 MB
-    a page it is a quarter. Memory that the process has touched before costs nothing either way.
+    The system clears and maps new memory page by page as it is touched. At 4 kB a page that takes longer than computing
+    a loss gradient of 10 MB does; at 2 MB a page it is a quarter. Memory that the process has touched before costs
+    nothing either way.
     """
     return _in_large_pages(torch.empty(shape, dtype=dtype))
 

@@ -1,4 +1,5 @@
 """Gradients by hand that cannot be differentiated in turn: refused with a message, not answered with zeros."""
+
 from __future__ import annotations
 
 import torch
@@ -8,8 +9,11 @@ from pcdet_focal.errors import InputError
 
 def message(what: str) -> str:
     """What is said of ``what``, a loss, where its second derivative is asked for."""
-    return (f"The fused {what} has no second derivative. Compute the loss in float64, or set PCDET_FOCAL_BACKEND=reference: plain torch can be "
-            "differentiated twice.")
+    return (
+        f"The fused {what} has no second derivative. Compute the loss in float64, or set "
+        "PCDET_FOCAL_BACKEND=reference: plain torch can be "
+        "differentiated twice."
+    )
 
 
 def once(gradient: torch.Tensor, refusal: str, *inputs: torch.Tensor) -> torch.Tensor:

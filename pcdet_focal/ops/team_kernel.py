@@ -1,4 +1,7 @@
-"""Numba kernels that several threads run at once and that hand out their tasks themselves: nothing between two tasks needs the interpreter lock."""
+"""Numba kernels that several threads run at once and that hand out their tasks themselves: nothing between two tasks
+needs the interpreter lock.
+"""
+
 from __future__ import annotations
 
 import ctypes
@@ -18,35 +21,44 @@ _WORD = ir.IntType(64)
 
 
 def arguments_type(name: str, integers: str, floats: str = "") -> type[ctypes.Structure]:
-    """A structure of 64-bit integers (addresses among them) and floats, whose first field counts the tasks that are taken.
+    """A structure of 64-bit integers (addresses among them) and floats, whose first field counts the tasks that are
+    taken.
 
     >>> _Sum = arguments_type("_Sum", "values size", "total")
     >>> _Sum(values=4096, size=3, total=0.5).next_task
     0
     """
-    fields = [(field, ctypes.c_int64) for field in ("next_task", *integers.split())] + [(field, ctypes.c_double) for field in floats.split()]
+    fields = [(field, ctypes.c_int64) for field in ("next_task", *integers.split())] + [
+        (field, ctypes.c_double) for field in floats.split()
+    ]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
 class TeamKernel:
     """``kernel(arguments)``, compiled at once and cached, for every thread of torch's team.
 
-    The kernel takes its tasks with ``next_task`` until there are none left. All threads write to what ``arguments`` points to, so that each task
-    must have its own place there. What the arguments point to must outlive the call; addresses are not checked.
+    The kernel takes its tasks with ``next_task`` until there are none left. All threads write to what ``arguments``
+    points to, so that each task must have its own place there. What the arguments point to must outlive the call;
+    addresses are not checked.
     """
 
     def __init__(self, kernel: Callable, arguments: type[ctypes.Structure]):
-        self._compiled = numba.cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(arguments)))), cache=True)(kernel)
+        self._compiled = numba.cfunc(types.void(types.CPointer(numba.from_dtype(np.dtype(arguments)))), cache=True)(
+            kernel
+        )
         self._member = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._compiled.address)
 
     def __call__(self, arguments: ctypes.Structure, tasks: int) -> None:
         """Run on torch.get_num_threads() threads, not more than there are tasks."""
-        run_in_team(self._member, self._compiled.address, ctypes.addressof(arguments), min(torch.get_num_threads(), tasks))
+        run_in_team(
+            self._member, self._compiled.address, ctypes.addressof(arguments), min(torch.get_num_threads(), tasks)
+        )
 
 
 @intrinsic
 def next_task(typing_context, arguments):
     """Number of the next task that nobody has taken: the first field of the structure, which grows by one."""
+
     def code(context, builder, signature, args):
         return _add_one(builder, builder.bitcast(args[0], _WORD.as_pointer()))
 
@@ -56,6 +68,7 @@ def next_task(typing_context, arguments):
 @intrinsic
 def count_up(typing_context, address):
     """The int64 at this address, which grows by one. What a thread wrote before, another sees that counts after it."""
+
     def code(context, builder, signature, args):
         return _add_one(builder, builder.inttoptr(args[0], _WORD.as_pointer()))
 
@@ -69,6 +82,7 @@ def _add_one(builder, pointer):
 @intrinsic
 def fence(typing_context):
     """What a thread wrote before, another sees that sees what it writes after, and passes a fence of its own."""
+
     def code(context, builder, signature, args):
         builder.fence("seq_cst")
         return context.get_dummy_value()
@@ -93,7 +107,8 @@ def array_at(address, dtype, shape):
 
 
 def shuffle(size: int, order: Sequence[int]):
-    """``function(source, to)``, for compiled code: reads ``size`` floats at the address ``source`` and writes ``[source[k] for k in order]`` to ``to``.
+    """``function(source, to)``, for compiled code: reads ``size`` floats at the address ``source`` and writes
+    ``[source[k] for k in order]`` to ``to``.
 
     A few permutations of vector registers, where a loop over such indices would go number by number.
     """
@@ -114,7 +129,10 @@ def shuffle(size: int, order: Sequence[int]):
 
 
 def mask_64(comparison: str):
-    """``function(integers, first)``, for compiled code: one bit for each of 64 integers from ``first`` on, set where ``integer <comparison> 0``."""
+    """``function(integers, first)``, for compiled code: one bit for each of 64 integers from ``first`` on, set where
+    ``integer <comparison> 0``.
+    """
+
     @intrinsic
     def function(typing_context, integers, first):
         group = ir.VectorType(ir.IntType(integers.dtype.bitwidth), 64)
@@ -132,6 +150,7 @@ def mask_64(comparison: str):
 @intrinsic
 def lowest_bit(typing_context, mask):
     """Place of the lowest bit that is set in an int64 that is not 0."""
+
     def code(context, builder, signature, args):
         return builder.cttz(args[0], ir.IntType(1)(1))
 
@@ -143,8 +162,11 @@ def _prefetch_line(typing_context, address):
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
 
     def code(context, builder, signature, args):
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number]))
-        builder.call(function, [builder.inttoptr(args[0], byte), number(0), number(3), number(1)])  # to read, data, to the first cache
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        )
+        # to read, data, to the first cache
+        builder.call(function, [builder.inttoptr(args[0], byte), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), code
@@ -152,7 +174,9 @@ def _prefetch_line(typing_context, address):
 
 @numba.njit
 def prefetch(begin, end):
-    """Have the memory between two addresses come into the first cache while other work goes on. Any addresses will do, but few lines at a time."""
+    """Have the memory between two addresses come into the first cache while other work goes on. Any addresses will do,
+    but few lines at a time.
+    """
     for address in range(begin, end, LINE):
         _prefetch_line(address)
 
@@ -172,7 +196,9 @@ def _clear_line(typing_context, address):
 
 @numba.njit
 def clear(begin, end):
-    """Write zeros from one address up to another, a multiple of 4 bytes on; not through the caches, where the reader does not expect so many."""
+    """Write zeros from one address up to another, a multiple of 4 bytes on; not through the caches, where the reader
+    does not expect so many.
+    """
     first = min(-(-begin // LINE) * LINE, end)
     last = max(end // LINE * LINE, first)
     array_at(begin, np.int32, (first - begin) // 4)[:] = 0

@@ -1,31 +1,38 @@
 """A few threads for kernels that release the interpreter lock.
 
-The threads are those of torch's own OpenMP team. Its workers keep spinning for a while after each parallel loop, so that threads of another
-pool, numba's or Python's, have to share their cores with them right after any torch operation: on two cores that doubles the time of a kernel.
-Asking torch's runtime for the team (``GOMP_parallel``, which GNU's, LLVM's and Intel's OpenMP all have) finds the same workers awake.
+The threads are those of torch's own OpenMP team. Its workers keep spinning for a while after each parallel loop, so
+that threads of another pool, numba's or Python's, have to share their cores with them right after any torch operation:
+on two cores that doubles the time of a kernel. Asking torch's runtime for the team (``GOMP_parallel``, which GNU's,
+LLVM's and Intel's OpenMP all have) finds the same workers awake.
 
-Where torch has no such runtime, and in a forked process, in which the team's workers no longer exist, a pool of Python threads does the work.
+Where torch has no such runtime, and in a forked process, in which the team's workers no longer exist, a pool of Python
+threads does the work.
 
-``share_out`` is for kernels that Python calls portion by portion: each call takes the interpreter lock, some ten microseconds when two threads want
-it. ``run_in_team`` is for ``team_kernel.TeamKernel``, which is entered once on each thread and needs no lock.
+``share_out`` is for kernels that Python calls portion by portion: each call takes the interpreter lock, some ten
+microseconds when two threads want it. ``run_in_team`` is for ``team_kernel.TeamKernel``, which is entered once on each
+thread and needs no lock.
 """
+
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Callable, Optional
 
 import torch
 
 _TeamMember = ctypes.CFUNCTYPE(None, ctypes.py_object)
 
 
-def _find_team(member: type, argument: type) -> Optional[Callable]:
-    """``GOMP_parallel(member, argument, threads, flags)`` of the OpenMP runtime that torch is linked with, None where there is none."""
+def _find_team(member: type, argument: type) -> Callable | None:
+    """``GOMP_parallel(member, argument, threads, flags)`` of the OpenMP runtime that torch is linked with, None where
+    there is none.
+    """
     try:
-        start = ctypes.CDLL(torch._C.__file__)["GOMP_parallel"]  # a symbol is looked up in a library and in those it needs
+        # a symbol is looked up in a library and in those it needs
+        start = ctypes.CDLL(torch._C.__file__)["GOMP_parallel"]
     except (OSError, AttributeError):
         return None
     start.argtypes, start.restype = (member, argument, ctypes.c_uint, ctypes.c_uint), None
@@ -39,7 +46,7 @@ def _work_in_team(work: Callable[[], None]) -> None:
 
 _start_team = _find_team(_TeamMember, ctypes.py_object)
 _start_compiled_team = _find_team(ctypes.c_void_p, ctypes.c_void_p)
-_pool: Optional[ThreadPoolExecutor] = None
+_pool: ThreadPoolExecutor | None = None
 
 
 def _after_fork() -> None:
@@ -54,8 +61,8 @@ if hasattr(os, "register_at_fork"):
 def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
     """Run ``kernel(first, last)`` over 0 .. tasks - 1 on torch.get_num_threads() threads; this thread works too.
 
-    The tasks are handed out in portions that become smaller, so that there are few calls, and a thread that starts late, or that the system stops,
-    holds up little. What a kernel raises is raised here.
+    The tasks are handed out in portions that become smaller, so that there are few calls, and a thread that starts
+    late, or that the system stops, holds up little. What a kernel raises is raised here.
     """
     threads = min(torch.get_num_threads(), tasks)
     if threads <= 1:
@@ -86,7 +93,8 @@ def run_in_team(member: Callable[[int], None], address: int, arguments: int, thr
     """Run compiled code on so many threads; this thread works too.
 
     Args:
-        member, address: the code, as a function that releases the interpreter lock and as its address. It raises nothing.
+        member, address: the code, as a function that releases the interpreter lock and as its address. It raises
+            nothing.
         arguments: address of what it is given.
     """
     if threads <= 1:

@@ -1,4 +1,5 @@
 """Large arrays of zeros, of which little will be read: written by all threads, past the caches."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """OpenPCDet's ``pcdet.utils.box_utils``; the functions live in ``geometry``."""
+
 from ..geometry.boxes import (  # noqa: F401
     area,
     bbox3d_overlaps_diou,

@@ -1,4 +1,7 @@
-"""OpenPCDet's ``pcdet.utils.commu_utils``: who am I among several processes, and values of all of them; they live in ``engine.distributed``."""
+"""OpenPCDet's ``pcdet.utils.commu_utils``: who am I among several processes, and values of all of them; they live in
+``engine.distributed``.
+"""
+
 from ..engine.distributed import (  # noqa: F401
     all_gather,
     all_reduce,

@@ -1,4 +1,5 @@
 """OpenPCDet's door to sparse convolution: ``from pcdet_focal.utils.spconv_utils import spconv, replace_feature``."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """Bird's-eye pictures of a scan with ground truth and detections."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,7 +19,9 @@ _LONG_SIDE = 12.0  # inches of the longer side of the map
 _CLEARANCE = 0.5  # metres that a caption keeps from its box
 
 
-def _draw_boxes(axes: Axes, boxes: np.ndarray, captions: list[str], colour: str, dashed: bool, font: float, label: str) -> None:
+def _draw_boxes(
+    axes: Axes, boxes: np.ndarray, captions: list[str], colour: str, dashed: bool, font: float, label: str
+) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
@@ -26,17 +29,33 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray, captions: list[str], colour: str,
     outlines = [np.concatenate([quad, quad[:1]]) for quad in corners]
     front = corners[:, :2].mean(axis=1)
     forward = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1)
-    ticks = [np.stack([centre, tip]) for centre, tip in zip(boxes[:, :2], front + 0.8 * forward)]  # the heading tick sticks out of the front
+    # the heading tick sticks out of the front
+    ticks = [np.stack([centre, tip]) for centre, tip in zip(boxes[:, :2], front + 0.8 * forward)]
     style = (0, (4, 1.5)) if dashed else "solid"
-    axes.add_collection(LineCollection(outlines, colors=colour, linewidths=1.5, linestyles=[style], zorder=4 if dashed else 3, label=label))
+    axes.add_collection(
+        LineCollection(
+            outlines, colors=colour, linewidths=1.5, linestyles=[style], zorder=4 if dashed else 3, label=label
+        )
+    )
     axes.add_collection(LineCollection(ticks, colors=colour, linewidths=1.5, zorder=4 if dashed else 3))
     halo = [withStroke(linewidth=2.0, foreground="white")]
     for quad, caption in zip(corners, captions):
         if not caption:
             continue
-        y = quad[:, 1].min() - _CLEARANCE if dashed else quad[:, 1].max() + _CLEARANCE  # truth above its box, detections below theirs
-        axes.text(quad[:, 0].mean(), y, caption, color=colour, fontsize=font, ha="center", va="top" if dashed else "bottom",
-                  path_effects=halo, clip_on=True, zorder=5)
+        # truth above its box, detections below theirs
+        y = quad[:, 1].min() - _CLEARANCE if dashed else quad[:, 1].max() + _CLEARANCE
+        axes.text(
+            quad[:, 0].mean(),
+            y,
+            caption,
+            color=colour,
+            fontsize=font,
+            ha="center",
+            va="top" if dashed else "bottom",
+            path_effects=halo,
+            clip_on=True,
+            zorder=5,
+        )
 
 
 def _view(points: np.ndarray, boxes: np.ndarray, point_cloud_range: Any) -> tuple[float, float, float, float]:
@@ -51,11 +70,21 @@ def _view(points: np.ndarray, boxes: np.ndarray, point_cloud_range: Any) -> tupl
     return float(low[0]), float(high[0]), float(low[1]), float(high[1])
 
 
-def draw_bev(points: Any, gt_boxes: Any = None, gt_names: Any = None, pred_boxes: Any = None, pred_scores: Any = None, pred_names: Any = None,
-             point_cloud_range: Any = None, title: str = "", path: str | Path | None = None) -> Figure:
+def draw_bev(
+    points: Any,
+    gt_boxes: Any = None,
+    gt_names: Any = None,
+    pred_boxes: Any = None,
+    pred_scores: Any = None,
+    pred_names: Any = None,
+    point_cloud_range: Any = None,
+    title: str = "",
+    path: str | Path | None = None,
+) -> Figure:
     """Draws a scan from above, ahead (x) to the right and left (y) up, in metres of the LiDAR frame.
 
-    Points are coloured by height. Ground truth is drawn with solid lines, detections with dashed ones; a tick leaves each box at its front.
+    Points are coloured by height. Ground truth is drawn with solid lines, detections with dashed ones; a tick leaves
+    each box at its front.
 
     :param points: (N, 3 or more) x, y, z, ...; rows that are not finite are left out
     :param gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size (padding) are not drawn
@@ -75,28 +104,52 @@ def draw_bev(points: Any, gt_boxes: Any = None, gt_names: Any = None, pred_boxes
     scale = _LONG_SIDE / max(right - left, top - bottom)
     width, height = max((right - left) * scale, 4.0), max((top - bottom) * scale, 3.0)
     figure = new_figure(width + 1.6, height + 1.1, DPI)
-    axes = figure.add_axes((0.65 / (width + 1.6), 0.55 / (height + 1.1), width / (width + 1.6), height / (height + 1.1)))
-    bar = figure.add_axes(((width + 0.80) / (width + 1.6), 0.55 / (height + 1.1), 0.16 / (width + 1.6), 0.5 * height / (height + 1.1)))
+    axes = figure.add_axes(
+        (0.65 / (width + 1.6), 0.55 / (height + 1.1), width / (width + 1.6), height / (height + 1.1))
+    )
+    bar = figure.add_axes(
+        ((width + 0.80) / (width + 1.6), 0.55 / (height + 1.1), 0.16 / (width + 1.6), 0.5 * height / (height + 1.1))
+    )
 
     inside = points[(points[:, 0] >= left) & (points[:, 0] <= right) & (points[:, 1] >= bottom) & (points[:, 1] <= top)]
-    low, high = (np.percentile(inside[:, 2], [1, 99]) if len(inside) else (-2.0, 1.0))
+    low, high = np.percentile(inside[:, 2], [1, 99]) if len(inside) else (-2.0, 1.0)
     order = np.argsort(inside[:, 2], kind="stable")  # what is high is seen from above
     from matplotlib.colors import LinearSegmentedColormap
 
-    heights = LinearSegmentedColormap.from_list("height", ["#b4bac4", "#7fa8d3", "#3b78b5", "#20457c", "#1c1440"])  # pale ground, dark tops
-    dots = axes.scatter(inside[order, 0], inside[order, 1], c=inside[order, 2], s=2.2, cmap=heights, vmin=low, vmax=max(high, low + 0.1),
-                        linewidths=0, rasterized=True, zorder=2)
+    # pale ground, dark tops
+    heights = LinearSegmentedColormap.from_list("height", ["#b4bac4", "#7fa8d3", "#3b78b5", "#20457c", "#1c1440"])
+    dots = axes.scatter(
+        inside[order, 0],
+        inside[order, 1],
+        c=inside[order, 2],
+        s=2.2,
+        cmap=heights,
+        vmin=low,
+        vmax=max(high, low + 0.1),
+        linewidths=0,
+        rasterized=True,
+        zorder=2,
+    )
     figure.colorbar(dots, cax=bar).set_label("height z [m]", fontsize=8, color=INK)
     bar.tick_params(labelsize=7)
 
     font = float(np.clip(36.0 * scale, 4.0, 7.5))  # smaller where much street is shown
-    for boxes, captions, colour, dashed, what in ((gt_all, gt_captions, GROUND_TRUTH, False, "ground truth"),
-                                                  (pred_all, pred_captions, DETECTION, True, "detections")):
+    for boxes, captions, colour, dashed, what in (
+        (gt_all, gt_captions, GROUND_TRUTH, False, "ground truth"),
+        (pred_all, pred_captions, DETECTION, True, "detections"),
+    ):
         real = (boxes[:, 3:6] > 0).all(axis=1)
         shown = real & (boxes[:, 0] >= left) & (boxes[:, 0] <= right) & (boxes[:, 1] >= bottom) & (boxes[:, 1] <= top)
         if (gt_boxes, pred_boxes)[dashed] is not None:
-            _draw_boxes(axes, boxes[shown], [caption for caption, keep in zip(captions, shown) if keep], colour, dashed, font,
-                        f"{what} ({int(shown.sum())})")
+            _draw_boxes(
+                axes,
+                boxes[shown],
+                [caption for caption, keep in zip(captions, shown) if keep],
+                colour,
+                dashed,
+                font,
+                f"{what} ({int(shown.sum())})",
+            )
     if left <= 0.0 <= right and bottom <= 0.0 <= top:
         axes.plot([0.0], [0.0], marker=">", color=INK, markersize=7, linestyle="none", label="sensor", zorder=6)
     axes.set_xlim(left, right)

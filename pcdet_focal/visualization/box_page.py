@@ -1,8 +1,10 @@
 """A page of boxes with the points around them, each from above and from the side."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,17 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3  # boxes side by side
-_CELL_WIDTH, _CELL_HEIGHT, _SIDE, _HEAD = 3.0, 5.25, 2.6, 0.35  # inches: of a box, of the square of its view from above, above all
+# inches: of a box, of the square of its view from above, above all
+_CELL_WIDTH, _CELL_HEIGHT, _SIDE, _HEAD = 3.0, 5.25, 2.6, 0.35
 _AROUND = 2.0  # metres shown around a box
 _LEGEND = "solid: as labelled, the tick is at the front; dashed: as it should probably be. Each box from above, below that from the side"
 
 
 def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | None = None) -> Figure:
-    """Draw boxes one by one: from above, and below that from the side, along the box; around the corrected box where there is one.
+    """Draw boxes one by one: from above, and below that from the side, along the box; around the corrected box where
+    there is one.
 
     The labelled box is green and solid, with a tick at its front; where a corrected one is given it is red and dashed.
 
-    :param entries: (title, points (N, 3 or more), example), the example with ``frame_id``, ``name``, ``box`` (7,) and ``corrected`` (7,) or None
+    :param entries: (title, points (N, 3 or more), example), the example with ``frame_id``, ``name``, ``box`` (7,) and
+    ``corrected`` (7,) or None
     :param path: where to save it; None saves nothing
     :raises InputError: points of a wrong shape, or a path that cannot be written
     :raises ImportError: matplotlib is not installed
@@ -41,7 +46,9 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
         boxes = [np.asarray(box, dtype=np.float64)[:7] for box in (example.box, example.corrected) if box is not None]
         points = as_points(points)
         shown = boxes[-1]  # the labelled box may be far from anything
-        near = points[np.hypot(points[:, 0] - shown[0], points[:, 1] - shown[1]) < np.hypot(*shown[3:5]) + 3 * _AROUND, :3]
+        near = points[
+            np.hypot(points[:, 0] - shown[0], points[:, 1] - shown[1]) < np.hypot(*shown[3:5]) + 3 * _AROUND, :3
+        ]
         _draw_above(above, near, boxes, shown)
         _draw_side(side, near, boxes, shown)
         above.set_title(f"{title}\n{example.name} in {example.frame_id}", fontsize=8, color=INK, loc="left")
@@ -80,13 +87,17 @@ def _draw_side(axes: Axes, points: np.ndarray, boxes: Sequence[np.ndarray], box:
         places = along(*footprints(other[None])[0].T)
         low, high = other[2] - other[5] / 2, other[2] + other[5] / 2
         left, right = places.min(), places.max()
-        axes.plot([left, right, right, left, left], [low, low, high, high, low], color=colour, linestyle=line, linewidth=1.4)
+        axes.plot(
+            [left, right, right, left, left], [low, low, high, high, low], color=colour, linestyle=line, linewidth=1.4
+        )
     reach = np.hypot(*box[3:5]) / 2 + _AROUND
     _frame(axes, (-reach, reach), (box[2] - 0.5 * reach, box[2] + 0.5 * reach), "along the box [m], z [m]")
 
 
 def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, z: np.ndarray, box: np.ndarray) -> None:
-    axes.scatter(x, y, c=z, s=2.0, cmap="viridis", vmin=box[2] - box[5], vmax=box[2] + box[5], linewidths=0, rasterized=True)
+    axes.scatter(
+        x, y, c=z, s=2.0, cmap="viridis", vmin=box[2] - box[5], vmax=box[2] + box[5], linewidths=0, rasterized=True
+    )
 
 
 def _frame(axes: Axes, x: tuple[float, float], y: tuple[float, float], label: str) -> None:

@@ -1,4 +1,5 @@
 """What the drawing functions accept, brought to one form."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ def as_boxes(boxes: Any, what: str) -> np.ndarray:
     if array.size == 0:
         return np.zeros((0, 7))
     if array.ndim != 2 or array.shape[1] < 7:
-        raise InputError(f"{what} must be an array (n, 7 or more) of x, y, z, dx, dy, dz, heading; its shape is {array.shape}.")
+        raise InputError(
+            f"{what} must be an array (n, 7 or more) of x, y, z, dx, dy, dz, heading; its shape is {array.shape}."
+        )
     return array[:, :7]
 
 
@@ -54,4 +57,8 @@ def footprints(boxes: np.ndarray) -> np.ndarray:
     forward = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1)
     left = np.stack([-forward[:, 1], forward[:, 0]], axis=1)
     ends, sides = np.array([0.5, 0.5, -0.5, -0.5]), np.array([0.5, -0.5, -0.5, 0.5])
-    return boxes[:, None, :2] + forward[:, None] * (ends * boxes[:, 3:4])[..., None] + left[:, None] * (sides * boxes[:, 4:5])[..., None]
+    return (
+        boxes[:, None, :2]
+        + forward[:, None] * (ends * boxes[:, 3:4])[..., None]
+        + left[:, None] * (sides * boxes[:, 4:5])[..., None]
+    )

@@ -1,4 +1,5 @@
 """Precision over recall, as the KITTI evaluation finds it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,10 +18,14 @@ _COLOURS = dict(zip(DIFFICULTIES, ("#1a9850", "#1f6feb", "#d6336c")))
 _STYLES = ("-", ":", "--", "-.")  # one for each overlap set
 
 
-def draw_precision_recall(result: KittiResult, path: str | Path | None = None, metric: str = "3d", title: str = "precision over recall") -> Figure:
-    """Draws the curves behind the average precision: a panel for each class, a line for each difficulty and overlap set.
+def draw_precision_recall(
+    result: KittiResult, path: str | Path | None = None, metric: str = "3d", title: str = "precision over recall"
+) -> Figure:
+    """Draws the curves behind the average precision: a panel for each class, a line for each difficulty and overlap
+    set.
 
-    A line stands at the 41 recall positions and ends at the last one that the detector reaches; the legend has the average precision (R40).
+    A line stands at the 41 recall positions and ends at the last one that the detector reaches; the legend has the
+    average precision (R40).
 
     :param result: what ``evaluate_kitti`` returned
     :param path: where to save it (.png, .pdf, .svg ...); None saves nothing
@@ -41,8 +46,14 @@ def draw_precision_recall(result: KittiResult, path: str | Path | None = None, m
                 curve = result.precision[name][metric][key][level]
                 reached = np.flatnonzero(curve)
                 average = result.ap[name][metric][key]["R40"][level]
-                axes.plot(reached / (len(curve) - 1), curve[reached], style, color=_COLOURS[difficulty], linewidth=1.8,
-                          label=f"{difficulty}, overlap > {limit:.2f}: {average:.1f}")
+                axes.plot(
+                    reached / (len(curve) - 1),
+                    curve[reached],
+                    style,
+                    color=_COLOURS[difficulty],
+                    linewidth=1.8,
+                    label=f"{difficulty}, overlap > {limit:.2f}: {average:.1f}",
+                )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.grid(True, color=FAINT, linewidth=0.6)

@@ -1,4 +1,5 @@
 """Curves of a training run."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ _RATES = ("lr", "learning_rate", "learning rate")
 
 
 def smooth(values: np.ndarray, span: float) -> np.ndarray:
-    """Exponential moving average with the start corrected for (as Adam does it): each value weighs 1 - 1 / span of the next newer one.
+    """Exponential moving average with the start corrected for (as Adam does it): each value weighs 1 - 1 / span of the
+    next newer one.
 
-    :param values: (n,) float64; what is not finite is passed over and gives the average so far (NaN before the first finite value)
+    :param values: (n,) float64; what is not finite is passed over and gives the average so far (NaN before the first
+    finite value)
     """
     keep = 1.0 - 1.0 / max(span, 1.0)
     total, weight = 0.0, 0.0
@@ -41,12 +44,14 @@ def _series(name: str, pairs: Sequence) -> tuple[np.ndarray, np.ndarray]:
     return array[:, 0], array[:, 1]
 
 
-def draw_training_curves(history: Mapping[str, Sequence], path: str | Path | None = None, title: str = "training") -> Figure:
+def draw_training_curves(
+    history: Mapping[str, Sequence], path: str | Path | None = None, title: str = "training"
+) -> Figure:
     """Draws losses and the learning rate over the steps.
 
-    Names are those of the log (``loss``, ``rpn_loss_cls``, ...; a leading ``train/`` or ``meta_data/`` is dropped). Each loss is drawn pale as
-    it came and strong as a moving average; the axis is logarithmic when all values are above zero. ``lr`` or ``learning_rate`` gets a panel of
-    its own below.
+    Names are those of the log (``loss``, ``rpn_loss_cls``, ...; a leading ``train/`` or ``meta_data/`` is dropped).
+    Each loss is drawn pale as it came and strong as a moving average; the axis is logarithmic when all values are above
+    zero. ``lr`` or ``learning_rate`` gets a panel of its own below.
 
     :param history: {name: [(step, value), ...]}
     :param path: where to save it (.png, .pdf, .svg ...); None saves nothing
@@ -61,7 +66,9 @@ def draw_training_curves(history: Mapping[str, Sequence], path: str | Path | Non
     figure = new_figure(9.0, 3.6 + (1.6 if rates and losses else 0.6), 120)
     figure.set_layout_engine("constrained")
     panels = [panel for panel in (losses, rates) if panel]
-    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[2.6, 1.0][:len(panels)] if len(panels) > 1 else None)[:, 0]
+    rows = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, height_ratios=[2.6, 1.0][: len(panels)] if len(panels) > 1 else None
+    )[:, 0]
     for axes, curves in zip(rows, panels):
         finite = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
         if curves is losses and len(finite) and finite.min() > 0:
@@ -76,8 +83,15 @@ def draw_training_curves(history: Mapping[str, Sequence], path: str | Path | Non
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
             shown = smooth(values, len(values) / 40.0) if many else values
             last = shown[np.isfinite(shown)]
-            axes.plot(steps, shown, color=colour, linewidth=1.8, marker=None if many else "o", markersize=3.5,
-                      label=f"{name} (last {last[-1]:.4g})" if len(last) else f"{name} (not finite)")
+            axes.plot(
+                steps,
+                shown,
+                color=colour,
+                linewidth=1.8,
+                marker=None if many else "o",
+                markersize=3.5,
+                label=f"{name} (last {last[-1]:.4g})" if len(last) else f"{name} (not finite)",
+            )
         axes.grid(True, which="major", color=FAINT, linewidth=0.6)
         axes.grid(True, which="minor", color=FAINT, linewidth=0.3)
         axes.tick_params(labelsize=8, colors=INK)

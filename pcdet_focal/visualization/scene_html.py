@@ -1,4 +1,5 @@
 """A scan with boxes as one HTML file for a browser: plain WebGL, nothing loaded from anywhere."""
+
 from __future__ import annotations
 
 import base64
@@ -26,7 +27,10 @@ def _box_lines(boxes: np.ndarray) -> np.ndarray:
     """(n * 13 * 2, 3) ends of each box's 12 edges and its heading tick."""
     flat = footprints(boxes)  # (n, 4, 2)
     low, high = boxes[:, 2] - boxes[:, 5] / 2, boxes[:, 2] + boxes[:, 5] / 2
-    corners = np.concatenate([np.concatenate([flat, np.broadcast_to(z[:, None, None], (len(boxes), 4, 1))], axis=2) for z in (low, high)], axis=1)
+    corners = np.concatenate(
+        [np.concatenate([flat, np.broadcast_to(z[:, None, None], (len(boxes), 4, 1))], axis=2) for z in (low, high)],
+        axis=1,
+    )
     edges = [0, 1, 1, 2, 2, 3, 3, 0, 4, 5, 5, 6, 6, 7, 7, 4, 0, 4, 1, 5, 2, 6, 3, 7]
     front = corners[:, [0, 1]].mean(axis=1)
     forward = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))], axis=1)
@@ -34,9 +38,18 @@ def _box_lines(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([corners[:, edges], tick], axis=1).reshape(-1, 3)
 
 
-def write_scene_html(points: Any, gt_boxes: Any = None, pred_boxes: Any = None, gt_names: Any = None, pred_names: Any = None,
-                     pred_scores: Any = None, path: str | Path = "scene.html", title: str = "scan") -> Path:
-    """Writes a page that shows the scan in 3-D: drag turns, right drag or shift moves, wheel zooms, buttons show and hide the boxes.
+def write_scene_html(
+    points: Any,
+    gt_boxes: Any = None,
+    pred_boxes: Any = None,
+    gt_names: Any = None,
+    pred_names: Any = None,
+    pred_scores: Any = None,
+    path: str | Path = "scene.html",
+    title: str = "scan",
+) -> Path:
+    """Writes a page that shows the scan in 3-D: drag turns, right drag or shift moves, wheel zooms, buttons show and
+    hide the boxes.
 
     :param points: (N, 3 or more) x, y, z, ...; of more than 60000 an even choice is kept (the same one each time)
     :param gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size are not drawn
@@ -50,17 +63,30 @@ def write_scene_html(points: Any, gt_boxes: Any = None, pred_boxes: Any = None, 
         points = points[np.linspace(0, total - 1, MAX_POINTS).astype(np.int64)]
     sets = []
     for name, colour, boxes, captions in (
-            ("ground truth", GROUND_TRUTH, as_boxes(gt_boxes, "gt_boxes"), (gt_names, None)),
-            ("detections", DETECTION, as_boxes(pred_boxes, "pred_boxes"), (pred_names, pred_scores))):
+        ("ground truth", GROUND_TRUTH, as_boxes(gt_boxes, "gt_boxes"), (gt_names, None)),
+        ("detections", DETECTION, as_boxes(pred_boxes, "pred_boxes"), (pred_names, pred_scores)),
+    ):
         texts = as_captions(*captions, len(boxes), name)
         real = (boxes[:, 3:6] > 0).all(axis=1)
         boxes = boxes[real]
         tops = boxes[:, :3] + np.array([0.0, 0.0, 0.5]) * boxes[:, 3:6]
-        sets.append({"name": f"{name} ({len(boxes)})", "colour": colour, "lines": _encode(_box_lines(boxes)), "tops": np.round(tops, 3).tolist(),
-                     "texts": [text for text, keep in zip(texts, real) if keep]})
-    low, high = (np.percentile(points[:, 2], [1, 99]) if len(points) else (-2.0, 1.0))
-    data = {"points": _encode(points), "low": float(low), "high": float(max(high, low + 0.1)), "sets": sets,
-            "note": f"{total} points" + (f", {MAX_POINTS} shown" if total > MAX_POINTS else "")}
+        sets.append(
+            {
+                "name": f"{name} ({len(boxes)})",
+                "colour": colour,
+                "lines": _encode(_box_lines(boxes)),
+                "tops": np.round(tops, 3).tolist(),
+                "texts": [text for text, keep in zip(texts, real) if keep],
+            }
+        )
+    low, high = np.percentile(points[:, 2], [1, 99]) if len(points) else (-2.0, 1.0)
+    data = {
+        "points": _encode(points),
+        "low": float(low),
+        "high": float(max(high, low + 0.1)),
+        "sets": sets,
+        "note": f"{total} points" + (f", {MAX_POINTS} shown" if total > MAX_POINTS else ""),
+    }
     text = json.dumps(data).replace("<", "\\u003c")  # no text of a caller can end the script
     page = _PAGE.replace("__TITLE__", html.escape(title)).replace("__DATA__", text)
     path = Path(path)

@@ -1,4 +1,7 @@
-"""What every data set shares, on a made-up one: seeding, epochs, frames without objects, batches, the augmentation matrix, samplers."""
+"""What every data set shares, on a made-up one: seeding, epochs, frames without objects, batches, the augmentation
+matrix, samplers.
+"""
+
 import copy
 import pickle
 
@@ -31,8 +34,12 @@ CFG = {
     "DATA_PROCESSOR": [
         {"NAME": "mask_points_and_boxes_outside_range", "REMOVE_OUTSIDE_BOXES": True},
         {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}},
-        {"NAME": "transform_points_to_voxels", "VOXEL_SIZE": [0.5, 0.5, 4], "MAX_POINTS_PER_VOXEL": 8,
-         "MAX_NUMBER_OF_VOXELS": {"train": 500, "test": 500}},
+        {
+            "NAME": "transform_points_to_voxels",
+            "VOXEL_SIZE": [0.5, 0.5, 4],
+            "MAX_POINTS_PER_VOXEL": 8,
+            "MAX_NUMBER_OF_VOXELS": {"train": 500, "test": 500},
+        },
     ],
 }
 
@@ -52,12 +59,14 @@ class MadeUp(DatasetTemplate):
         self.read.append(index)
         random = np.random.RandomState(index)  # the frame itself, apart from the global state
         names = np.array(self.names[index], dtype=str)
-        return self.prepare_data({
-            "frame_id": str(index),
-            "points": random.uniform([1, -9, -1, 0], [19, 9, 1, 1], (200, 4)).astype(np.float32),
-            "gt_boxes": np.tile(np.float32([10, 0, 0, 4, 2, 1.5, 0.3]), (len(names), 1)),
-            "gt_names": names,
-        })
+        return self.prepare_data(
+            {
+                "frame_id": str(index),
+                "points": random.uniform([1, -9, -1, 0], [19, 9, 1, 1], (200, 4)).astype(np.float32),
+                "gt_boxes": np.tile(np.float32([10, 0, 0, 4, 2, 1.5, 0.3]), (len(names), 1)),
+                "gt_names": names,
+            }
+        )
 
 
 def assert_same(a, b):
@@ -83,7 +92,9 @@ def test_classes_are_chosen_and_numbered():
 
 
 def test_every_sample_has_randomness_of_its_own():
-    """The same whatever was asked before; another one for another index, epoch or seed; and the global state is as it was."""
+    """The same whatever was asked before; another one for another index, epoch or seed; and the global state is as it
+    was.
+    """
     dataset = MadeUp([["Car"]] * 4)
     dataset.seed = 5
     np.random.seed(1)
@@ -138,8 +149,10 @@ def test_copies(copied):
 def test_a_training_frame_without_objects_is_replaced_by_the_draw_of_randint():
     dataset = MadeUp([["Van"], [], ["Car"], ["Pedestrian"]])
     np.random.seed(11)
-    np.random.choice([False, True], replace=False, p=[0.5, 0.5]), np.random.uniform(), np.random.uniform()  # frame 0's flip, angle, scale
-    dataset.data_processor.data_processor_queue = dataset.data_processor.data_processor_queue[:1]  # no shuffling: no further draws
+    # frame 0's flip, angle, scale
+    np.random.choice([False, True], replace=False, p=[0.5, 0.5]), np.random.uniform(), np.random.uniform()
+    # no shuffling: no further draws
+    dataset.data_processor.data_processor_queue = dataset.data_processor.data_processor_queue[:1]
     want, draws = [0], 0
     while want[-1] in (0, 1):
         want.append(np.random.randint(4))
@@ -158,7 +171,9 @@ def test_frames_without_objects_on_demand_and_in_test_mode():
 
 def test_no_frame_with_an_object_is_an_error_not_an_endless_search():
     dataset = MadeUp([["Van"], []])
-    with pytest.raises(InputError, match=r"60 training frames drawn at random .* classes Car, Pedestrian .*ALLOW_EMPTY_FRAMES: True"):
+    with pytest.raises(
+        InputError, match=r"60 training frames drawn at random .* classes Car, Pedestrian .*ALLOW_EMPTY_FRAMES: True"
+    ):
         dataset[0]
     dataset.names[1] = ["Car"]
     assert dataset[0]["frame_id"] == "1"  # the search can be repeated
@@ -173,33 +188,78 @@ def test_training_without_labels():
 def test_the_matrix_of_the_augmentation_moves_points_as_the_augmentation_did():
     dataset = MadeUp([["Car"]])
     point = np.array([1.0, 2.0, 3.0, 1.0])
-    steps = {"flip_x": True, "flip_y": True, "noise_rot": np.pi / 2, "noise_scale": 2.0, "noise_translate": np.array([[10.0, 20.0, 30.0]])}
+    steps = {
+        "flip_x": True,
+        "flip_y": True,
+        "noise_rot": np.pi / 2,
+        "noise_scale": 2.0,
+        "noise_translate": np.array([[10.0, 20.0, 30.0]]),
+    }
     matrix = dataset.set_lidar_aug_matrix(steps)["lidar_aug_matrix"]
     # (1, 2) -> flipped along x (1, -2), along y (-1, -2) -> a quarter turn (2, -1) -> doubled (4, -2) -> moved
     np.testing.assert_allclose(matrix @ point, [14, 18, 36, 1], atol=1e-12)
     np.testing.assert_array_equal(dataset.set_lidar_aug_matrix({})["lidar_aug_matrix"], np.eye(4))
-    np.testing.assert_array_equal(dataset.set_lidar_aug_matrix({"flip_x": True})["lidar_aug_matrix"], np.diag([1, -1, 1, 1]))
+    np.testing.assert_array_equal(
+        dataset.set_lidar_aug_matrix({"flip_x": True})["lidar_aug_matrix"], np.diag([1, -1, 1, 1])
+    )
     assert dataset.set_lidar_aug_matrix({"flip_x": False})["lidar_aug_matrix"][1, 1] == 1
 
 
 def test_collate_pads_boxes_and_adds_the_batch_index():
     boxes = np.arange(24, dtype=np.float32).reshape(3, 8)
     samples = [
-        {"frame_id": "a", "points": np.full((2, 4), 5, np.float32), "voxels": np.ones((1, 8, 4)), "voxel_coords": np.full((1, 3), 7, np.int32),
-         "gt_boxes": boxes[:1], "use_lead_xyz": True, "calib": "one", "road_plane": np.arange(4.0), "images": np.ones((2, 3, 3)), "noise_rot": 0.5},
-        {"frame_id": "b", "points": np.zeros((0, 4), np.float32), "voxels": np.ones((0, 8, 4)), "voxel_coords": np.zeros((0, 3), np.int32),
-         "gt_boxes": boxes[:0], "use_lead_xyz": True, "calib": "two", "images": np.ones((1, 4, 3)), "noise_rot": 0.6},
-        {"frame_id": "c", "points": np.full((1, 4), 6, np.float32), "voxels": np.ones((2, 8, 4)), "voxel_coords": np.full((2, 3), 8, np.int32),
-         "gt_boxes": boxes, "use_lead_xyz": True, "calib": "three", "road_plane": np.arange(4.0), "images": np.ones((2, 2, 3)), "noise_rot": 0.7},
+        {
+            "frame_id": "a",
+            "points": np.full((2, 4), 5, np.float32),
+            "voxels": np.ones((1, 8, 4)),
+            "voxel_coords": np.full((1, 3), 7, np.int32),
+            "gt_boxes": boxes[:1],
+            "use_lead_xyz": True,
+            "calib": "one",
+            "road_plane": np.arange(4.0),
+            "images": np.ones((2, 3, 3)),
+            "noise_rot": 0.5,
+        },
+        {
+            "frame_id": "b",
+            "points": np.zeros((0, 4), np.float32),
+            "voxels": np.ones((0, 8, 4)),
+            "voxel_coords": np.zeros((0, 3), np.int32),
+            "gt_boxes": boxes[:0],
+            "use_lead_xyz": True,
+            "calib": "two",
+            "images": np.ones((1, 4, 3)),
+            "noise_rot": 0.6,
+        },
+        {
+            "frame_id": "c",
+            "points": np.full((1, 4), 6, np.float32),
+            "voxels": np.ones((2, 8, 4)),
+            "voxel_coords": np.full((2, 3), 8, np.int32),
+            "gt_boxes": boxes,
+            "use_lead_xyz": True,
+            "calib": "three",
+            "road_plane": np.arange(4.0),
+            "images": np.ones((2, 2, 3)),
+            "noise_rot": 0.7,
+        },
     ]
     batch = DatasetTemplate.collate_batch(samples)
     np.testing.assert_array_equal(batch["points"], np.float32([[0, 5, 5, 5, 5], [0, 5, 5, 5, 5], [2, 6, 6, 6, 6]]))
     np.testing.assert_array_equal(batch["voxel_coords"], np.int32([[0, 7, 7, 7], [2, 8, 8, 8], [2, 8, 8, 8]]))
-    assert batch["points"].dtype == np.float32 and batch["voxel_coords"].dtype == np.int32 and batch["voxels"].shape == (3, 8, 4)
+    assert (
+        batch["points"].dtype == np.float32
+        and batch["voxel_coords"].dtype == np.int32
+        and batch["voxels"].shape == (3, 8, 4)
+    )
     want = np.zeros((3, 3, 8), np.float32)
     want[0, :1], want[2] = boxes[:1], boxes
     np.testing.assert_array_equal(batch["gt_boxes"], want)
-    assert batch["calib"] == ["one", "two", "three"] and batch["frame_id"].tolist() == ["a", "b", "c"] and batch["batch_size"] == 3
+    assert (
+        batch["calib"] == ["one", "two", "three"]
+        and batch["frame_id"].tolist() == ["a", "b", "c"]
+        and batch["batch_size"] == 3
+    )
     np.testing.assert_array_equal(batch["road_plane"], [[0, 1, 2, 3], [np.nan] * 4, [0, 1, 2, 3]])
     assert batch["images"].shape == (3, 2, 4, 3) and batch["images"].sum() == (6 + 4 + 4) * 3
     np.testing.assert_array_equal(batch["noise_rot"], [0.5, 0.6, 0.7])
@@ -272,7 +332,10 @@ def test_the_sampler_tells_the_data_set_its_epoch():
 
 
 def test_unknown_data_set():
-    with pytest.raises(InputError, match=r"DATASET: there is no data set 'KitiDataset' \(did you mean KittiDataset\?\); there are: .*KittiDataset"):
+    with pytest.raises(
+        InputError,
+        match=r"DATASET: there is no data set 'KitiDataset' \(did you mean KittiDataset\?\); there are: .*KittiDataset",
+    ):
         build_dataloader(Config({"DATASET": "KitiDataset"}), CLASSES, 2, dist=False)
 
 
@@ -282,4 +345,5 @@ def test_data_path(tmp_path, monkeypatch):
     assert resolve_data_path("../data/kitti") == tmp_path / "../data/kitti"  # nowhere yet: the first meaning
     (tmp_path / "data" / "kitti").mkdir(parents=True)
     assert resolve_data_path("data/kitti") == tmp_path / "data/kitti"
-    assert resolve_data_path("../data/kitti") == tmp_path / "data/kitti"  # as seen from tools/, where OpenPCDet's commands start
+    # as seen from tools/, where OpenPCDet's commands start
+    assert resolve_data_path("../data/kitti") == tmp_path / "data/kitti"

@@ -1,4 +1,5 @@
 """The lists of frames that make a split."""
+
 import pytest
 
 from pcdet_focal.datasets.image_sets import read_split

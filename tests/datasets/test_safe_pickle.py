@@ -1,4 +1,5 @@
 """Info pickles load whatever numpy wrote them, and nothing in them runs."""
+
 import collections
 import os
 import pickle
@@ -10,12 +11,21 @@ from pcdet_focal.datasets.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
 
 CONTENT = {
-    "Car": [{
-        "name": np.str_("Car"), "path": "gt_database/000001_Car_0.bin", "box3d_lidar": np.arange(7.0), "num_points_in_gt": np.int64(12),
-        "difficulty": 0, "bbox": np.arange(4, dtype=np.float32)[::2], "names": np.array(["Car", "Van"]), "flags": np.array([True]),
-        "mixed": np.array([1, "a"], dtype=object),
-        "transposed": np.asfortranarray(np.ones((3, 2), dtype=np.float32)), "tuple": (1, 2.5, None, b"bytes", {3}, 1 + 2j),
-    }],
+    "Car": [
+        {
+            "name": np.str_("Car"),
+            "path": "gt_database/000001_Car_0.bin",
+            "box3d_lidar": np.arange(7.0),
+            "num_points_in_gt": np.int64(12),
+            "difficulty": 0,
+            "bbox": np.arange(4, dtype=np.float32)[::2],
+            "names": np.array(["Car", "Van"]),
+            "flags": np.array([True]),
+            "mixed": np.array([1, "a"], dtype=object),
+            "transposed": np.asfortranarray(np.ones((3, 2), dtype=np.float32)),
+            "tuple": (1, 2.5, None, b"bytes", {3}, 1 + 2j),
+        }
+    ],
     "ordered": collections.OrderedDict(a=1),
 }
 
@@ -38,7 +48,8 @@ def test_round_trip(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("written, here", [(b"numpy.core", b"numpy._core"), (b"numpy._core", b"numpy.core")])
-@pytest.mark.parametrize("protocol", [0, 2])  # module names are plain lines in these, so the other numpy's file can be written here
+# module names are plain lines in these, so the other numpy's file can be written here
+@pytest.mark.parametrize("protocol", [0, 2])
 def test_files_of_either_numpy(tmp_path, written, here, protocol):
     path = tmp_path / "infos.pkl"
     path.write_bytes(pickle.dumps(CONTENT, protocol=protocol).replace(here + b".", written + b"."))
@@ -54,10 +65,16 @@ class Runs:
         return self.call
 
 
-@pytest.mark.parametrize("evil, named", [
-    (Runs(os.system, "exit 3"), "system"), (Runs(eval, "1"), "eval"), (Runs(getattr, "a", "upper"), "getattr"), (Runs(np.load, "x"), "numpy.*load"),
-    (Runs(pytest.raises, ValueError), "raises"),
-])
+@pytest.mark.parametrize(
+    "evil, named",
+    [
+        (Runs(os.system, "exit 3"), "system"),
+        (Runs(eval, "1"), "eval"),
+        (Runs(getattr, "a", "upper"), "getattr"),
+        (Runs(np.load, "x"), "numpy.*load"),
+        (Runs(pytest.raises, ValueError), "raises"),
+    ],
+)
 def test_nothing_else_is_let_through(tmp_path, evil, named):
     path = tmp_path / "infos.pkl"
     path.write_bytes(pickle.dumps([evil]))

@@ -1,4 +1,7 @@
-"""Two processes on one machine, through torchrun and gloo: they share the frames, hold the same weights and evaluate every frame once."""
+"""Two processes on one machine, through torchrun and gloo: they share the frames, hold the same weights and evaluate
+every frame once.
+"""
+
 import os
 import pickle
 import subprocess
@@ -25,10 +28,23 @@ def run(tmp_path_factory):
     content = tiny_kitti.config(tiny_kitti.dataset())
     content["MODEL"]["POST_PROCESSING"]["SCORE_THRESH"] = 0.0  # a detector of one epoch is sure of nothing
     tiny_kitti.write_config(workplace / "cfgs/tiny_models/tiny.yaml", content)
-    path = os.pathsep.join([str(tiny_kitti.REPOSITORY), str(tiny_kitti.REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(tiny_kitti.REPOSITORY), str(tiny_kitti.REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), str(workplace)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=300,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(SCRIPT),
+            str(workplace),
+        ],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return torch.load(workplace / "seen.pt", weights_only=False), workplace, done.stdout
@@ -61,7 +77,8 @@ def test_evaluation_has_every_frame_once_in_order_and_the_results_of_one_process
     together = workplace / "output/tiny_models/tiny/default/eval/eval_with_train/epoch_1/val/result.pkl"
     with open(together, "rb") as file:
         annos = pickle.load(file)
-    frames = [f"{tiny_kitti.NUM_TRAIN + place:06d}" for place in range(tiny_kitti.NUM_VAL)]  # an odd number: one rank has one twice
+    # an odd number: one rank has one twice
+    frames = [f"{tiny_kitti.NUM_TRAIN + place:06d}" for place in range(tiny_kitti.NUM_VAL)]
     assert [anno["frame_id"] for anno in annos] == frames
     assert printed.count("Car AP@0.70, 0.70, 0.70:") == 1  # rank 0 alone reports
 
@@ -90,7 +107,11 @@ def test_one_process_alone():
     assert distributed.get_dist_info() == (0, 1) and len(distributed.get_dist_info(return_gpu_per_machine=True)) == 3
     assert distributed.merge_results_dist([1, 2, 3], 2, tmpdir="unused") == [1, 2]
     assert distributed.from_first("x") == "x"
-    assert distributed.all_gather("x") == ["x"] and distributed.average_reduce_value(3.0) == 3.0 and distributed.is_main_process()
+    assert (
+        distributed.all_gather("x") == ["x"]
+        and distributed.average_reduce_value(3.0) == 3.0
+        and distributed.is_main_process()
+    )
     assert distributed.all_reduce(torch.tensor([2.0])).tolist() == [2.0]
     assert distributed.reduce_dict({"a": torch.tensor(2.0)}) == {"a": torch.tensor(2.0)}
     with pytest.raises(ValueError, match="op is max"):

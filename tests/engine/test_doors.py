@@ -1,4 +1,5 @@
 """What OpenPCDet's utils offer for runs and processes is here under the same names and does the same."""
+
 import logging
 
 import numpy as np
@@ -27,7 +28,9 @@ def test_rows_by_name():
     without = common_utils.drop_info_with_name(info, "DontCare")
     assert without["name"].tolist() == ["Car", "Van", "Car"] and without["score"].tolist() == [0, 2, 3]
     assert without["bbox"].shape == (3, 4) and len(info["name"]) == 4
-    assert common_utils.drop_info_with_name({"name": np.array(["DontCare"]), "bbox": np.ones((1, 4))}, "DontCare")["bbox"].shape == (0, 4)
+    assert common_utils.drop_info_with_name({"name": np.array(["DontCare"]), "bbox": np.ones((1, 4))}, "DontCare")[
+        "bbox"
+    ].shape == (0, 4)
 
 
 def test_average_meter():
@@ -63,5 +66,8 @@ def test_the_logger_writes_a_file_and_the_console_and_other_ranks_only_errors(tm
     quiet.info("not shown")
     quiet.error("shown")
     assert capsys.readouterr().out == "a line\nwarning: look\nerror: shown\n"
-    assert [line.split("  ", 1)[1].strip() for line in (tmp_path / "a.log").read_text().splitlines()] == ["INFO  a line", "WARNING  look"]
+    assert [line.split("  ", 1)[1].strip() for line in (tmp_path / "a.log").read_text().splitlines()] == [
+        "INFO  a line",
+        "WARNING  look",
+    ]
     assert not (tmp_path / "b.log").exists()

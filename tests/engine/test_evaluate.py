@@ -1,4 +1,5 @@
 """Evaluation around a detector whose answers are known, and looking for checkpoints while a run goes on."""
+
 import json
 import logging
 import pickle
@@ -14,8 +15,20 @@ from pcdet_focal.datasets.dataset import DatasetTemplate
 from pcdet_focal.engine import checkpoint, evaluate, repeat_eval
 from pcdet_focal.errors import InputError
 
-NMS = {"MULTI_CLASSES_NMS": False, "NMS_TYPE": "nms_gpu", "NMS_THRESH": 0.1, "NMS_PRE_MAXSIZE": 10, "NMS_POST_MAXSIZE": 10}
-POST_PROCESSING = {"RECALL_THRESH_LIST": [0.3, 0.7], "SCORE_THRESH": 0.1, "EVAL_METRIC": "kitti", "OUTPUT_RAW_SCORE": False, "NMS_CONFIG": NMS}
+NMS = {
+    "MULTI_CLASSES_NMS": False,
+    "NMS_TYPE": "nms_gpu",
+    "NMS_THRESH": 0.1,
+    "NMS_PRE_MAXSIZE": 10,
+    "NMS_POST_MAXSIZE": 10,
+}
+POST_PROCESSING = {
+    "RECALL_THRESH_LIST": [0.3, 0.7],
+    "SCORE_THRESH": 0.1,
+    "EVAL_METRIC": "kitti",
+    "OUTPUT_RAW_SCORE": False,
+    "NMS_CONFIG": NMS,
+}
 CFG = EasyDict(MODEL={"POST_PROCESSING": POST_PROCESSING}, DATA_CONFIG={"DATA_SPLIT": {"test": "val"}}, LOCAL_RANK=0)
 LOGGER = logging.getLogger("test")
 
@@ -69,15 +82,30 @@ class Detector(nn.Module):
 def test_evaluation_collects_judges_and_writes(tmp_path, caplog):
     loader = Loader(Frames())
     with caplog.at_level(logging.INFO, logger="test"):
-        figures = evaluate.eval_one_epoch(CFG, Detector().train(), loader, 7, LOGGER, tmp_path / "result", measure_time=True)
-    assert figures == {"recall/roi_0.3": 0, "recall/rcnn_0.3": 0.5, "recall/roi_0.7": 0, "recall/rcnn_0.7": 0, "Car_3d/easy_R40": 12.5}
+        figures = evaluate.eval_one_epoch(
+            CFG, Detector().train(), loader, 7, LOGGER, tmp_path / "result", measure_time=True
+        )
+    assert figures == {
+        "recall/roi_0.3": 0,
+        "recall/rcnn_0.3": 0.5,
+        "recall/roi_0.7": 0,
+        "recall/rcnn_0.7": 0,
+        "Car_3d/easy_R40": 12.5,
+    }
     assert json.loads((tmp_path / "result/result.json").read_text()) == figures
     with open(tmp_path / "result/result.pkl", "rb") as file:
         annos = pickle.load(file)
-    assert [(anno["frame_id"], anno["name"].tolist(), float(anno["score"][0])) for anno in annos] == [(f"00{i}", ["Cyclist"], 0.25) for i in range(3)]
+    assert [(anno["frame_id"], anno["name"].tolist(), float(anno["score"][0])) for anno in annos] == [
+        (f"00{i}", ["Cyclist"], 0.25) for i in range(3)
+    ]
     assert loader.dataset.judged[1:] == (["Car", "Cyclist"], "kitti") and len(loader.dataset.judged[0]) == 3
     told = "\n".join(record.getMessage() for record in caplog.records)
-    for line in ("recall at IoU 0.3: 0.5000 of 6 boxes", "1.00 boxes and ", "ms a batch", "results of epoch 7:\nthe table"):
+    for line in (
+        "recall at IoU 0.3: 0.5000 of 6 boxes",
+        "1.00 boxes and ",
+        "ms a batch",
+        "results of epoch 7:\nthe table",
+    ):
         assert line in told, line
     assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["result.json", "result.pkl"]
 
@@ -101,7 +129,9 @@ def test_settings_are_asked_for_in_time(tmp_path):
 def save(folder, epoch: int, score: float) -> None:
     model = Detector()
     model.score.data.fill_(score)
-    checkpoint.save_checkpoint(checkpoint.checkpoint_state(model, None, epoch, 10 * epoch), folder / f"checkpoint_epoch_{epoch}")
+    checkpoint.save_checkpoint(
+        checkpoint.checkpoint_state(model, None, epoch, 10 * epoch), folder / f"checkpoint_epoch_{epoch}"
+    )
 
 
 def test_checkpoints_that_appear_while_waiting_are_evaluated_and_none_twice(tmp_path, monkeypatch):
@@ -120,16 +150,22 @@ def test_checkpoints_that_appear_while_waiting_are_evaluated_and_none_twice(tmp_
     monkeypatch.setattr(repeat_eval.time, "sleep", sleep)
     monkeypatch.setattr(repeat_eval.time, "monotonic", lambda: next(clock))
     loader = Loader(Frames())
-    results = repeat_eval.repeat_eval_ckpt(CFG, Detector(), loader, ckpt_dir, eval_dir, LOGGER, start_epoch=2, max_waiting_mins=2)
+    results = repeat_eval.repeat_eval_ckpt(
+        CFG, Detector(), loader, ckpt_dir, eval_dir, LOGGER, start_epoch=2, max_waiting_mins=2
+    )
     assert list(results) == [2, 10] and len(looks) > 3
     assert (eval_dir / "eval_list_val.txt").read_text().split() == ["2", "10"]
     assert float(loader.dataset.judged[0][0]["score"][0]) == pytest.approx(0.9)
-    assert repeat_eval.repeat_eval_ckpt(CFG, Detector(), loader, ckpt_dir, eval_dir, LOGGER, start_epoch=1).keys() == {1}
+    assert repeat_eval.repeat_eval_ckpt(CFG, Detector(), loader, ckpt_dir, eval_dir, LOGGER, start_epoch=1).keys() == {
+        1
+    }
 
 
 def test_a_head_with_post_processing_of_its_own_needs_few_settings():
     head = {"NAME": "CenterHead", "POST_PROCESSING": {"SCORE_THRESH": 0.1}}
-    evaluate.check_settings(EasyDict(MODEL={"DENSE_HEAD": head, "POST_PROCESSING": {"RECALL_THRESH_LIST": [0.3], "EVAL_METRIC": "kitti"}}))
+    evaluate.check_settings(
+        EasyDict(MODEL={"DENSE_HEAD": head, "POST_PROCESSING": {"RECALL_THRESH_LIST": [0.3], "EVAL_METRIC": "kitti"}})
+    )
     with pytest.raises(KeyError, match="EVAL_METRIC"):
         evaluate.check_settings(EasyDict(MODEL={"DENSE_HEAD": head, "POST_PROCESSING": {"RECALL_THRESH_LIST": [0.3]}}))
 
@@ -140,5 +176,8 @@ def test_a_checkpoint_for_use_must_hold_every_weight(tmp_path):
     checkpoint.load_for_use(model, tmp_path / "checkpoint_epoch_1.pth", LOGGER)
     assert float(model.score.detach()) == 0.5
     model.extra = nn.Linear(2, 1)
-    with pytest.raises(InputError, match=r"is a checkpoint of another architecture: it lacks 2 weights .*extra\.weight: not in the file"):
+    with pytest.raises(
+        InputError,
+        match=r"is a checkpoint of another architecture: it lacks 2 weights .*extra\.weight: not in the file",
+    ):
         checkpoint.load_for_use(model, tmp_path / "checkpoint_epoch_1.pth", LOGGER)

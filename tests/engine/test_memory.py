@@ -1,4 +1,5 @@
 """Freed memory stays with the process: the same tensor made again costs no new pages."""
+
 import subprocess
 import sys
 

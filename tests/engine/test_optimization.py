@@ -1,4 +1,5 @@
 """Optimisers and schedules against OpenPCDet's recorded ones, and against closed forms."""
+
 import copy
 import json
 import math
@@ -16,8 +17,19 @@ from pcdet_focal.engine.optimization import DecoupledAdam, build_optimizer, buil
 from pcdet_focal.errors import InputError
 
 SECOND = EasyDict(
-    OPTIMIZER="adam_onecycle", LR=0.003, WEIGHT_DECAY=0.01, MOMENTUM=0.9, MOMS=[0.95, 0.85], PCT_START=0.4, DIV_FACTOR=10, DECAY_STEP_LIST=[35, 45],
-    LR_DECAY=0.1, LR_CLIP=1e-7, LR_WARMUP=False, WARMUP_EPOCH=1, GRAD_NORM_CLIP=10,
+    OPTIMIZER="adam_onecycle",
+    LR=0.003,
+    WEIGHT_DECAY=0.01,
+    MOMENTUM=0.9,
+    MOMS=[0.95, 0.85],
+    PCT_START=0.4,
+    DIV_FACTOR=10,
+    DECAY_STEP_LIST=[35, 45],
+    LR_DECAY=0.1,
+    LR_CLIP=1e-7,
+    LR_WARMUP=False,
+    WARMUP_EPOCH=1,
+    GRAD_NORM_CLIP=10,
 )
 RECORDED = json.loads((GOLDEN / "09_training/schedule.json").read_text()) if GOLDEN.is_dir() else {}
 TOY = cases("09_training/toy_trajectory.npz")
@@ -42,7 +54,8 @@ def curve(optim_cfg, iters_each_epoch: int, epochs: int, count: int | None = Non
     return rates, betas
 
 
-# ---- schedules ---------------------------------------------------------------------------------------------------------------------
+# ---- schedules
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @needs_golden
@@ -78,7 +91,8 @@ def test_one_cycle_long_curves(case):
 
 
 def test_one_cycle_by_hand():
-    rates, betas = curve(SECOND, 10, 1)  # rises over int(0.4 * 10) = 4 steps: 3e-4, ..., 3e-3 at step 4; then falls towards 3e-8 at step 10
+    # rises over int(0.4 * 10) = 4 steps: 3e-4, ..., 3e-3 at step 4; then falls towards 3e-8 at step 10
+    rates, betas = curve(SECOND, 10, 1)
     assert rates[0] == pytest.approx(3e-4, rel=1e-12) and betas[0] == pytest.approx(0.95)
     assert rates[2] == pytest.approx((3e-4 + 3e-3) / 2, rel=1e-12) and betas[2] == pytest.approx(0.90)
     assert rates[4] == 3e-3 and betas[4] == pytest.approx(0.85)
@@ -89,13 +103,17 @@ def test_one_cycle_by_hand():
 @needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("adam_cosineanneal", []), ids=lambda r: f"warmup {r['WARMUP_ITER']}")
 def test_cosine_annealing_is_the_recorded_curve(record):
-    rates, betas = curve(settings(record, OPTIMIZER="adam_cosineanneal"), record["total_iters_each_epoch"], record["total_epochs"])
+    rates, betas = curve(
+        settings(record, OPTIMIZER="adam_cosineanneal"), record["total_iters_each_epoch"], record["total_epochs"]
+    )
     np.testing.assert_allclose(rates, record["lr"], rtol=1e-9)
     np.testing.assert_allclose(betas, record["mom"], rtol=1e-9)
 
 
 @needs_golden
-@pytest.mark.parametrize("record", RECORDED.get("step_decay", []), ids=lambda r: f"{r['OPTIMIZER']} {r['DECAY_STEP_LIST']} {r['LR_CLIP']}")
+@pytest.mark.parametrize(
+    "record", RECORDED.get("step_decay", []), ids=lambda r: f"{r['OPTIMIZER']} {r['DECAY_STEP_LIST']} {r['LR_CLIP']}"
+)
 def test_step_decay_is_the_recorded_curve_and_optimiser(record):
     optim_cfg = settings(record)
     rates, _ = curve(optim_cfg, record["total_iters_each_epoch"], record["total_epochs"])
@@ -113,7 +131,9 @@ def test_step_decay_is_the_recorded_curve_and_optimiser(record):
 @pytest.mark.parametrize("record", RECORDED.get("cosine_warmup", []), ids=lambda r: f"{r['T_max']} steps")
 def test_warm_up_is_the_recorded_curve(record):
     factor = record["LR"] / record["eta_min"]
-    optim_cfg = EasyDict({**SECOND, "OPTIMIZER": "sgd", "LR": record["LR"], "LR_WARMUP": True, "WARMUP_EPOCH": 1, "DIV_FACTOR": factor})
+    optim_cfg = EasyDict(
+        {**SECOND, "OPTIMIZER": "sgd", "LR": record["LR"], "LR_WARMUP": True, "WARMUP_EPOCH": 1, "DIV_FACTOR": factor}
+    )
     optimizer = build_optimizer(nn.Linear(2, 2), optim_cfg)
     _, warmup = build_scheduler(optimizer, record["T_max"], 5, -1, optim_cfg)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(record["before_first_step"], rel=1e-9)
@@ -125,11 +145,14 @@ def test_warm_up_is_the_recorded_curve(record):
 
 
 def test_an_unknown_optimiser_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=r"OPTIMIZATION\.OPTIMIZER: adamw .*adam, adam_cosineanneal, adam_onecycle, sgd"):
+    with pytest.raises(
+        InputError, match=r"OPTIMIZATION\.OPTIMIZER: adamw .*adam, adam_cosineanneal, adam_onecycle, sgd"
+    ):
         build_optimizer(nn.Linear(2, 2), EasyDict({**SECOND, "OPTIMIZER": "adamw"}))
 
 
-# ---- parameter groups --------------------------------------------------------------------------------------------------------------
+# ---- parameter groups
+# --------------------------------------------------------------------------------------------------------------
 
 
 class Toy(nn.Module):
@@ -172,12 +195,17 @@ def test_no_trainable_parameter_is_forgotten():
     assert group_names(Scaled()) == [["lin.weight", "lin.bias", "scale"], []]
 
 
-# ---- steps -------------------------------------------------------------------------------------------------------------------------
+# ---- steps
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def tensors(record: dict, prefix: str, dtype) -> dict[str, torch.Tensor]:
     start = f"{prefix}__"
-    return {key[len(start):].replace("/", "."): torch.from_numpy(value).to(dtype) for key, value in record.items() if key.startswith(start)}
+    return {
+        key[len(start) :].replace("/", "."): torch.from_numpy(value).to(dtype)
+        for key, value in record.items()
+        if key.startswith(start)
+    }
 
 
 @needs_golden
@@ -195,7 +223,12 @@ def test_twenty_steps_are_the_recorded_trajectory(case):
     for it in range(20):
         scheduler.step(it)
         optimizer.zero_grad()
-        loss = 30 * ((model(torch.from_numpy(first["X"][it]).to(dtype)) - torch.from_numpy(first["Y"][it]).to(dtype)) ** 2).mean()
+        loss = (
+            30
+            * (
+                (model(torch.from_numpy(first["X"][it]).to(dtype)) - torch.from_numpy(first["Y"][it]).to(dtype)) ** 2
+            ).mean()
+        )
         loss.backward()
         norm = clip_grad_norm_(model.parameters(), 1 if "clip1" in case else 10)
         optimizer.step()
@@ -205,7 +238,9 @@ def test_twenty_steps_are_the_recorded_trajectory(case):
             # A bias in front of a batch norm has gradient 0 but for rounding, of which Adam makes steps of full size.
             of_it = key in ("sub.0.bias", "sub.1.running_mean")
             atol = {torch.float64: 1e-7, torch.float32: 20 * optim_cfg.LR}[dtype] if of_it else 10 * rtol * optim_cfg.LR
-            torch.testing.assert_close(model.state_dict()[key], expected, rtol=rtol, atol=atol, msg=lambda m: f"{key} after {it + 1}: {m}")
+            torch.testing.assert_close(
+                model.state_dict()[key], expected, rtol=rtol, atol=atol, msg=lambda m: f"{key} after {it + 1}: {m}"
+            )
             compared += 1
     assert compared == 15 + 15 + 15 + 19
     initial = tensors(first, "init", dtype)
@@ -231,7 +266,8 @@ def test_forty_steps_of_a_small_net(case):
         optimizer.step()
         assert float(loss.detach()) == pytest.approx(record["losses"][it], rel=1e-4)
         for key, expected in tensors(record, f"after{it + 1}", torch.float32).items():
-            atol = 40 * SECOND.LR if key in ("0.bias", "1.running_mean") else 1e-5  # a bias in front of a batch norm: as above; the mean has it in it
+            # a bias in front of a batch norm: as above; the mean has it in it
+            atol = 40 * SECOND.LR if key in ("0.bias", "1.running_mean") else 1e-5
             torch.testing.assert_close(model.state_dict()[key], expected, rtol=1e-4, atol=atol)
 
 
@@ -250,7 +286,8 @@ def test_weight_decay_is_outside_the_gradient_and_reaches_every_trainable_parame
         torch.testing.assert_close(p.detach(), before[name] * factor, rtol=1e-14, atol=0)
 
 
-# ---- optimiser states between OpenPCDet and here -----------------------------------------------------------------------------------
+# ---- optimiser states between OpenPCDet and here
+# -----------------------------------------------------------------------------------
 
 
 def some_steps(model, optimizer, count: int) -> None:
@@ -268,7 +305,9 @@ def small_model() -> nn.Module:
 
 @pytest.mark.parametrize("keys_of_new_torch", [True, False])
 def test_an_optimiser_state_of_openpcdet_goes_on_as_decoupled_decay(keys_of_new_torch):
-    """Its checkpoints hold plain Adam groups with weight_decay 0 (it decays outside the optimiser), those of older torch fewer keys."""
+    """Its checkpoints hold plain Adam groups with weight_decay 0 (it decays outside the optimiser), those of older
+    torch fewer keys.
+    """
     ours, reference = small_model(), small_model()
     optimizer = build_optimizer(ours, SECOND)
     state = optimizer.state_dict()
@@ -281,7 +320,13 @@ def test_an_optimiser_state_of_openpcdet_goes_on_as_decoupled_decay(keys_of_new_
                 group.pop(key, None)
     optimizer.load_state_dict(state)
     some_steps(ours, optimizer, 4)
-    some_steps(reference, torch.optim.AdamW(reference.parameters(), lr=SECOND.LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=SECOND.WEIGHT_DECAY), 4)
+    some_steps(
+        reference,
+        torch.optim.AdamW(
+            reference.parameters(), lr=SECOND.LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=SECOND.WEIGHT_DECAY
+        ),
+        4,
+    )
     for p, expected in zip(ours.parameters(), reference.parameters()):
         assert torch.equal(p, expected)
 

@@ -1,4 +1,7 @@
-"""Whole training runs on a handful of frames: the same again, interrupted and resumed, diverging, in mixed precision; and the loop by itself."""
+"""Whole training runs on a handful of frames: the same again, interrupted and resumed, diverging, in mixed precision;
+and the loop by itself.
+"""
+
 import json
 import logging
 import math
@@ -23,12 +26,16 @@ ITERATIONS = math.ceil(tiny_kitti.NUM_TRAIN / 2)  # of an epoch, batches of 2
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A working directory with cfgs/tiny_models/tiny.yaml, whose target assigner draws anchors at random (from torch's state)."""
+    """A working directory with cfgs/tiny_models/tiny.yaml, whose target assigner draws anchors at random (from torch's
+    state).
+    """
     monkeypatch.chdir(tmp_path)
     content = tiny_kitti.config(tiny_kitti.dataset())
     content["MODEL"]["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"]["POS_FRACTION"] = 0.5
     tiny_kitti.write_config(tmp_path / "cfgs/tiny_models/tiny.yaml", content)
-    tiny_kitti.write_config(tmp_path / "cfgs/tiny_models/second.yaml", tiny_kitti.second(tiny_kitti.config(tiny_kitti.dataset())))
+    tiny_kitti.write_config(
+        tmp_path / "cfgs/tiny_models/second.yaml", tiny_kitti.second(tiny_kitti.config(tiny_kitti.dataset()))
+    )
     return tmp_path
 
 
@@ -72,7 +79,9 @@ def stop_after(monkeypatch, iterations: int) -> None:
     monkeypatch.setattr(Trainer, "_step", counting)
 
 
-@pytest.mark.parametrize("workers, more", [(0, []), (1, []), (0, ["--merge_all_iters_to_one_epoch"])], ids=["", "worker", "merged"])
+@pytest.mark.parametrize(
+    "workers, more", [(0, []), (1, []), (0, ["--merge_all_iters_to_one_epoch"])], ids=["", "worker", "merged"]
+)
 def test_an_interrupted_run_goes_on_bit_by_bit(workplace, monkeypatch, workers, more):
     train("straight", *more, workers=workers)
     with monkeypatch.context() as patch:
@@ -98,7 +107,10 @@ def test_a_run_stopped_at_an_epochs_end_goes_on_and_seeds_make_runs(workplace):
     train("from_1", "--ckpt", checkpoint_1, seed=False)  # the checkpoint knows the seed of the data
     assert_same_run(saved("straight"), saved("from_1"))
     train("other", seed=False)
-    assert any(not torch.equal(value, saved("straight")["model_state"][key]) for key, value in saved("other")["model_state"].items())
+    assert any(
+        not torch.equal(value, saved("straight")["model_state"][key])
+        for key, value in saved("other")["model_state"].items()
+    )
 
 
 def test_another_batch_size_goes_on_at_the_start_of_the_epoch(workplace, capsys):
@@ -107,7 +119,12 @@ def test_another_batch_size_goes_on_at_the_start_of_the_epoch(workplace, capsys)
     assert "going on at the start of epoch 2" in capsys.readouterr().out
     assert (saved("run")["epoch"], saved("run")["it"]) == (2, 2 * tiny_kitti.NUM_TRAIN)
     lines = (workplace / "output/tiny_models/tiny/run/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["iteration"] for line in lines] == [1, ITERATIONS, tiny_kitti.NUM_TRAIN + 1, 2 * tiny_kitti.NUM_TRAIN]
+    assert [json.loads(line)["iteration"] for line in lines] == [
+        1,
+        ITERATIONS,
+        tiny_kitti.NUM_TRAIN + 1,
+        2 * tiny_kitti.NUM_TRAIN,
+    ]
 
 
 def test_diverging_ends_the_run_and_keeps_the_checkpoints_from_before(workplace):
@@ -118,7 +135,9 @@ def test_diverging_ends_the_run_and_keeps_the_checkpoints_from_before(workplace)
         train("run", "--epochs", 2, "--ckpt_save_time_interval", -1, "--set", "OPTIMIZATION.LR", "1e18")
     assert_same_run(before, saved("run", "checkpoint_epoch_1"))
     for path in (workplace / "output/tiny_models/tiny/run/ckpt").iterdir():
-        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["model_state"].values()), path
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["model_state"].values()), (
+            path
+        )
 
 
 @pytest.mark.parametrize("config", ["tiny", "second"])
@@ -126,12 +145,19 @@ def test_mixed_precision_on_a_cpu(workplace, config):
     train("single", "--epochs", 1, config=config)
     train("mixed", "--epochs", 1, "--use_amp", config=config)
     for key, value in saved("mixed", "checkpoint_epoch_1", config)["model_state"].items():
-        assert value.dtype == saved("single", "checkpoint_epoch_1", config)["model_state"][key].dtype and value.isfinite().all(), key
-    one, other = (dict(read_metrics(f"output/tiny_models/{config}/{tag}/metrics.jsonl")["train/loss"])[1] for tag in ("single", "mixed"))
+        assert (
+            value.dtype == saved("single", "checkpoint_epoch_1", config)["model_state"][key].dtype
+            and value.isfinite().all()
+        ), key
+    one, other = (
+        dict(read_metrics(f"output/tiny_models/{config}/{tag}/metrics.jsonl")["train/loss"])[1]
+        for tag in ("single", "mixed")
+    )
     assert one != other and other == pytest.approx(one, rel=0.05)
 
 
-# ---- the loop by itself ------------------------------------------------------------------------------------------------------------
+# ---- the loop by itself
+# ------------------------------------------------------------------------------------------------------------
 
 
 class Numbers(Dataset):
@@ -148,10 +174,21 @@ class Numbers(Dataset):
         return torch.tensor([float(index), 1.0])
 
 
-OPTIMIZATION = EasyDict(OPTIMIZER="sgd", LR=1.0, MOMENTUM=0.0, WEIGHT_DECAY=0.0, GRAD_NORM_CLIP=1e-3, DECAY_STEP_LIST=[], LR_DECAY=0.1, LR_CLIP=0.0)
+OPTIMIZATION = EasyDict(
+    OPTIMIZER="sgd",
+    LR=1.0,
+    MOMENTUM=0.0,
+    WEIGHT_DECAY=0.0,
+    GRAD_NORM_CLIP=1e-3,
+    DECAY_STEP_LIST=[],
+    LR_DECAY=0.1,
+    LR_CLIP=0.0,
+)
 
 
-def linear_trainer(folder, frames: int = 6, batch_size: int = 2, epochs: int = 2, iters_each_epoch=None, **more) -> Trainer:
+def linear_trainer(
+    folder, frames: int = 6, batch_size: int = 2, epochs: int = 2, iters_each_epoch=None, **more
+) -> Trainer:
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
     dataset = Numbers(frames)
@@ -166,8 +203,18 @@ def linear_trainer(folder, frames: int = 6, batch_size: int = 2, epochs: int = 2
 
     folder.mkdir(exist_ok=True)
     return Trainer(
-        model, optimizer, scheduler, loader, sampler, model_func, OPTIMIZATION, epochs, folder, logging.getLogger("test"),
-        iters_each_epoch=iters_each_epoch, **more
+        model,
+        optimizer,
+        scheduler,
+        loader,
+        sampler,
+        model_func,
+        OPTIMIZATION,
+        epochs,
+        folder,
+        logging.getLogger("test"),
+        iters_each_epoch=iters_each_epoch,
+        **more,
     )
 
 
@@ -178,14 +225,15 @@ def test_the_gradient_is_clipped_over_all_parameters_together(tmp_path):
     trainer.train()
     assert trainer.model.training
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)  # plain gradient descent with learning rate 1
+    # plain gradient descent with learning rate 1
+    assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_every_epoch_has_every_frame_and_merged_epochs_share_one_pass(tmp_path):
     plain = linear_trainer(tmp_path / "plain", frames=5, epochs=3)
     assert plain.train() == 9
     for epoch in range(3):
-        assert sorted(plain.loader.dataset.asked[5 * epoch:5 * epoch + 5]) == [0, 1, 2, 3, 4]
+        assert sorted(plain.loader.dataset.asked[5 * epoch : 5 * epoch + 5]) == [0, 1, 2, 3, 4]
     assert plain.loader.dataset.asked[:5] != plain.loader.dataset.asked[5:10]
 
     merged = linear_trainer(tmp_path / "merged", frames=15, epochs=3, iters_each_epoch=2)  # 8 batches, 3 epochs of 2
@@ -197,7 +245,13 @@ def test_every_epoch_has_every_frame_and_merged_epochs_share_one_pass(tmp_path):
 def test_a_changed_data_set_starts_a_new_stream_where_the_old_one_was(tmp_path):
     whole = linear_trainer(tmp_path / "whole", frames=12, epochs=3, iters_each_epoch=2)
     whole.train()
-    hooked = linear_trainer(tmp_path / "hooked", frames=12, epochs=3, iters_each_epoch=2, augmentation_hook=lambda epoch, epochs: epoch == epochs - 1)
+    hooked = linear_trainer(
+        tmp_path / "hooked",
+        frames=12,
+        epochs=3,
+        iters_each_epoch=2,
+        augmentation_hook=lambda epoch, epochs: epoch == epochs - 1,
+    )
     streams = []
     batches = hooked._batches
     hooked._batches = lambda: streams.append(hooked.iteration) or batches()
@@ -209,10 +263,16 @@ def test_a_changed_data_set_starts_a_new_stream_where_the_old_one_was(tmp_path):
 def test_a_gamma_schedule_is_told_the_time_and_goes_on_where_a_resumed_run_does(tmp_path):
     def gammas(start: int) -> list[float]:
         trainer = linear_trainer(tmp_path / str(start), epochs=4)  # of 3 iterations
-        trainer.model.schedule = build_gamma_schedule({"TYPE": "steps", "VALUES": [0, 1, 2], "AT": [1, 3], "BY": "epoch"})
-        trainer.model.finer = build_gamma_schedule({"TYPE": "linear", "START": 0.0, "END": 1.0, "BY": "iteration", "TO": 10})
+        trainer.model.schedule = build_gamma_schedule(
+            {"TYPE": "steps", "VALUES": [0, 1, 2], "AT": [1, 3], "BY": "epoch"}
+        )
+        trainer.model.finer = build_gamma_schedule(
+            {"TYPE": "linear", "START": 0.0, "END": 1.0, "BY": "iteration", "TO": 10}
+        )
         plain, seen = trainer.model_func, []
-        trainer.model_func = lambda model, batch: seen.append((model.schedule.value, model.finer.value)) or plain(model, batch)
+        trainer.model_func = lambda model, batch: (
+            seen.append((model.schedule.value, model.finer.value)) or plain(model, batch)
+        )
         trainer.train(start)
         return seen
 
@@ -229,7 +289,10 @@ def test_the_augmentation_hook_switches_off_once_for_the_last_epochs():
         def disable_augmentation(self, config):
             self.seen.append(list(config.DISABLE_AUG_LIST))
 
-    cfg = EasyDict(HOOK={"DisableAugmentationHook": {"DISABLE_AUG_LIST": ["gt_sampling"], "NUM_LAST_EPOCHS": 2}}, DATA_CONFIG={"DATA_AUGMENTOR": {}})
+    cfg = EasyDict(
+        HOOK={"DisableAugmentationHook": {"DISABLE_AUG_LIST": ["gt_sampling"], "NUM_LAST_EPOCHS": 2}},
+        DATA_CONFIG={"DATA_AUGMENTOR": {}},
+    )
     dataset = type("", (), {"data_augmentor": Augmentor()})()
     hook = DisableAugmentationHook(cfg, dataset, logging.getLogger("test"))
     assert [hook(epoch, 5) for epoch in range(5)] == [False, False, False, True, False]

@@ -1,4 +1,7 @@
-"""What each of two processes does in test_distributed.py: torchrun two_ranks.py WORKPLACE. Rank 0 writes what it saw to WORKPLACE/seen.pt."""
+"""What each of two processes does in test_distributed.py: torchrun two_ranks.py WORKPLACE. Rank 0 writes what it saw to
+WORKPLACE/seen.pt.
+"""
+
 import os
 import sys
 from pathlib import Path
@@ -29,7 +32,9 @@ def flat(tensors) -> torch.Tensor:
 
 
 def train() -> dict:
-    """tools/train.py as torchrun starts it; returns the weights that each rank ends with and the frames it trained on."""
+    """tools/train.py as torchrun starts it; returns the weights that each rank ends with and the frames it trained
+    on.
+    """
     trainers, step, frames = [], Trainer._step, []
 
     def watched(self, batch):
@@ -38,17 +43,22 @@ def train() -> dict:
         return step(self, batch)
 
     Trainer._step = watched
-    tiny_kitti.tool("train").main(["--cfg_file", CFG_FILE, "--launcher", "pytorch", "--epochs", "1", "--workers", "0", "--fix_random_seed"])
+    tiny_kitti.tool("train").main(
+        ["--cfg_file", CFG_FILE, "--launcher", "pytorch", "--epochs", "1", "--workers", "0", "--fix_random_seed"]
+    )
     Trainer._step = step
     all_frames = [None] * dist.get_world_size()
     dist.all_gather_object(all_frames, frames)
-    # repeat_eval_ckpt has loaded rank 0's checkpoint into the bare model since, which shares its weights: compare the optimisers' moments as well
+    # repeat_eval_ckpt has loaded rank 0's checkpoint into the bare model since, which shares its weights: compare the
+    # optimisers' moments as well
     state = trainers[0].optimizer.state_dict()["state"]
     return {"moments": gathered(flat(entry["exp_avg"] for entry in state.values())), "frames": all_frames}
 
 
 def gradients() -> dict:
-    """The gradient of one step: each rank its own frame, and rank 0 alone with the joint batch; batch norm with fixed statistics."""
+    """The gradient of one step: each rank its own frame, and rank 0 alone with the joint batch; batch norm with fixed
+    statistics.
+    """
     rank, world_size = get_dist_info()
     args = tiny_kitti.tool("train").parse_args(["--cfg_file", CFG_FILE])
     cfg = cli.load_config(args)
@@ -71,7 +81,11 @@ def gradients() -> dict:
     alone = network()
     alone.load_state_dict(shared.module.state_dict())
     weights = gathered(flat(alone.parameters()))
-    return {"weights": weights, "shared": gathered(gradient(shared, [rank])), "joint": gradient(alone, list(range(world_size)))}
+    return {
+        "weights": weights,
+        "shared": gathered(gradient(shared, [rank])),
+        "joint": gradient(alone, list(range(world_size))),
+    }
 
 
 def main(workplace: str) -> None:
@@ -79,9 +93,18 @@ def main(workplace: str) -> None:
     seen = {"train": train(), "gradients": gradients()}
     rank, _ = get_dist_info()
     seen["from_first"] = from_first({"rank": rank})
-    seen["reduced"] = [commu_utils.all_reduce(torch.tensor([rank + 1.0]), **how) for how in ({}, {"average": True}, {"op": "max"})]
-    seen["gathered"] = [commu_utils.all_gather(f"rank {rank}"), commu_utils.average_reduce_value(10.0 * rank), commu_utils.get_world_size()]
-    joined = [commu_utils.reduce_dict({"b": torch.tensor(rank + 1.0), "a": torch.tensor(10.0 * rank)}, average=average) for average in (True, False)]
+    seen["reduced"] = [
+        commu_utils.all_reduce(torch.tensor([rank + 1.0]), **how) for how in ({}, {"average": True}, {"op": "max"})
+    ]
+    seen["gathered"] = [
+        commu_utils.all_gather(f"rank {rank}"),
+        commu_utils.average_reduce_value(10.0 * rank),
+        commu_utils.get_world_size(),
+    ]
+    joined = [
+        commu_utils.reduce_dict({"b": torch.tensor(rank + 1.0), "a": torch.tensor(10.0 * rank)}, average=average)
+        for average in (True, False)
+    ]
     seen["joined"] = [{key: value.item() for key, value in values.items()} for values in joined]
     seen["in a row"] = commu_utils.concat_all_gather(torch.full((2, 1), float(rank)))
     commu_utils.synchronize()

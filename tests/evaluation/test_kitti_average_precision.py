@@ -1,4 +1,5 @@
 """KITTI average precision against recorded numbers of two other evaluators, and against cases that a pencil can do."""
+
 import json
 import math
 import tarfile
@@ -6,22 +7,29 @@ import tarfile
 import numpy as np
 import pytest
 from golden_data import GOLDEN, needs_golden
+
 from pcdet_focal.errors import InputError
 from pcdet_focal.evaluation.kitti import CLASS_NAMES, evaluate_kitti, get_label_annos
 
 SCENARIOS = ("main60", "ties20", "some_empty10")
-EVERY_POINT = 41  # with this many ground truths, all found at different scores, every one of the 41 recall points has a threshold
+# with this many ground truths, all found at different scores, every one of the 41 recall points has a threshold
+EVERY_POINT = 41
 
 
 def objects(count, name="Car", spacing=20.0, height=60.0):
-    """``count`` objects of one frame, far apart in the image and on the ground: 4 m long, 2 m wide, 1.5 m high, along the x axis."""
+    """``count`` objects of one frame, far apart in the image and on the ground: 4 m long, 2 m wide, 1.5 m high, along
+    the x axis.
+    """
     where = np.arange(count) * spacing
     left = np.arange(count) * 100.0
     return {
-        "name": np.array([name] * count, dtype="U16"), "truncated": np.zeros(count), "occluded": np.zeros(count, dtype=np.int64),
+        "name": np.array([name] * count, dtype="U16"),
+        "truncated": np.zeros(count),
+        "occluded": np.zeros(count, dtype=np.int64),
         "alpha": np.full(count, 0.3),
         "bbox": np.stack([left, np.full(count, 100.0), left + 80.0, np.full(count, 100.0 + height)], axis=1),
-        "dimensions": np.tile([4.0, 1.5, 2.0], (count, 1)), "location": np.stack([where, np.full(count, 1.6), np.full(count, 30.0)], axis=1),
+        "dimensions": np.tile([4.0, 1.5, 2.0], (count, 1)),
+        "location": np.stack([where, np.full(count, 1.6), np.full(count, 30.0)], axis=1),
         "rotation_y": np.zeros(count),
     }
 
@@ -57,6 +65,7 @@ def recorded(tmp_path_factory):
             tar.extractall(folder, filter="data")
         numbers = json.loads((GOLDEN / "06_kitti_ap" / f"{scenario}_ap.json").read_text())
         return get_label_annos(folder / "gt"), get_label_annos(folder / "det"), numbers
+
     return load
 
 
@@ -74,9 +83,16 @@ def test_numbers_and_text_are_the_recorded_ones(recorded, scenario):
         for path, values in numbers[source].items():
             name, metric, overlaps = path.split("/")
             for kind, ap in result.ap[name][metric][overlaps].items():
-                np.testing.assert_allclose(ap, values[kind], atol=ap_tolerance, rtol=0, err_msg=f"{source} {path} {kind}")
-            np.testing.assert_allclose(result.precision[name][metric][overlaps], values["precision41"], atol=curve_tolerance, rtol=0,
-                                       err_msg=f"{source} {path}")
+                np.testing.assert_allclose(
+                    ap, values[kind], atol=ap_tolerance, rtol=0, err_msg=f"{source} {path} {kind}"
+                )
+            np.testing.assert_allclose(
+                result.precision[name][metric][overlaps],
+                values["precision41"],
+                atol=curve_tolerance,
+                rtol=0,
+                err_msg=f"{source} {path}",
+            )
 
 
 @pytest.mark.parametrize("count, expected", [(41, 100.0), (200, 100.0), (40, 97.5), (20, 47.5), (1, 0.0)])
@@ -101,7 +117,9 @@ def test_overlap_just_above_and_below_the_minimum():
     for metric in ("bev", "3d"):
         np.testing.assert_allclose(r40(gt, detections(moved(gt, x=shift - 1e-6)), metric=metric), 100.0)
         np.testing.assert_allclose(r40(gt, detections(moved(gt, x=shift + 1e-6)), metric=metric), 0.0)
-        np.testing.assert_allclose(r40(gt, detections(moved(gt, x=shift + 1e-6)), metric=metric, overlaps="loose"), 100.0)
+        np.testing.assert_allclose(
+            r40(gt, detections(moved(gt, x=shift + 1e-6)), metric=metric, overlaps="loose"), 100.0
+        )
     rise = 1.5 * 0.3 / 1.7
     np.testing.assert_allclose(r40(gt, detections(moved(gt, y=rise - 1e-6))), 100.0)
     np.testing.assert_allclose(r40(gt, detections(moved(gt, y=rise + 1e-6))), 0.0)
@@ -158,10 +176,18 @@ def test_detections_in_unlabelled_regions_are_excused_in_the_image_only():
     np.testing.assert_allclose(r40(gt, dt, metric="bbox"), 4100 / 42)
 
 
-@pytest.mark.parametrize("name, other, expected", [
-    ("Car", "Van", 100.0), ("Car", "Truck", 4100 / 42), ("Pedestrian", "Person_sitting", 100.0), ("Pedestrian", "Cyclist", 4100 / 42),
-    ("Van", "Car", 4100 / 42), ("Truck", "Van", 4100 / 42), ("Cyclist", "Pedestrian", 4100 / 42),
-])
+@pytest.mark.parametrize(
+    "name, other, expected",
+    [
+        ("Car", "Van", 100.0),
+        ("Car", "Truck", 4100 / 42),
+        ("Pedestrian", "Person_sitting", 100.0),
+        ("Pedestrian", "Cyclist", 4100 / 42),
+        ("Van", "Car", 4100 / 42),
+        ("Truck", "Van", 4100 / 42),
+        ("Cyclist", "Pedestrian", 4100 / 42),
+    ],
+)
 def test_neighbour_classes_are_neither_right_nor_wrong(name, other, expected):
     everything = objects(EVERY_POINT + 1, name)
     gt = {key: value.copy() for key, value in everything.items()}
@@ -173,7 +199,7 @@ def test_neighbour_classes_are_neither_right_nor_wrong(name, other, expected):
 def test_difficulties():
     count = 50
     gt = objects(count)
-    gt["bbox"][:2, 3] = gt["bbox"][:2, 1] + 40.0   # exactly the minimum of easy: ignored there
+    gt["bbox"][:2, 3] = gt["bbox"][:2, 1] + 40.0  # exactly the minimum of easy: ignored there
     gt["bbox"][2:5, 3] = gt["bbox"][2:5, 1] + 25.0  # exactly the minimum of the others: ignored everywhere
     gt["occluded"][5:9] = [1, 2, 3, 3]
     gt["truncated"][9:15] = [0.15, 0.16, 0.3, 0.31, 0.5, 0.51]
@@ -191,7 +217,13 @@ def test_difficulties():
 
 def test_orientation_similarity():
     gt = objects(EVERY_POINT)
-    for turn, expected in ((0.0, 100.0), (math.pi / 2, 50.0), (math.pi / 3, 75.0), (math.pi, 0.0), (2 * math.pi, 100.0)):
+    for turn, expected in (
+        (0.0, 100.0),
+        (math.pi / 2, 50.0),
+        (math.pi / 3, 75.0),
+        (math.pi, 0.0),
+        (2 * math.pi, 100.0),
+    ):
         dt = detections(gt)
         dt["alpha"] += turn
         np.testing.assert_allclose(r40(gt, dt, metric="aos"), expected, atol=1e-9)
@@ -209,7 +241,9 @@ def test_no_orientation_without_alpha():
 
 @pytest.mark.parametrize("places, expected", [([1.0, -1.0], 1), ([-1.0, 1.0], 2)])
 def test_of_equal_scores_the_first_detection_is_taken(places, expected):
-    """The first car overlaps both detections (IoU 3 / 5), the second one only that between them; which is free depends on the order."""
+    """The first car overlaps both detections (IoU 3 / 5), the second one only that between them; which is free depends
+    on the order.
+    """
     two = objects(2)
     gt = joined(two)
     gt["location"][:, 0] = [0.0, 2.0]
@@ -233,14 +267,25 @@ def test_pairs_stay_inside_their_frame():
     gt = objects(EVERY_POINT)
     nothing = {key: value[:0] for key, value in gt.items()}
     empty = {key: value[:0] for key, value in detections(gt).items()}
-    np.testing.assert_allclose(evaluate_kitti([gt, nothing], [empty, detections(gt)], "Car").ap["Car"]["3d"]["strict"]["R40"], 0.0)
-    np.testing.assert_allclose(evaluate_kitti([gt, nothing], [detections(gt), empty], "Car").ap["Car"]["3d"]["strict"]["R40"], 100.0)
+    np.testing.assert_allclose(
+        evaluate_kitti([gt, nothing], [empty, detections(gt)], "Car").ap["Car"]["3d"]["strict"]["R40"], 0.0
+    )
+    np.testing.assert_allclose(
+        evaluate_kitti([gt, nothing], [detections(gt), empty], "Car").ap["Car"]["3d"]["strict"]["R40"], 100.0
+    )
 
 
 def test_empty_frames_and_absent_classes():
     gt = objects(3)
-    empty = {"name": np.zeros(0), "alpha": np.zeros(0), "bbox": np.zeros((0, 4)), "dimensions": np.zeros((0, 3)), "location": np.zeros((0, 3)),
-             "rotation_y": np.zeros(0), "score": np.zeros(0)}
+    empty = {
+        "name": np.zeros(0),
+        "alpha": np.zeros(0),
+        "bbox": np.zeros((0, 4)),
+        "dimensions": np.zeros((0, 3)),
+        "location": np.zeros((0, 3)),
+        "rotation_y": np.zeros(0),
+        "score": np.zeros(0),
+    }
     result = evaluate_kitti([gt], [empty], CLASS_NAMES)
     assert len(result.as_dict()) == 6 * 9 and set(result.as_dict().values()) == {0.0}
     assert result.counts["Car"].gt_counted.tolist() == [3, 3, 3] and result.counts["Car"].dt_total == 0
@@ -277,15 +322,27 @@ def test_boxes_that_are_not_finite_find_nothing():
     assert "3 detections have NaN or inf" in result.text()
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda gt, dt: dt.pop(), "2 frames of ground truth and 1 frames of detections"),
-    (lambda gt, dt: dt[1].pop("score"), "detections [1] (frame 000017) has no 'score'"),
-    (lambda gt, dt: gt[1].pop("truncated"), "ground truth [1] has no 'truncated'"),
-    (lambda gt, dt: dt[1].update(score=dt[1]["score"][:-1]), "'score' has shape (2,), but 3 names ask for (3,)"),
-    (lambda gt, dt: gt[0].update(bbox=gt[0]["bbox"][:, :3]), "ground truth [0]: 'bbox' has shape (3, 3), but 3 names ask for (3, 4)"),
-    (lambda gt, dt: dt[1]["score"].__setitem__(2, np.nan), "detections [1] (frame 000017): detection 2 has score nan"),
-    (lambda gt, dt: gt[1]["location"].__setitem__(1, np.nan), "ground truth [1]: object 1 has a box with a number that is not finite"),
-])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda gt, dt: dt.pop(), "2 frames of ground truth and 1 frames of detections"),
+        (lambda gt, dt: dt[1].pop("score"), "detections [1] (frame 000017) has no 'score'"),
+        (lambda gt, dt: gt[1].pop("truncated"), "ground truth [1] has no 'truncated'"),
+        (lambda gt, dt: dt[1].update(score=dt[1]["score"][:-1]), "'score' has shape (2,), but 3 names ask for (3,)"),
+        (
+            lambda gt, dt: gt[0].update(bbox=gt[0]["bbox"][:, :3]),
+            "ground truth [0]: 'bbox' has shape (3, 3), but 3 names ask for (3, 4)",
+        ),
+        (
+            lambda gt, dt: dt[1]["score"].__setitem__(2, np.nan),
+            "detections [1] (frame 000017): detection 2 has score nan",
+        ),
+        (
+            lambda gt, dt: gt[1]["location"].__setitem__(1, np.nan),
+            "ground truth [1]: object 1 has a box with a number that is not finite",
+        ),
+    ],
+)
 def test_bad_annotations(spoil, words):
     gt = [objects(3), objects(3)]
     dt = [detections(objects(3)), detections(objects(3))]

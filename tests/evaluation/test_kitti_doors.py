@@ -1,6 +1,8 @@
 """The modules that carry OpenPCDet's names."""
+
 import numpy as np
 import pytest
+
 from pcdet_focal.datasets.kitti.kitti_object_eval_python import eval as kitti_eval
 from pcdet_focal.datasets.kitti.kitti_object_eval_python import evaluate as command
 from pcdet_focal.datasets.kitti.kitti_object_eval_python import kitti_common
@@ -14,7 +16,11 @@ def write_frames(folder, frames, shift=0.0, scores=False):
     """45 cars in each of the frames, 4 m long along x; ``shift`` moves them along."""
     folder.mkdir()
     for frame in frames:
-        lines = [LINE.format(left=i * 100, right=i * 100 + 80, x=i * 20 + shift) + (f" {0.9 - i / 100:.4f}" if scores else "") for i in range(45)]
+        lines = [
+            LINE.format(left=i * 100, right=i * 100 + 80, x=i * 20 + shift)
+            + (f" {0.9 - i / 100:.4f}" if scores else "")
+            for i in range(45)
+        ]
         (folder / f"{frame:06d}.txt").write_text("\n".join(lines))
     return folder
 
@@ -33,23 +39,34 @@ def test_official_result(folders):
     gt, dt = kitti_common.get_label_annos(labels), kitti_common.get_label_annos(results)
     curves = {}
     text, numbers = kitti_eval.get_official_eval_result(gt, dt, ["Car", "Pedestrian"], PR_detail_dict=curves)
-    assert text.startswith("Car AP@0.70, 0.70, 0.70:\nbbox AP:100.0000, 100.0000, 100.0000\nbev  AP:0.0000, 0.0000, 0.0000\n")
+    assert text.startswith(
+        "Car AP@0.70, 0.70, 0.70:\nbbox AP:100.0000, 100.0000, 100.0000\nbev  AP:0.0000, 0.0000, 0.0000\n"
+    )
     assert numbers["Car_image/moderate_R40"] == pytest.approx(100) and numbers["Car_3d/moderate_R40"] == 0
-    assert {key: value.shape for key, value in curves.items()} == {key: (2, 3, 2, 41) for key in ("bbox", "bev", "3d", "aos")}
+    assert {key: value.shape for key, value in curves.items()} == {
+        key: (2, 3, 2, 41) for key in ("bbox", "bev", "3d", "aos")
+    }
     assert curves["3d"][0, :, 0].max() == 0 and curves["3d"][0, :, 1].min() == 1 and curves["3d"][1].max() == 0
     result = evaluate_kitti(gt, dt, ["Car", "Pedestrian"])
     recalls = result.recalls_by_metric()
     for key, value in result.curves_by_metric().items():
         np.testing.assert_array_equal(value, curves[key])
         assert recalls[key].shape == value.shape
-    np.testing.assert_allclose(recalls["3d"][0, 1, 1], np.arange(41) / 40, atol=3 / 135)  # 135 cars in threes of one score, all of them found
-    assert recalls["3d"][0, :, 0].max() == 0 and recalls["bbox"][0, :, :, -1].min() == 1 and recalls["aos"][1].max() == 0
-    assert kitti_eval.get_official_eval_result(gt, dt, 0)[1] == {key: value for key, value in numbers.items() if key.startswith("Car")}
+    # 135 cars in threes of one score, all of them found
+    np.testing.assert_allclose(recalls["3d"][0, 1, 1], np.arange(41) / 40, atol=3 / 135)
+    assert (
+        recalls["3d"][0, :, 0].max() == 0 and recalls["bbox"][0, :, :, -1].min() == 1 and recalls["aos"][1].max() == 0
+    )
+    assert kitti_eval.get_official_eval_result(gt, dt, 0)[1] == {
+        key: value for key, value in numbers.items() if key.startswith("Car")
+    }
 
 
 def test_coco_style_result(folders):
     labels, results, _ = folders
-    text = kitti_eval.get_coco_eval_result(kitti_common.get_label_annos(labels), kitti_common.get_label_annos(results), "Car")
+    text = kitti_eval.get_coco_eval_result(
+        kitti_common.get_label_annos(labels), kitti_common.get_label_annos(results), "Car"
+    )
     # of the overlaps .5, .55 ... .95 an IoU of .6 exceeds the first two, perhaps .6 itself
     lines = text.splitlines()
     assert lines[0] == "Car coco AP@0.50:0.05:0.95:"
@@ -77,20 +94,32 @@ def test_command(folders, capsys):
 
 
 def test_filters():
-    anno = {"name": np.array(["Car", "DontCare", "Van", "Car"]),
-            "bbox": np.array([[0, 0, 10, 10], [0, 0, 8, 10], [50, 0, 60, 30], [20, 0, 30, 41.0]]),
-            "truncated": np.array([0, -1, 0.2, 0]), "occluded": np.array([0, -1, 0, 0]), "score": np.array([.1, .5, .7, .9]), "frame_id": "000001",
-            "gt_boxes_lidar": np.zeros((3, 7))}
+    anno = {
+        "name": np.array(["Car", "DontCare", "Van", "Car"]),
+        "bbox": np.array([[0, 0, 10, 10], [0, 0, 8, 10], [50, 0, 60, 30], [20, 0, 30, 41.0]]),
+        "truncated": np.array([0, -1, 0.2, 0]),
+        "occluded": np.array([0, -1, 0, 0]),
+        "score": np.array([0.1, 0.5, 0.7, 0.9]),
+        "frame_id": "000001",
+        "gt_boxes_lidar": np.zeros((3, 7)),
+    }
     kept = kitti_common.filter_kitti_anno(anno, ["Car"])
-    assert kept["name"].tolist() == ["Car", "Car"] and kept["score"].tolist() == [.1, .9] and kept["frame_id"] == "000001"
+    assert (
+        kept["name"].tolist() == ["Car", "Car"]
+        and kept["score"].tolist() == [0.1, 0.9]
+        and kept["frame_id"] == "000001"
+    )
     assert kitti_common.filter_kitti_anno(anno, "Van")["bbox"].tolist() == [[50, 0, 60, 30]]
     kept = kitti_common.filter_kitti_anno(anno, ["Car", "DontCare"], dontcare_iou=0.7)
-    assert kept["score"].tolist() == [.9]  # the first car has IoU 0.8 with the region
+    assert kept["score"].tolist() == [0.9]  # the first car has IoU 0.8 with the region
     assert kitti_common.filter_annos_low_score([anno], 0.5)[0]["name"].tolist() == ["DontCare", "Van", "Car"]
     info = {"annos": anno}
     assert kitti_common.add_difficulty_to_annos(info) == [-1, -1, 1, 0]
-    assert kitti_common.filter_kitti_anno(info["annos"], ["Car", "Van"], used_difficulty=[0, 1])["name"].tolist() == ["Van", "Car"]
-    np.testing.assert_allclose(kitti_common.iou(anno["bbox"][:1], anno["bbox"]), [[1, .8, 0, 0]])
+    assert kitti_common.filter_kitti_anno(info["annos"], ["Car", "Van"], used_difficulty=[0, 1])["name"].tolist() == [
+        "Van",
+        "Car",
+    ]
+    np.testing.assert_allclose(kitti_common.iou(anno["bbox"][:1], anno["bbox"]), [[1, 0.8, 0, 0]])
     np.testing.assert_allclose(kitti_common.area(anno["bbox"][:2], add1=True), [121, 99])
 
 

@@ -1,6 +1,8 @@
 """Label files: what is read, and what is said about a file that cannot be."""
+
 import numpy as np
 import pytest
+
 from pcdet_focal.errors import InputError
 from pcdet_focal.evaluation.kitti import get_label_anno, get_label_annos, kitti_result_line
 
@@ -13,7 +15,11 @@ def test_fields_land_in_their_places(tmp_path):
     path.write_text(f"{CAR}\n\n{REGION}\n")
     anno = get_label_anno(path)
     assert anno["name"].tolist() == ["Car", "DontCare"]
-    assert anno["truncated"].tolist() == [0.25, -1] and anno["occluded"].tolist() == [1, -1] and anno["alpha"].tolist() == [-1.57, -10]
+    assert (
+        anno["truncated"].tolist() == [0.25, -1]
+        and anno["occluded"].tolist() == [1, -1]
+        and anno["alpha"].tolist() == [-1.57, -10]
+    )
     assert anno["occluded"].dtype.kind == "i"
     np.testing.assert_array_equal(anno["bbox"], [[614.24, 181.78, 727.31, 284.77], [5, 229.89, 214.12, 367.61]])
     np.testing.assert_array_equal(anno["dimensions"], [[4.15, 1.57, 1.73], [-1, -1, -1]])  # length, height, width
@@ -31,19 +37,31 @@ def test_an_empty_file_has_no_objects(tmp_path):
     path = tmp_path / "000000.txt"
     path.write_text("\n")
     shapes = {key: value.shape for key, value in get_label_anno(path).items()}
-    assert shapes == {"name": (0,), "truncated": (0,), "occluded": (0,), "alpha": (0,), "bbox": (0, 4), "dimensions": (0, 3), "location": (0, 3),
-                      "rotation_y": (0,), "score": (0,)}
+    assert shapes == {
+        "name": (0,),
+        "truncated": (0,),
+        "occluded": (0,),
+        "alpha": (0,),
+        "bbox": (0, 4),
+        "dimensions": (0, 3),
+        "location": (0, 3),
+        "rotation_y": (0,),
+        "score": (0,),
+    }
 
 
-@pytest.mark.parametrize("text, words", [
-    (f"{CAR}\nCar 0.00 0\n", ":2: 3 fields; a KITTI label line has 15 (16 with a score)"),
-    (f"{CAR} 0.5 7\n", ":1: 17 fields"),
-    (f"{CAR} 0.5\n\n{CAR}\n", ":3: 15 fields after lines of 16"),
-    (f"{CAR}\n{CAR.replace('1.75', 'abc')}\n", ":2: y is 'abc'; it must be a finite number"),
-    (CAR.replace("4.15", "nan"), ":1: length is 'nan'; it must be a finite number"),
-    (CAR.replace(" 1 ", " 1.5 "), ":1: occluded is '1.5'; it must be a whole number"),
-    (f"{CAR} inf", ":1: score is 'inf'"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (f"{CAR}\nCar 0.00 0\n", ":2: 3 fields; a KITTI label line has 15 (16 with a score)"),
+        (f"{CAR} 0.5 7\n", ":1: 17 fields"),
+        (f"{CAR} 0.5\n\n{CAR}\n", ":3: 15 fields after lines of 16"),
+        (f"{CAR}\n{CAR.replace('1.75', 'abc')}\n", ":2: y is 'abc'; it must be a finite number"),
+        (CAR.replace("4.15", "nan"), ":1: length is 'nan'; it must be a finite number"),
+        (CAR.replace(" 1 ", " 1.5 "), ":1: occluded is '1.5'; it must be a whole number"),
+        (f"{CAR} inf", ":1: score is 'inf'"),
+    ],
+)
 def test_bad_lines_are_named(tmp_path, text, words):
     path = tmp_path / "000123.txt"
     path.write_text(text)
@@ -82,10 +100,25 @@ def test_which_files_of_a_folder(tmp_path):
 
 
 def test_a_written_line_is_read_back(tmp_path):
-    line = kitti_result_line({"name": "Car", "truncated": 0.25, "occluded": 1, "alpha": -1.57, "bbox": [614.24, 181.78, 727.31, 284.77],
-                              "dimensions": [1.57, 1.73, 4.15], "location": [1.0, 1.75, 13.22], "rotation_y": -1.62, "score": 0.5}, precision=2)
+    line = kitti_result_line(
+        {
+            "name": "Car",
+            "truncated": 0.25,
+            "occluded": 1,
+            "alpha": -1.57,
+            "bbox": [614.24, 181.78, 727.31, 284.77],
+            "dimensions": [1.57, 1.73, 4.15],
+            "location": [1.0, 1.75, 13.22],
+            "rotation_y": -1.62,
+            "score": 0.5,
+        },
+        precision=2,
+    )
     assert line == f"{CAR} 0.50"
-    assert kitti_result_line({"name": "Van", "bbox": [1, 2, 3, 4]}, precision=1) == "Van -1 -1 -10 1.0 2.0 3.0 4.0 -1 -1 -1 -1000 -1000 -1000 -10"
+    assert (
+        kitti_result_line({"name": "Van", "bbox": [1, 2, 3, 4]}, precision=1)
+        == "Van -1 -1 -10 1.0 2.0 3.0 4.0 -1 -1 -1 -1000 -1000 -1000 -10"
+    )
     with pytest.raises(InputError, match="'bbox' needs a value"):
         kitti_result_line({"name": "Car"})
     with pytest.raises(InputError, match="unknown key 'colour'"):

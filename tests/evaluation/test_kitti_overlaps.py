@@ -1,8 +1,10 @@
 """Overlaps inside a frame against shapely and closed forms."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pcdet_focal.evaluation.kitti.annotations import flatten_detections, flatten_ground_truth
 from pcdet_focal.evaluation.kitti.overlaps import compute_overlaps
 
@@ -13,9 +15,13 @@ def random_frame(rng, count, spread):
     corner = rng.uniform(0, 200, (count, 2))
     return {
         "name": rng.choice(["Car", "Pedestrian", "DontCare"], count),
-        "truncated": np.zeros(count), "occluded": np.zeros(count), "alpha": np.zeros(count),
-        "bbox": np.concatenate([corner, corner + rng.uniform(1, 120, (count, 2))], axis=1), "dimensions": rng.uniform(0.3, 5, (count, 3)),
-        "location": rng.uniform(-1, 1, (count, 3)) * [spread, 1, spread] + [0, 1, 50], "rotation_y": rng.uniform(-7, 7, count),
+        "truncated": np.zeros(count),
+        "occluded": np.zeros(count),
+        "alpha": np.zeros(count),
+        "bbox": np.concatenate([corner, corner + rng.uniform(1, 120, (count, 2))], axis=1),
+        "dimensions": rng.uniform(0.3, 5, (count, 3)),
+        "location": rng.uniform(-1, 1, (count, 3)) * [spread, 1, spread] + [0, 1, 50],
+        "rotation_y": rng.uniform(-7, 7, count),
         "score": rng.uniform(0, 1, count),
     }
 
@@ -56,11 +62,17 @@ def test_all_pairs_match_shapely(seed, spread):
                     continue
                 plane_a, plane_b = (ground_polygon(o["location"], o["dimensions"], o["rotation_y"]) for o in (a, b))
                 shared = plane_a.intersection(plane_b).area
-                tall = max(0, min(a["location"][1], b["location"][1])
-                           - max(a["location"][1] - a["dimensions"][1], b["location"][1] - b["dimensions"][1]))
+                tall = max(
+                    0,
+                    min(a["location"][1], b["location"][1])
+                    - max(a["location"][1] - a["dimensions"][1], b["location"][1] - b["dimensions"][1]),
+                )
                 volumes = np.prod(a["dimensions"]) + np.prod(b["dimensions"])
-                for metric, value in (("bbox", image_a.intersection(image_b).area / image_a.union(image_b).area),
-                                      ("bev", shared / (plane_a.area + plane_b.area - shared)), ("3d", shared * tall / (volumes - shared * tall))):
+                for metric, value in (
+                    ("bbox", image_a.intersection(image_b).area / image_a.union(image_b).area),
+                    ("bev", shared / (plane_a.area + plane_b.area - shared)),
+                    ("3d", shared * tall / (volumes - shared * tall)),
+                ):
                     assert dense[metric][g, d] == pytest.approx(value, abs=1e-9), metric
                     dense[metric][g, d] = 0
     np.testing.assert_allclose(overlaps.unlabelled, cover, atol=1e-12)

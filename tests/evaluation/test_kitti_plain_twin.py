@@ -1,6 +1,10 @@
-"""The evaluator against a slow twin written straight from the benchmark's rules: frames one by one, dense overlaps by shapely, no shortcuts."""
+"""The evaluator against a slow twin written straight from the benchmark's rules: frames one by one, dense overlaps by
+shapely, no shortcuts.
+"""
+
 import numpy as np
 import pytest
+
 from pcdet_focal.evaluation.kitti import CLASS_NAMES, LOOSE_OVERLAPS, STRICT_OVERLAPS, evaluate_kitti
 
 shapely = pytest.importorskip("shapely")
@@ -13,31 +17,35 @@ def random_objects(rng, count):
     corner = rng.uniform([0, 0], [300, 150], (count, 2)).round(1)
     size = np.stack([rng.uniform(20, 120, count), rng.choice([24.0, 25, 26, 40, 41, 60, 100], count)], axis=1)
     return {
-        "name": rng.choice(ALL_NAMES, count, p=[.3, .15, .15, .1, .1, .05, .05, .1]),
-        "truncated": rng.choice([0, .15, .2, .3, .5, .6], count, p=[.5, .1, .1, .1, .1, .1]),
-        "occluded": rng.choice([0, 1, 2, 3], count, p=[.6, .2, .1, .1]), "alpha": rng.uniform(-3, 3, count),
+        "name": rng.choice(ALL_NAMES, count, p=[0.3, 0.15, 0.15, 0.1, 0.1, 0.05, 0.05, 0.1]),
+        "truncated": rng.choice([0, 0.15, 0.2, 0.3, 0.5, 0.6], count, p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]),
+        "occluded": rng.choice([0, 1, 2, 3], count, p=[0.6, 0.2, 0.1, 0.1]),
+        "alpha": rng.uniform(-3, 3, count),
         "bbox": np.concatenate([corner, corner + size], axis=1),
-        "dimensions": rng.uniform([1, 1, .5], [4, 2, 2], (count, 3)), "location": rng.uniform([-8, 1.5, 5], [8, 1.8, 20], (count, 3)),
+        "dimensions": rng.uniform([1, 1, 0.5], [4, 2, 2], (count, 3)),
+        "location": rng.uniform([-8, 1.5, 5], [8, 1.8, 20], (count, 3)),
         "rotation_y": rng.uniform(-3, 3, count),
     }
 
 
 def random_frames(seed, frames):
-    """Ground truth, and detections that are noisy copies (some twice, some of another class) among wrong ones; few distinct scores."""
+    """Ground truth, and detections that are noisy copies (some twice, some of another class) among wrong ones; few
+    distinct scores.
+    """
     rng = np.random.default_rng(seed)
     gts, dts = [], []
     for _ in range(frames):
         gt = random_objects(rng, int(rng.integers(0, 12)))
         copied = rng.permutation(np.repeat(np.arange(len(gt["name"])), rng.integers(0, 3, len(gt["name"]))))
         dt = {key: value[copied] for key, value in gt.items()}
-        noise = rng.choice([.02, .05, .2])
+        noise = rng.choice([0.02, 0.05, 0.2])
         dt["location"] = dt["location"] + rng.normal(0, noise, dt["location"].shape)
         dt["bbox"] = dt["bbox"] + rng.normal(0, 10 * noise, dt["bbox"].shape)
-        dt["alpha"] = dt["alpha"] + rng.normal(0, .4, len(copied))
-        dt["name"] = np.where(rng.random(len(copied)) < .15, rng.choice(CLASS_NAMES, len(copied)), dt["name"])
+        dt["alpha"] = dt["alpha"] + rng.normal(0, 0.4, len(copied))
+        dt["name"] = np.where(rng.random(len(copied)) < 0.15, rng.choice(CLASS_NAMES, len(copied)), dt["name"])
         wrong = random_objects(rng, int(rng.integers(0, 5)))
         dt = {key: np.concatenate([dt[key], wrong[key]]) for key in dt}
-        dt["score"] = rng.normal(.4, .3, len(dt["name"])).round(2)
+        dt["score"] = rng.normal(0.4, 0.3, len(dt["name"])).round(2)
         gts.append(gt)
         dts.append(dt)
     return gts, dts
@@ -46,8 +54,17 @@ def random_frames(seed, frames):
 def rectangle(anno, i):
     (x, _, z), (length, _, width), angle = anno["location"][i], anno["dimensions"][i], anno["rotation_y"][i]
     c, s = np.cos(angle), np.sin(angle)
-    return shapely.Polygon([(x + c * u + s * v, z - s * u + c * v)
-                            for u, v in ((length / 2, width / 2), (length / 2, -width / 2), (-length / 2, -width / 2), (-length / 2, width / 2))])
+    return shapely.Polygon(
+        [
+            (x + c * u + s * v, z - s * u + c * v)
+            for u, v in (
+                (length / 2, width / 2),
+                (length / 2, -width / 2),
+                (-length / 2, -width / 2),
+                (-length / 2, width / 2),
+            )
+        ]
+    )
 
 
 def overlap(metric, gt, i, dt, j):
@@ -57,7 +74,12 @@ def overlap(metric, gt, i, dt, j):
     a, b = rectangle(gt, i), rectangle(dt, j)
     shared, size_a, size_b = a.intersection(b).area, a.area, b.area
     if metric == "3d":
-        bottoms, tops = zip(*((anno["location"][k][1], anno["location"][k][1] - anno["dimensions"][k][1]) for anno, k in ((gt, i), (dt, j))))
+        bottoms, tops = zip(
+            *(
+                (anno["location"][k][1], anno["location"][k][1] - anno["dimensions"][k][1])
+                for anno, k in ((gt, i), (dt, j))
+            )
+        )
         shared *= max(0.0, min(bottoms) - max(tops))
         size_a *= gt["dimensions"][i][1]
         size_b *= dt["dimensions"][j][1]
@@ -70,9 +92,16 @@ def sort_frame(gt, dt, name, level):
     neighbour = {"Car": "Van", "Pedestrian": "Person_sitting"}.get(name)
     gt_states = []
     for i, other in enumerate(gt["name"]):
-        hard = (gt["bbox"][i, 3] - gt["bbox"][i, 1] <= height or gt["occluded"][i] > occlusion or gt["truncated"][i] > truncation)
+        hard = (
+            gt["bbox"][i, 3] - gt["bbox"][i, 1] <= height
+            or gt["occluded"][i] > occlusion
+            or gt["truncated"][i] > truncation
+        )
         gt_states.append((1 if hard else 0) if other == name else 1 if other == neighbour else None)
-    dt_states = [1 if dt["bbox"][j, 3] - dt["bbox"][j, 1] < height else 0 if other == name else None for j, other in enumerate(dt["name"])]
+    dt_states = [
+        1 if dt["bbox"][j, 3] - dt["bbox"][j, 1] < height else 0 if other == name else None
+        for j, other in enumerate(dt["name"])
+    ]
     return gt_states, dt_states
 
 
@@ -82,8 +111,11 @@ def twin(gts, dts, name, level, metric, minimum, tables):
     for f, (gt_states, dt_states) in enumerate(states):
         taken = set()
         for i, state in enumerate(gt_states):
-            fits = [j for j, other in enumerate(dt_states)
-                    if state is not None and other is not None and j not in taken and tables[metric][f][i, j] > minimum]
+            fits = [
+                j
+                for j, other in enumerate(dt_states)
+                if state is not None and other is not None and j not in taken and tables[metric][f][i, j] > minimum
+            ]
             if fits:
                 best = max(fits, key=lambda j: (dts[f]["score"][j], -j))
                 taken.add(best)
@@ -103,8 +135,15 @@ def twin(gts, dts, name, level, metric, minimum, tables):
         for f, (gt_states, dt_states) in enumerate(states):
             taken, table = set(), tables[metric][f]
             for i, state in enumerate(gt_states):
-                fits = [j for j, other in enumerate(dt_states) if state is not None and other is not None and j not in taken
-                        and dts[f]["score"][j] >= threshold and table[i, j] > minimum]
+                fits = [
+                    j
+                    for j, other in enumerate(dt_states)
+                    if state is not None
+                    and other is not None
+                    and j not in taken
+                    and dts[f]["score"][j] >= threshold
+                    and table[i, j] > minimum
+                ]
                 counted = [j for j in fits if dt_states[j] == 0]
                 if not fits:
                     missed += state == 0
@@ -117,10 +156,19 @@ def twin(gts, dts, name, level, metric, minimum, tables):
             for j, state in enumerate(dt_states):
                 if state == 0 and j not in taken and dts[f]["score"][j] >= threshold:
                     box = shapely.box(*dts[f]["bbox"][j])
-                    regions = [shapely.box(*gts[f]["bbox"][i]) for i, other in enumerate(gts[f]["name"]) if other == "DontCare"]
-                    false += not (metric == "bbox" and any(region.intersection(box).area / box.area > minimum for region in regions))
+                    regions = [
+                        shapely.box(*gts[f]["bbox"][i]) for i, other in enumerate(gts[f]["name"]) if other == "DontCare"
+                    ]
+                    false += not (
+                        metric == "bbox"
+                        and any(region.intersection(box).area / box.area > minimum for region in regions)
+                    )
         if hits:
-            precision[t], orientation[t], reached[t] = hits / (hits + false), similarity / (hits + false), hits / (hits + missed)
+            precision[t], orientation[t], reached[t] = (
+                hits / (hits + false),
+                similarity / (hits + false),
+                hits / (hits + missed),
+            )
     return [*(np.array([max(curve[k:]) for k in range(41)]) for curve in (precision, orientation)), reached], len(found)
 
 
@@ -128,9 +176,21 @@ def twin(gts, dts, name, level, metric, minimum, tables):
 def test_curves_are_the_twins(seed):
     gts, dts = random_frames(seed, 30)
     result = evaluate_kitti(gts, dts, CLASS_NAMES)
-    tables = {metric: [np.array([[overlap(metric, gt, i, dt, j) if gt["name"][i] != "DontCare" else 0.0 for j in range(len(dt["name"]))]
-                                 for i in range(len(gt["name"]))]).reshape(len(gt["name"]), len(dt["name"])) for gt, dt in zip(gts, dts)]
-              for metric in ("bbox", "bev", "3d")}
+    tables = {
+        metric: [
+            np.array(
+                [
+                    [
+                        overlap(metric, gt, i, dt, j) if gt["name"][i] != "DontCare" else 0.0
+                        for j in range(len(dt["name"]))
+                    ]
+                    for i in range(len(gt["name"]))
+                ]
+            ).reshape(len(gt["name"]), len(dt["name"]))
+            for gt, dt in zip(gts, dts)
+        ]
+        for metric in ("bbox", "bev", "3d")
+    }
     compared = 0
     for name in CLASS_NAMES:
         for key, sets in (("strict", STRICT_OVERLAPS), ("loose", LOOSE_OVERLAPS)):
@@ -138,11 +198,17 @@ def test_curves_are_the_twins(seed):
                 for level in range(3):
                     (precision, orientation, reached), found = twin(gts, dts, name, level, metric, minimum, tables)
                     where = f"{name} {metric} {key} {level}"
-                    np.testing.assert_allclose(result.precision[name][metric][key][level], precision, atol=1e-12, err_msg=where)
-                    np.testing.assert_allclose(result.recall[name][metric][key][level], reached, atol=1e-12, err_msg=where)
+                    np.testing.assert_allclose(
+                        result.precision[name][metric][key][level], precision, atol=1e-12, err_msg=where
+                    )
+                    np.testing.assert_allclose(
+                        result.recall[name][metric][key][level], reached, atol=1e-12, err_msg=where
+                    )
                     assert result.found[name][metric][key][level] == found, where
                     if metric == "bbox":
-                        np.testing.assert_allclose(result.precision[name]["aos"][key][level], orientation, atol=1e-12, err_msg=where)
+                        np.testing.assert_allclose(
+                            result.precision[name]["aos"][key][level], orientation, atol=1e-12, err_msg=where
+                        )
                     compared += int((precision > 0).sum())
     assert compared > 300
 
@@ -162,4 +228,8 @@ def test_detections_of_one_class_do_not_depend_on_which_classes_are_evaluated():
     together = evaluate_kitti(gts, dts, CLASS_NAMES).as_dict()
     for name in CLASS_NAMES:
         alone = evaluate_kitti(gts, dts, name).as_dict()
-        assert alone == {key: value for key, value in together.items() if key.startswith(f"{name}_") and key.count("_") == name.count("_") + 2}
+        assert alone == {
+            key: value
+            for key, value in together.items()
+            if key.startswith(f"{name}_") and key.count("_") == name.count("_") + 2
+        }

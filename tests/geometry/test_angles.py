@@ -1,4 +1,7 @@
-"""limit_period, rotate_points_along_z, angle2matrix against OpenPCDet's recorded numbers, complex multiplication and float64."""
+"""limit_period, rotate_points_along_z, angle2matrix against OpenPCDet's recorded numbers, complex multiplication and
+float64.
+"""
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +57,9 @@ def test_rotate_points_recorded():
     out = rotate_points_along_z(case["points"], case["angle"])
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, case["out"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(rotate_points_along_z(torch.from_numpy(case["points"]), torch.from_numpy(case["angle"])).numpy(), out)
+    np.testing.assert_array_equal(
+        rotate_points_along_z(torch.from_numpy(case["points"]), torch.from_numpy(case["angle"])).numpy(), out
+    )
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 2e-5), (np.float64, 1e-13)])

@@ -1,18 +1,25 @@
 """What numpy arrays look like on the torch side."""
+
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from pcdet_focal.geometry.arrays import check_numpy_to_torch
 from pcdet_focal.geometry.angles import rotate_points_along_z
+from pcdet_focal.geometry.arrays import check_numpy_to_torch
 from pcdet_focal.geometry.boxes import boxes_to_corners_3d
 
 
 @pytest.mark.parametrize(
     "given, expected",
-    [(np.float64, torch.float64), (np.float32, torch.float32), (np.float16, torch.float32), (np.int64, torch.float32), (bool, torch.float32)],
+    [
+        (np.float64, torch.float64),
+        (np.float32, torch.float32),
+        (np.float16, torch.float32),
+        (np.int64, torch.float32),
+        (bool, torch.float32),
+    ],
 )
 def test_types(given, expected):
     tensor, is_numpy = check_numpy_to_torch(np.ones(3, dtype=given))

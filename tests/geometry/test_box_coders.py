@@ -1,4 +1,7 @@
-"""Box coders against OpenPCDet's recorded numbers, against their inverse, and against what the formula says for one box."""
+"""Box coders against OpenPCDet's recorded numbers, against their inverse, and against what the formula says for one
+box.
+"""
+
 import math
 
 import numpy as np
@@ -7,7 +10,12 @@ import torch
 from golden_data import cases, needs_golden
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.geometry.box_coders import PointResidualCoder, PreviousResidualDecoder, PreviousResidualRoIDecoder, ResidualCoder
+from pcdet_focal.geometry.box_coders import (
+    PointResidualCoder,
+    PreviousResidualDecoder,
+    PreviousResidualRoIDecoder,
+    ResidualCoder,
+)
 
 RECORDED = cases("03_geometry/box_coders.npz")
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -22,7 +30,10 @@ POINT = {"point_mean": dict(use_mean_size=True, mean_size=MEAN_SIZE), "point_nom
 
 
 def tensors(case, *names, dtype=None):
-    return [torch.from_numpy(RECORDED[case][name]).to(dtype) if dtype else torch.from_numpy(RECORDED[case][name]) for name in names]
+    return [
+        torch.from_numpy(RECORDED[case][name]).to(dtype) if dtype else torch.from_numpy(RECORDED[case][name])
+        for name in names
+    ]
 
 
 def some_boxes(n, columns=7, seed=0):
@@ -77,7 +88,9 @@ def test_residual_codes_of_one_box():
     expected = [2 / 5, -1 / 5, 1 / 2, math.log(2), math.log(0.5), math.log(0.5)]
     np.testing.assert_allclose(ResidualCoder().encode_torch(box, anchor), [expected + [0.75]], rtol=1e-15)
     turns = [math.cos(1.25) - math.cos(0.5), math.sin(1.25) - math.sin(0.5)]
-    np.testing.assert_allclose(ResidualCoder(encode_angle_by_sincos=True).encode_torch(box, anchor), [expected + turns], rtol=1e-14)
+    np.testing.assert_allclose(
+        ResidualCoder(encode_angle_by_sincos=True).encode_torch(box, anchor), [expected + turns], rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize("sincos", [False, True])
@@ -104,9 +117,14 @@ def test_point_round_trip_in_float64(arguments):
 
 def test_previous_decoders_of_one_code():
     anchor = torch.tensor([[10.0, 5, -1, 3, 4, 2, 0.5]], dtype=torch.float64)
-    code = torch.tensor([[0.4, -0.2, 0.5, math.log(0.5), math.log(2), math.log(3), 0.25]], dtype=torch.float64)  # w, l, h
-    np.testing.assert_allclose(PreviousResidualDecoder.decode_torch(code, anchor), [[12, 4, 0, 6, 2, 6, 0.75]], atol=1e-14)
-    np.testing.assert_allclose(PreviousResidualRoIDecoder.decode_torch(code, anchor), [[12, 4, 0, 6, 2, 6, 0.25]], atol=1e-14)
+    # w, l, h
+    code = torch.tensor([[0.4, -0.2, 0.5, math.log(0.5), math.log(2), math.log(3), 0.25]], dtype=torch.float64)
+    np.testing.assert_allclose(
+        PreviousResidualDecoder.decode_torch(code, anchor), [[12, 4, 0, 6, 2, 6, 0.75]], atol=1e-14
+    )
+    np.testing.assert_allclose(
+        PreviousResidualRoIDecoder.decode_torch(code, anchor), [[12, 4, 0, 6, 2, 6, 0.25]], atol=1e-14
+    )
 
 
 def test_sizes_of_nothing_give_finite_codes_and_stay_as_they_are():
@@ -124,11 +142,14 @@ def test_sizes_of_nothing_give_finite_codes_and_stay_as_they_are():
 def test_gradients():
     coder = ResidualCoder(code_size=9, encode_angle_by_sincos=True)
     boxes, anchors = some_boxes(4, 9, 6).requires_grad_(), some_boxes(4, 9, 7).requires_grad_()
-    assert torch.autograd.gradcheck(coder.encode_torch, (boxes, anchors))  # leaves that need a gradient, which OpenPCDet refuses
+    # leaves that need a gradient, which OpenPCDet refuses
+    assert torch.autograd.gradcheck(coder.encode_torch, (boxes, anchors))
     codes = coder.encode_torch(boxes, anchors).detach().requires_grad_()
     assert torch.autograd.gradcheck(coder.decode_torch, (codes, anchors))
     point = PointResidualCoder(mean_size=MEAN_SIZE)
-    assert torch.autograd.gradcheck(lambda b, p: point.encode_torch(b, p, torch.tensor([1, 2, 3, 1])), (boxes, anchors[:, :3]))
+    assert torch.autograd.gradcheck(
+        lambda b, p: point.encode_torch(b, p, torch.tensor([1, 2, 3, 1])), (boxes, anchors[:, :3])
+    )
 
 
 def test_anchors_with_fewer_columns_drop_the_rest():

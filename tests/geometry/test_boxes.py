@@ -1,4 +1,5 @@
 """Boxes in the LiDAR frame against OpenPCDet's recorded numbers, closed forms and shapely."""
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,13 @@ CLOSE = dict(rtol=1e-5, atol=1e-5)
 def some_boxes(n, seed=0, dtype=np.float64, columns=7):
     rng = np.random.default_rng(seed)
     return np.concatenate(
-        [rng.uniform(-40, 40, (n, 2)), rng.uniform(-2, 1, (n, 1)), rng.uniform(0.4, 6, (n, 3)), rng.uniform(-7, 7, (n, columns - 6))], axis=1
+        [
+            rng.uniform(-40, 40, (n, 2)),
+            rng.uniform(-2, 1, (n, 1)),
+            rng.uniform(0.4, 6, (n, 3)),
+            rng.uniform(-7, 7, (n, columns - 6)),
+        ],
+        axis=1,
     ).astype(dtype)
 
 
@@ -73,17 +80,23 @@ def test_aligned_bev_boxes_recorded_at_the_switch():
 
 
 @needs_golden
-@pytest.mark.parametrize("case", ["mask_outside_corners1", "mask_outside_corners4", "mask_outside_corners8", "mask_outside_center"])
+@pytest.mark.parametrize(
+    "case", ["mask_outside_corners1", "mask_outside_corners4", "mask_outside_corners8", "mask_outside_center"]
+)
 @pytest.mark.parametrize("as_list", [False, True])
 def test_mask_boxes_recorded(case, as_list):
     recorded = RECORDED[case]
     by_centre = case.endswith("center")
     corners = 1 if by_centre else int(case[-1])
     limits = recorded["range"].tolist() if as_list else recorded["range"]
-    mask = mask_boxes_outside_range_numpy(recorded["boxes"], limits, min_num_corners=corners, use_center_to_filter=by_centre)
+    mask = mask_boxes_outside_range_numpy(
+        recorded["boxes"], limits, min_num_corners=corners, use_center_to_filter=by_centre
+    )
     np.testing.assert_array_equal(mask, recorded["mask"])
     with_velocity = np.concatenate([recorded["boxes"], np.full((len(mask), 2), 1e6, np.float32)], axis=1)
-    np.testing.assert_array_equal(mask_boxes_outside_range_numpy(with_velocity, limits, corners, by_centre), recorded["mask"])
+    np.testing.assert_array_equal(
+        mask_boxes_outside_range_numpy(with_velocity, limits, corners, by_centre), recorded["mask"]
+    )
 
 
 @needs_golden
@@ -91,7 +104,9 @@ def test_remove_points_recorded():
     case = RECORDED["remove_points_in_boxes3d"]
     before = case["points"].copy()
     np.testing.assert_array_equal(remove_points_in_boxes3d(case["points"], case["boxes"]), case["out"])
-    np.testing.assert_array_equal(remove_points_in_boxes3d(case["points"], torch.from_numpy(case["boxes"])), case["out"])
+    np.testing.assert_array_equal(
+        remove_points_in_boxes3d(case["points"], torch.from_numpy(case["boxes"])), case["out"]
+    )
     by_torch = remove_points_in_boxes3d(torch.from_numpy(case["points"]), torch.from_numpy(case["boxes"]))
     np.testing.assert_array_equal(by_torch.numpy(), case["out"])
     np.testing.assert_array_equal(case["points"], before)
@@ -109,7 +124,9 @@ def test_corners_closed_form():
 def test_corners_gradient_and_leading_dimensions():
     boxes = torch.from_numpy(some_boxes(6)).reshape(2, 3, 7).requires_grad_()
     assert torch.autograd.gradcheck(boxes_to_corners_3d, (boxes,))
-    np.testing.assert_array_equal(boxes_to_corners_3d(boxes)[1].detach().numpy(), boxes_to_corners_3d(boxes.detach().numpy()[1]))
+    np.testing.assert_array_equal(
+        boxes_to_corners_3d(boxes)[1].detach().numpy(), boxes_to_corners_3d(boxes.detach().numpy()[1])
+    )
 
 
 def test_mask_boxes_borders_belong():
@@ -118,11 +135,21 @@ def test_mask_boxes_borders_belong():
     boxes[:, 0:3] = [[0, -40, -3], [70.4, 40, 1], [70.5, 0, 0], [10, 0, 1.1]]
     assert mask_boxes_outside_range_numpy(boxes, limits).tolist() == [True, True, False, False]
     boxes[:, 3:6] = 2
-    assert mask_boxes_outside_range_numpy(boxes, limits, 1, use_center_to_filter=False).tolist() == [True, True, True, True]
+    assert mask_boxes_outside_range_numpy(boxes, limits, 1, use_center_to_filter=False).tolist() == [
+        True,
+        True,
+        True,
+        True,
+    ]
     one_corner = np.array([[71.0, 41, 0, 2, 2, 2, 0]])  # (70, 40) alone is in the range
     assert mask_boxes_outside_range_numpy(one_corner, limits, use_center_to_filter=False).tolist() == [True]
     assert mask_boxes_outside_range_numpy(one_corner, limits, 3, use_center_to_filter=False).tolist() == [False]
-    assert mask_boxes_outside_range_numpy(boxes, limits, 5, use_center_to_filter=False).tolist() == [False, False, False, True]
+    assert mask_boxes_outside_range_numpy(boxes, limits, 5, use_center_to_filter=False).tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -130,7 +157,9 @@ def test_remove_points_is_the_cpu_rule(dtype):
     boxes = some_boxes(12, seed=5, dtype=dtype, columns=9)
     rng = np.random.default_rng(6)
     around = boxes[rng.integers(0, 12, 3000)]
-    points = np.concatenate([around[:, 0:3] + rng.uniform(-2, 2, (3000, 3)), rng.uniform(0, 1, (3000, 1))], axis=1).astype(dtype)
+    points = np.concatenate(
+        [around[:, 0:3] + rng.uniform(-2, 2, (3000, 3)), rng.uniform(0, 1, (3000, 1))], axis=1
+    ).astype(dtype)
     inside, near_face = np.zeros(3000, dtype=bool), np.zeros(3000, dtype=bool)
     for box in boxes.astype(np.float64):
         turned = (points[:, 0] - box[0] + 1j * (points[:, 1] - box[1])) * np.exp(-1j * box[6])
@@ -160,8 +189,14 @@ def test_enlarge_takes_arrays_and_keeps_further_columns():
 def test_iou_against_shapely():
     shapely = pytest.importorskip("shapely")
     rng = np.random.default_rng(7)
-    a, b = (np.concatenate([low, low + rng.uniform(0.1, 3, low.shape)], axis=1) for low in (rng.uniform(0, 4, (9, 2)), rng.uniform(0, 4, (7, 2))))
-    expected = [[(lambda p, q: p.intersection(q).area / p.union(q).area)(shapely.box(*p), shapely.box(*q)) for q in b] for p in a]
+    a, b = (
+        np.concatenate([low, low + rng.uniform(0.1, 3, low.shape)], axis=1)
+        for low in (rng.uniform(0, 4, (9, 2)), rng.uniform(0, 4, (7, 2)))
+    )
+    expected = [
+        [(lambda p, q: p.intersection(q).area / p.union(q).area)(shapely.box(*p), shapely.box(*q)) for q in b]
+        for p in a
+    ]
     np.testing.assert_allclose(boxes_iou_normal(a, b), expected, atol=1e-12)
     np.testing.assert_allclose(pairwise_iou(a, b), expected, atol=1e-12)
     with pytest.raises(ValueError, match=r"\(9, 3\)"):

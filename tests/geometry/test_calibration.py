@@ -1,4 +1,5 @@
 """The KITTI calibration: recorded numbers, real files, round trips, and what is said about files that are wrong."""
+
 import pickle
 
 import numpy as np
@@ -48,7 +49,10 @@ def test_recorded(name, kind):
     assert type(out) is type(lidar) and out.dtype == lidar.dtype
     np.testing.assert_allclose(out, case["lidar_to_rect"], **METRES)
     np.testing.assert_allclose(calib.rect_to_lidar(rect), case["rect_to_lidar"], **METRES)
-    for points, function, recorded in ((lidar, calib.lidar_to_img, "lidar_to_img"), (rect, calib.rect_to_img, "rect_to_img")):
+    for points, function, recorded in (
+        (lidar, calib.lidar_to_img, "lidar_to_img"),
+        (rect, calib.rect_to_img, "rect_to_img"),
+    ):
         pixels, depth = function(points)
         assert pixels.dtype == lidar.dtype and depth.dtype == lidar.dtype
         np.testing.assert_allclose(pixels, case[recorded], **PIXELS)
@@ -66,7 +70,9 @@ def test_img_to_rect_recorded(name):
     out = calib.img_to_rect(u, v, case["rect_to_img_depth"])
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, case["img_to_rect"], **METRES)
-    np.testing.assert_array_equal(calib.img_to_rect(*map(torch.from_numpy, (u.copy(), v.copy(), case["rect_to_img_depth"]))).numpy(), out)
+    np.testing.assert_array_equal(
+        calib.img_to_rect(*map(torch.from_numpy, (u.copy(), v.copy(), case["rect_to_img_depth"]))).numpy(), out
+    )
 
 
 @needs_golden
@@ -165,7 +171,9 @@ def test_round_trips_in_float64(tmp_path, kind):
 def test_float32_points_come_back_to_a_hundredth_of_a_millimetre():
     rng = np.random.default_rng(1)
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    calib = Calibration({"P2": np.eye(3, 4), "R0": np.eye(3), "Tr_velo2cam": np.concatenate([turn, rng.normal(size=(3, 1))], axis=1)})
+    calib = Calibration(
+        {"P2": np.eye(3, 4), "R0": np.eye(3), "Tr_velo2cam": np.concatenate([turn, rng.normal(size=(3, 1))], axis=1)}
+    )
     points = rng.uniform(-70, 70, (500, 3)).astype(np.float32)
     np.testing.assert_allclose(calib.rect_to_lidar(calib.lidar_to_rect(points)), points, atol=5e-5)
 
@@ -186,11 +194,17 @@ def edited(index, line):
 @pytest.mark.parametrize(
     "lines, message",
     [
-        (edited(2, "P2: 700 0 600 45 0 700 180 0.2 0 0 1"), r"bad\.txt, line 3: P2 must have 12 values \(a 3 x 4 matrix, row by row\), it has 11"),
+        (
+            edited(2, "P2: 700 0 600 45 0 700 180 0.2 0 0 1"),
+            r"bad\.txt, line 3: P2 must have 12 values \(a 3 x 4 matrix, row by row\), it has 11",
+        ),
         (edited(4, "R0_rect: 1 0 0 0 1 0 0 0 1 0"), r"bad\.txt, line 5: R0_rect must have 9 values .* it has 10"),
         (edited(2, "P2:"), r"bad\.txt, line 3: P2 must have 12 values .* it has 0"),
         (edited(4, "R0_rect: 1 0 0 0 one 0 0 0 1"), r"bad\.txt, line 5, value 5 of R0_rect: 'one' is not a number"),
-        (edited(5, "Tr_velo_to_cam: 0 -1 0 nan 0 0 -1 0 1 0 0 0"), r"bad\.txt, line 6: Tr_velo_to_cam has a value that is not finite"),
+        (
+            edited(5, "Tr_velo_to_cam: 0 -1 0 nan 0 0 -1 0 1 0 0 0"),
+            r"bad\.txt, line 6: Tr_velo_to_cam has a value that is not finite",
+        ),
         (GOOD[:4] + GOOD[5:], r"bad\.txt: no line 'R0_rect: ' with its 9 numbers"),
         (GOOD[:5], r"bad\.txt: no line 'Tr_velo_to_cam: ' with its 12 numbers"),
         ([""], r"bad\.txt: no line 'P2: '"),

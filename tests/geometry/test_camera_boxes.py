@@ -1,4 +1,5 @@
 """Camera boxes against OpenPCDet's recorded numbers, round trips and the definition of KITTI's rotation_y."""
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,9 @@ PIXELS = dict(rtol=1e-4, atol=1e-2)
 
 
 def made_up_calibration():
-    """LiDAR (x forward, y left, z up) -> camera (x right, y down, z forward) up to a small turn, camera 0.27 m ahead and 0.08 m down."""
+    """LiDAR (x forward, y left, z up) -> camera (x right, y down, z forward) up to a small turn, camera 0.27 m ahead
+    and 0.08 m down.
+    """
     axes = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
     angle = 0.02
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
@@ -40,7 +43,8 @@ def made_up_calibration():
 def lidar_boxes(n=20, seed=0):
     rng = np.random.default_rng(seed)
     return np.concatenate(
-        [rng.uniform([8, -15, -2], [60, 15, 0], (n, 3)), rng.uniform(0.5, 5, (n, 3)), rng.uniform(-4, 4, (n, 1))], axis=1
+        [rng.uniform([8, -15, -2], [60, 15, 0], (n, 3)), rng.uniform(0.5, 5, (n, 3)), rng.uniform(-4, 4, (n, 1))],
+        axis=1,
     )
 
 
@@ -61,7 +65,9 @@ def check(function, given, recorded, tolerance, *arguments):
     wide = function(given.astype(np.float64), *arguments)
     assert wide.dtype == np.float64
     np.testing.assert_allclose(wide, recorded, rtol=1e-4, atol=tolerance["atol"])
-    np.testing.assert_allclose(function(torch.from_numpy(given.astype(np.float64)), *arguments).numpy(), wide, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(
+        function(torch.from_numpy(given.astype(np.float64)), *arguments).numpy(), wide, rtol=1e-12, atol=1e-9
+    )
     np.testing.assert_array_equal(given, before)
 
 
@@ -85,7 +91,14 @@ def test_recorded_frames(name):
     check(boxes3d_lidar_to_kitti_camera, case["boxes_lidar"], case["boxes_camera"], METRES, calib)
     check(boxes3d_kitti_camera_to_lidar, case["boxes_camera"], case["boxes_lidar_back"], METRES, calib)
     check(boxes3d_kitti_camera_to_imageboxes, case["boxes_camera"], case["image_boxes_unclipped"], PIXELS, calib)
-    check(boxes3d_kitti_camera_to_imageboxes, case["boxes_camera"], case["image_boxes_375x1242"], PIXELS, calib, np.array([375, 1242]))
+    check(
+        boxes3d_kitti_camera_to_imageboxes,
+        case["boxes_camera"],
+        case["image_boxes_375x1242"],
+        PIXELS,
+        calib,
+        np.array([375, 1242]),
+    )
 
 
 @needs_golden
@@ -100,14 +113,18 @@ def test_lidar_camera_round_trip():
     calib, boxes = made_up_calibration(), lidar_boxes()
     camera = boxes3d_lidar_to_kitti_camera(boxes, calib)
     np.testing.assert_allclose(boxes3d_kitti_camera_to_lidar(camera, calib), boxes, atol=1e-12)
-    np.testing.assert_allclose(camera[:, 3:7], np.stack([boxes[:, 3], boxes[:, 5], boxes[:, 4], -boxes[:, 6] - np.pi / 2], axis=1))
+    np.testing.assert_allclose(
+        camera[:, 3:7], np.stack([boxes[:, 3], boxes[:, 5], boxes[:, 4], -boxes[:, 6] - np.pi / 2], axis=1)
+    )
     with_velocity = np.concatenate([boxes, np.ones((len(boxes), 2))], axis=1)
     np.testing.assert_array_equal(boxes3d_lidar_to_kitti_camera(with_velocity, calib), camera)
 
 
 def test_fakelidar_round_trip():
     boxes = lidar_boxes()
-    np.testing.assert_allclose(boxes3d_kitti_fakelidar_to_lidar(boxes3d_kitti_lidar_to_fakelidar(boxes)), boxes, atol=1e-12)
+    np.testing.assert_allclose(
+        boxes3d_kitti_fakelidar_to_lidar(boxes3d_kitti_lidar_to_fakelidar(boxes)), boxes, atol=1e-12
+    )
 
 
 def test_integers_are_numbers_too():
@@ -119,7 +136,8 @@ def test_integers_are_numbers_too():
 
 
 def test_camera_corners_closed_form():
-    # ry = -90 degrees: the front (+x of the box) looks along +z, away from the camera; y grows downwards from the bottom at y = 2
+    # ry = -90 degrees: the front (+x of the box) looks along +z, away from the camera; y grows downwards from the
+    # bottom at y = 2
     corners = boxes3d_to_corners3d_kitti_camera(np.array([[1.0, 2, 10, 4, 1.5, 2, -np.pi / 2]]))[0]
     np.testing.assert_allclose(corners[0:4, [0, 2]], [[0, 12], [2, 12], [2, 8], [0, 8]], atol=1e-12)
     np.testing.assert_allclose(corners[:, 1], [2.0] * 4 + [0.5] * 4)
@@ -150,7 +168,9 @@ def test_image_rectangle_of_a_box_straight_ahead():
     calib = made_up_calibration()
     calib.P2 = np.array([[700.0, 0, 600, 0], [0, 700, 180, 0], [0, 0, 1, 0]])
     box = np.array([[0.0, 1, 10, 2, 2, 4, 0]])  # x -1..1, y -1..1, z 8..12: the near face is the widest
-    np.testing.assert_allclose(boxes3d_kitti_camera_to_imageboxes(box, calib), [[600 - 87.5, 180 - 87.5, 600 + 87.5, 180 + 87.5]])
+    np.testing.assert_allclose(
+        boxes3d_kitti_camera_to_imageboxes(box, calib), [[600 - 87.5, 180 - 87.5, 600 + 87.5, 180 + 87.5]]
+    )
     np.testing.assert_allclose(boxes3d_kitti_camera_to_imageboxes(box, calib, (200, 620)), [[512.5, 92.5, 619, 199]])
 
 

@@ -1,4 +1,5 @@
 """in_hull against half-spaces known in closed form and against shapely."""
+
 import warnings
 
 import numpy as np
@@ -19,11 +20,14 @@ def test_box_hull_is_the_box(dtype):
         away = np.abs(np.abs(local) - box[3:6] / 2).min(axis=1) > (1e-4 if dtype == np.float32 else 1e-9)
         expected = (np.abs(local) <= box[3:6] / 2).all(axis=1)
         assert away.sum() > 480 and expected.sum() > 100
-        np.testing.assert_array_equal(in_hull(points.astype(dtype)[away], boxes_to_corners_3d(box[None])[0]), expected[away])
+        np.testing.assert_array_equal(
+            in_hull(points.astype(dtype)[away], boxes_to_corners_3d(box[None])[0]), expected[away]
+        )
 
 
 def test_pyramid():
-    corners = np.array([[0, 0, 1], [1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0]], dtype=np.float64)  # apex first, as the augmentor has them
+    # apex first, as the augmentor has them
+    corners = np.array([[0, 0, 1], [1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0]], dtype=np.float64)
     points = np.random.default_rng(3).uniform(-1.2, 1.2, (4000, 3))
     x, y, z = np.abs(points[:, 0]), np.abs(points[:, 1]), points[:, 2]
     np.testing.assert_array_equal(in_hull(points, corners), (z >= 0) & (np.maximum(x, y) <= 1 - z))

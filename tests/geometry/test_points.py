@@ -1,4 +1,5 @@
 """Range masks, voxel centres and voxel indices."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +7,13 @@ import pytest
 import torch
 from golden_data import cases, needs_golden
 
-from pcdet_focal.geometry.points import generate_voxel2pinds, get_pad_params, get_voxel_centers, mask_points_by_range, scatter_point_inds
+from pcdet_focal.geometry.points import (
+    generate_voxel2pinds,
+    get_pad_params,
+    get_voxel_centers,
+    mask_points_by_range,
+    scatter_point_inds,
+)
 
 RECORDED = cases("03_geometry/box_utils.npz")
 
@@ -23,10 +30,13 @@ def test_mask_points_recorded(as_list):
 
 def test_mask_points_borders_belong_and_height_does_not_count():
     limits = [0.0, -40.0, -3.0, 70.4, 40.0, 1.0]
-    points = np.array([[0, -40, 99], [70.4, 40, -99], [70.41, 0, 0], [-0.01, 0, 0], [1, 40.01, 0], [1, -40.01, 0]], dtype=np.float32)
+    points = np.array(
+        [[0, -40, 99], [70.4, 40, -99], [70.41, 0, 0], [-0.01, 0, 0], [1, 40.01, 0], [1, -40.01, 0]], dtype=np.float32
+    )
     expected = [True, True, False, False, False, False]
     assert mask_points_by_range(points, limits).tolist() == expected
-    assert mask_points_by_range(points, np.array(limits)).tolist() == expected  # a float64 range does not shift the border of float32 points
+    # a float64 range does not shift the border of float32 points
+    assert mask_points_by_range(points, np.array(limits)).tolist() == expected
 
 
 @needs_golden
@@ -60,4 +70,8 @@ def test_voxel_rows_in_the_dense_grid():
     for row, place in enumerate(indices.tolist()):
         assert dense[tuple(place)] == row
     assert (dense == -1).sum() == dense.numel() - 3
-    assert scatter_point_inds(torch.zeros((0, 2), dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (2, 2)).eq(-1).all()
+    assert (
+        scatter_point_inds(torch.zeros((0, 2), dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (2, 2))
+        .eq(-1)
+        .all()
+    )

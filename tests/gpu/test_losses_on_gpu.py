@@ -1,4 +1,7 @@
-"""The losses on a CUDA device: the CPU's numbers, no wait for the device, CUDA graphs, torch.compile, memory. Skipped where there is none."""
+"""The losses on a CUDA device: the CPU's numbers, no wait for the device, CUDA graphs, torch.compile, memory. Skipped
+where there is none.
+"""
+
 import copy
 
 import pytest
@@ -7,27 +10,58 @@ from head_cases import small_head, with_predictions
 from losses.test_every_loss import NAMES, losses
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, quality_focal_loss_from_labels, sigmoid_focal_loss_from_labels,
-                                varifocal_loss_from_labels)
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    quality_focal_loss_from_labels,
+    sigmoid_focal_loss_from_labels,
+    varifocal_loss_from_labels,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = "cuda"
 KEYS = ("cls_preds", "box_preds", "dir_cls_preds")
-CLS = ["SigmoidFocalClassificationLoss", "FocalLoss", "QualityFocalLoss", "VarifocalLoss", "GHMC", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss",
-       "AsymmetricLoss", "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss"]
+CLS = [
+    "SigmoidFocalClassificationLoss",
+    "FocalLoss",
+    "QualityFocalLoss",
+    "VarifocalLoss",
+    "GHMC",
+    "BinaryCrossEntropyLoss",
+    "BCEBlurWithLogitsLoss",
+    "AsymmetricLoss",
+    "EqualizedFocalLoss",
+    "SoftmaxFocalLoss",
+    "LabelSmoothingLoss",
+    "CrossEntropyLoss",
+]
 CODES = ["WeightedSmoothL1Loss", "WeightedL1Loss", "SmoothL1Loss", "L1Loss", "MSELoss", "BalancedL1Loss", "GHMR"]
-BOXES = ["CornerLoss", {"NAME": "RotatedIoULoss", "KIND": "giou", "SPACE": "bev"}, {"NAME": "RotatedIoULoss", "KIND": "diou"}]
+BOXES = [
+    "CornerLoss",
+    {"NAME": "RotatedIoULoss", "KIND": "giou", "SPACE": "bev"},
+    {"NAME": "RotatedIoULoss", "KIND": "diou"},
+]
 DIR = ["WeightedCrossEntropyLoss", "CrossEntropyLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss"]
 NORMALIZERS = ["per_sample", "batch", "global", "ema", "none"]
-CONFIGS = ([{"CLS_LOSS": name} for name in CLS] + [{"REG_LOSS": entry} for entry in CODES] + [{"DIR_LOSS": name} for name in DIR]
-           + [{"NORMALIZER": name} for name in NORMALIZERS])
-FROM_LABELS = {"focal": sigmoid_focal_loss_from_labels, "quality focal": quality_focal_loss_from_labels, "varifocal": varifocal_loss_from_labels}
+CONFIGS = (
+    [{"CLS_LOSS": name} for name in CLS]
+    + [{"REG_LOSS": entry} for entry in CODES]
+    + [{"DIR_LOSS": name} for name in DIR]
+    + [{"NORMALIZER": name} for name in NORMALIZERS]
+)
+FROM_LABELS = {
+    "focal": sigmoid_focal_loss_from_labels,
+    "quality focal": quality_focal_loss_from_labels,
+    "varifocal": varifocal_loss_from_labels,
+}
 
 
 def on_device(head):
     """A copy of the head, and of what it remembers of a forward pass, on the device."""
     moved = copy.deepcopy(head).to(DEVICE)
-    moved.forward_ret_dict = {key: value.detach().to(DEVICE).requires_grad_(value.requires_grad) for key, value in head.forward_ret_dict.items()}
+    moved.forward_ret_dict = {
+        key: value.detach().to(DEVICE).requires_grad_(value.requires_grad)
+        for key, value in head.forward_ret_dict.items()
+    }
     return moved
 
 
@@ -70,14 +104,20 @@ def test_every_loss_has_the_cpus_value(name):
     if name in ("sparse_iou", "sparse_diou"):
         pytest.skip("its ground truth is a list in the host's memory")
     for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
-        torch.testing.assert_close(value_and_gradient(DEVICE, dtype), value_and_gradient("cpu", dtype), rtol=rtol, atol=10 * rtol)
+        torch.testing.assert_close(
+            value_and_gradient(DEVICE, dtype), value_and_gradient("cpu", dtype), rtol=rtol, atol=10 * rtol
+        )
 
 
 def big_problem(dtype=torch.float32, shape=(4, 211200, 3)):
     torch.manual_seed(0)
     logits, labels = torch.randn(shape) * 2 - 4, torch.zeros(shape[:2], dtype=torch.int32)
     labels.scatter_(1, torch.randint(0, shape[1], (shape[0], 500)), -1)
-    labels.scatter_(1, torch.randint(0, shape[1], (shape[0], 200)), torch.randint(1, shape[2] + 1, (shape[0], 200), dtype=torch.int32))
+    labels.scatter_(
+        1,
+        torch.randint(0, shape[1], (shape[0], 200)),
+        torch.randint(1, shape[2] + 1, (shape[0], 200), dtype=torch.int32),
+    )
     return logits.to(dtype), labels, torch.rand(shape[:2])
 
 
@@ -90,8 +130,8 @@ def test_losses_from_labels_at_the_size_of_second(name, dtype, rtol):
     loss = FROM_LABELS[name](x, *[t.to(DEVICE) for t in others])
     exact = FROM_LABELS[name](y, *[t.double() if t.is_floating_point() else t for t in others])
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
-    gradient, = torch.autograd.grad(loss * 1024, x)
-    expected, = torch.autograd.grad(exact * 1024, y)
+    (gradient,) = torch.autograd.grad(loss * 1024, x)
+    (expected,) = torch.autograd.grad(exact * 1024, y)
     torch.testing.assert_close(gradient.cpu().double(), expected, rtol=rtol, atol=1e-7)
     again = FROM_LABELS[name](x, *[t.to(DEVICE) for t in others])
     assert torch.equal(again, loss)
@@ -106,7 +146,12 @@ def test_the_drop_in_class(gamma):
     loss, exact = loss_func(x, targets.to(DEVICE), weights.to(DEVICE)), loss_func(y, targets.double(), weights.double())
     assert loss.grad_fn.name() == "ElementwiseBackward"
     torch.testing.assert_close(loss.cpu().double(), exact, rtol=5e-6, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(loss.mean(), x)[0].cpu().double(), torch.autograd.grad(exact.mean(), y)[0], rtol=1e-5, atol=1e-11)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss.mean(), x)[0].cpu().double(),
+        torch.autograd.grad(exact.mean(), y)[0],
+        rtol=1e-5,
+        atol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -122,8 +167,16 @@ def test_no_step_waits(config):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("config", [{}, {"CLS_LOSS": {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4]}}, {"CLS_LOSS": "VarifocalLoss"},
-                                    {"NORMALIZER": "ema"}], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"CLS_LOSS": {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4]}},
+        {"CLS_LOSS": "VarifocalLoss"},
+        {"NORMALIZER": "ema"},
+    ],
+    ids=str,
+)
 def test_a_step_as_a_cuda_graph(config):
     head = cpu_and_device(config)[1]
     side = torch.cuda.Stream()
@@ -148,8 +201,16 @@ def test_a_step_as_a_cuda_graph(config):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("config", [{}, {"CLS_LOSS": "QualityFocalLoss"}, {"CLS_LOSS": "VarifocalLoss", "NORMALIZER": "ema"},
-                                    {"REG_LOSS": "BalancedL1Loss", "DIR_LOSS": "SoftmaxFocalLoss"}], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"CLS_LOSS": "QualityFocalLoss"},
+        {"CLS_LOSS": "VarifocalLoss", "NORMALIZER": "ema"},
+        {"REG_LOSS": "BalancedL1Loss", "DIR_LOSS": "SoftmaxFocalLoss"},
+    ],
+    ids=str,
+)
 def test_a_compiled_step(config):
     torch._dynamo.reset()
     head = cpu_and_device(config)[1]
@@ -176,6 +237,8 @@ def test_the_gradient_is_the_only_memory_of_its_size():
 
 def test_second_derivative_is_refused():
     x = torch.randn(1, 3, 3, device=DEVICE, requires_grad=True)
-    gradient, = torch.autograd.grad(sigmoid_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]], device=DEVICE)), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        sigmoid_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]], device=DEVICE)), x, create_graph=True
+    )
     with pytest.raises(InputError, match="no second derivative"):
         gradient.sum().backward()

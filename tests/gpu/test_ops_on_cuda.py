@@ -1,4 +1,7 @@
-"""The operations on a GPU against the same operations on the CPU: equal decisions, equal numbers, and no more waiting than promised."""
+"""The operations on a GPU against the same operations on the CPU: equal decisions, equal numbers, and no more waiting
+than promised.
+"""
+
 import warnings
 
 import numpy as np
@@ -13,7 +16,14 @@ from pcdet_focal.models.dense_heads.target_assigner.axis_aligned_target_assigner
 from pcdet_focal.ops.iou3d_nms import iou3d_nms_utils
 from pcdet_focal.ops.nms import nms_axis_aligned, nms_rotated
 from pcdet_focal.ops.points_in_boxes import count_points_in_boxes, points_in_boxes_index, points_in_boxes_mask
-from pcdet_focal.ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev, boxes_iou3d, boxes_iou_bev, boxes_overlap_bev, paired_iou
+from pcdet_focal.ops.rotated_iou import (
+    boxes_aligned_iou3d,
+    boxes_aligned_iou_bev,
+    boxes_iou3d,
+    boxes_iou_bev,
+    boxes_overlap_bev,
+    paired_iou,
+)
 from pcdet_focal.ops.scatter import scatter_max, scatter_mean
 from pcdet_focal.ops.voxelize import dynamic_voxelize, group_by_voxel, voxelize
 
@@ -59,8 +69,15 @@ def waits(function):
 def boxes(count, extent=20.0, seed=0, dtype=torch.float32):
     """Some identical, parallel, touching, without size, huge, far away and not finite."""
     rng = np.random.default_rng(seed)
-    made = np.concatenate([rng.uniform(-extent, extent, (count, 2)), rng.uniform(-1, 1, (count, 1)), rng.uniform(0.5, 5, (count, 3)),
-                           rng.uniform(-7, 7, (count, 1))], axis=1)
+    made = np.concatenate(
+        [
+            rng.uniform(-extent, extent, (count, 2)),
+            rng.uniform(-1, 1, (count, 1)),
+            rng.uniform(0.5, 5, (count, 3)),
+            rng.uniform(-7, 7, (count, 1)),
+        ],
+        axis=1,
+    )
     made[::7] = made[0]
     made[1::7, 6] = 0
     made[2] = made[1] + [made[1, 3], 0, 0, 0, 0, 0, 0]
@@ -71,7 +88,9 @@ def boxes(count, extent=20.0, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("counts", [(1, 1), (37, 301), (1000, 1)])
 def test_rotated_iou(counts, dtype):
-    a, b = (boxes(max(count, 10), seed=seed, dtype=torch.float64)[:count].to(dtype) for seed, count in enumerate(counts))
+    a, b = (
+        boxes(max(count, 10), seed=seed, dtype=torch.float64)[:count].to(dtype) for seed, count in enumerate(counts)
+    )
     error = {torch.float64: 1e-11, torch.float32: 1e-6, torch.float16: 1e-3}[dtype]
     tolerance = dict(rtol=error, atol=error)
     for function in (boxes_overlap_bev, boxes_iou_bev, boxes_iou3d):
@@ -95,7 +114,10 @@ def test_differentiable_iou(kind, space):
 @pytest.mark.parametrize("count, extent", [(1, 5.0), (64, 5.0), (65, 5.0), (4096, 40.0), (9000, 60.0)])
 @pytest.mark.parametrize("nms", [nms_rotated, nms_axis_aligned])
 def test_nms(nms, count, extent):
-    some, scores = boxes(max(count, 10), extent)[:count], torch.from_numpy(np.random.default_rng(2).integers(0, count, count) / count)
+    some, scores = (
+        boxes(max(count, 10), extent)[:count],
+        torch.from_numpy(np.random.default_rng(2).integers(0, count, count) / count),
+    )
     for limits in ({}, dict(pre_maxsize=1000, post_maxsize=100)):
         for thresh in (0.01, 0.5):
             assert_same(nms(some.cuda(), scores.cuda(), thresh, **limits), nms(some, scores, thresh, **limits))
@@ -110,13 +132,24 @@ def test_nms(nms, count, extent):
 def test_doors():
     a, b = boxes(20, 5), boxes(20, 5, seed=1)
     for name in ("boxes_iou_bev", "boxes_iou3d_gpu", "boxes_aligned_iou3d_gpu", "paired_boxes_iou3d_gpu"):
-        assert_same(getattr(iou3d_nms_utils, name)(a.cuda(), b.cuda()), getattr(iou3d_nms_utils, name)(a, b), rtol=1e-6, atol=1e-7)
-    assert_same(iou3d_nms_utils.nms_gpu(a.cuda(), torch.arange(20.0).cuda(), 0.1)[0], iou3d_nms_utils.nms_gpu(a, torch.arange(20.0), 0.1)[0])
+        assert_same(
+            getattr(iou3d_nms_utils, name)(a.cuda(), b.cuda()),
+            getattr(iou3d_nms_utils, name)(a, b),
+            rtol=1e-6,
+            atol=1e-7,
+        )
+    assert_same(
+        iou3d_nms_utils.nms_gpu(a.cuda(), torch.arange(20.0).cuda(), 0.1)[0],
+        iou3d_nms_utils.nms_gpu(a, torch.arange(20.0), 0.1)[0],
+    )
 
 
 def test_points_in_boxes():
     rng = np.random.default_rng(0)
-    points, some = torch.from_numpy(rng.normal(0, 8, (2, 3001, 4)).astype(np.float32)), torch.stack([boxes(60, 10), boxes(60, 10, seed=1)])
+    points, some = (
+        torch.from_numpy(rng.normal(0, 8, (2, 3001, 4)).astype(np.float32)),
+        torch.stack([boxes(60, 10), boxes(60, 10, seed=1)]),
+    )
     some[:, 10:20, 6] = 0
     points[:, :10, :3] = some[:, 10:20, :3] + some[:, 10:20, 3:6] / 2  # on corners
     assert_same(points_in_boxes_index(points.cuda(), some.cuda()), points_in_boxes_index(points, some))
@@ -138,19 +171,29 @@ def scan(count=60000, seed=0):
 @pytest.mark.parametrize("max_voxels", [100, 16000, 100000])
 def test_voxels(max_voxels):
     points = scan()
-    assert_same(voxelize(points.cuda(), **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels),
-                voxelize(points, **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels))
+    assert_same(
+        voxelize(points.cuda(), **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels),
+        voxelize(points, **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels),
+    )
     batch = torch.arange(len(points)) % 3
     assert_same(dynamic_voxelize(points.cuda(), **CONFIG), dynamic_voxelize(points, **CONFIG))
-    assert_same(group_by_voxel(points.cuda(), **CONFIG, batch_index=batch.cuda()), group_by_voxel(points, **CONFIG, batch_index=batch))
+    assert_same(
+        group_by_voxel(points.cuda(), **CONFIG, batch_index=batch.cuda()),
+        group_by_voxel(points, **CONFIG, batch_index=batch),
+    )
     device = points.cuda()
-    assert waits(lambda: dynamic_voxelize(device, **CONFIG)) == 0 and waits(lambda: group_by_voxel(device, **CONFIG)) <= 1
+    assert (
+        waits(lambda: dynamic_voxelize(device, **CONFIG)) == 0 and waits(lambda: group_by_voxel(device, **CONFIG)) <= 1
+    )
     assert waits(lambda: voxelize(device, **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels)) <= 1
 
 
 @pytest.mark.parametrize("function", [scatter_mean, scatter_max])
 def test_scatter_is_the_cpus_and_the_same_on_every_run(function):
-    src, index = scan()[:, [0, 2, 3]].clone().nan_to_num(), torch.from_numpy(np.random.default_rng(1).integers(-1, 200, 60000))
+    src, index = (
+        scan()[:, [0, 2, 3]].clone().nan_to_num(),
+        torch.from_numpy(np.random.default_rng(1).integers(-1, 200, 60000)),
+    )
     src = src.clamp(-100, 100)
     results = []
     for device in ("cpu", "cuda", "cuda"):
@@ -165,12 +208,21 @@ def test_scatter_is_the_cpus_and_the_same_on_every_run(function):
 
 def head_scene(batch=4, most=30):
     cfg = load_cfg("second").MODEL.DENSE_HEAD
-    anchors, _ = AnchorGenerator([0, -40, -3, 70.4, 40, 1], cfg.ANCHOR_GENERATOR_CONFIG).generate_anchors([(176, 200)] * 3)
+    anchors, _ = AnchorGenerator([0, -40, -3, 70.4, 40, 1], cfg.ANCHOR_GENERATOR_CONFIG).generate_anchors(
+        [(176, 200)] * 3
+    )
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 4, (batch, most))
     sizes = np.array([[1, 1, 1], [3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73]])[classes]
-    made = np.concatenate([rng.uniform([0, -40, -1.5], [70, 40, 0], (batch, most, 3)), sizes * rng.uniform(0.8, 1.2, (batch, most, 3)),
-                           rng.uniform(-4, 4, (batch, most, 1)), classes[..., None]], axis=2)
+    made = np.concatenate(
+        [
+            rng.uniform([0, -40, -1.5], [70, 40, 0], (batch, most, 3)),
+            sizes * rng.uniform(0.8, 1.2, (batch, most, 3)),
+            rng.uniform(-4, 4, (batch, most, 1)),
+            classes[..., None],
+        ],
+        axis=2,
+    )
     made[0, 3] = made[0, 2]
     made[1] = 0
     return cfg, anchors, torch.from_numpy(made).float()

@@ -1,4 +1,5 @@
 """This package's losses built by mmengine's own registry."""
+
 import subprocess
 import sys
 
@@ -21,7 +22,9 @@ def test_every_loss_is_built_from_mmdetections_dict():
     registry = new_registry()
     assert register(registry) == register(registry) == list(registered_losses())
     assert all(registry.get(name) is loss for name, loss in registered_losses().items())
-    loss = registry.build(dict(type="FocalLoss", use_sigmoid=True, gamma=1.5, alpha=0.5, loss_weight=2.0, reduction="mean"))
+    loss = registry.build(
+        dict(type="FocalLoss", use_sigmoid=True, gamma=1.5, alpha=0.5, loss_weight=2.0, reduction="mean")
+    )
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(6, 3, generator=generator, dtype=torch.float64), torch.tensor([0, 3, 1, 2, 3, 1])
     one_hot = torch.nn.functional.one_hot(labels, 4)[:, :3].double()
@@ -53,7 +56,9 @@ def test_names_that_are_taken():
 
     registry = new_registry()
     registry.register_module(name="GHMC", module=GHMCOfSomebodyElse)
-    with pytest.raises(InputError, match=r"GHMC are in the registry losses already; override=True replaces them, prefix="):
+    with pytest.raises(
+        InputError, match=r"GHMC are in the registry losses already; override=True replaces them, prefix="
+    ):
         register(registry)
     assert list(registry.module_dict) == ["GHMC"]
     assert register(registry, ["GHMC"], prefix="Focal") == ["FocalGHMC"] and registry.get("GHMC") is GHMCOfSomebodyElse
@@ -71,8 +76,10 @@ def test_without_mmengine_it_is_named(monkeypatch):
 
 def test_the_package_itself_imports_none_of_the_optional_libraries():
     script = (
-        "import sys, pcdet_focal, pcdet_focal.integrations.openpcdet, pcdet_focal.integrations.mmengine, pcdet_focal.models, pcdet_focal.engine.checkpoint\n"
-        "print([name for name in ('mmengine', 'safetensors', 'pcdet', 'spconv', 'triton', 'plotly') if name in sys.modules])"
+        "import sys, pcdet_focal, pcdet_focal.integrations.openpcdet, pcdet_focal.integrations.mmengine, "
+        "pcdet_focal.models, pcdet_focal.engine.checkpoint\n"
+        "print([name for name in ('mmengine', 'safetensors', 'pcdet', 'spconv', 'triton', 'plotly') if name in "
+        "sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tiny_kitti.REPOSITORY, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -1,4 +1,7 @@
-"""This package's losses inside an OpenPCDet: a small stand-in with its names and formulas, and the real one where a checkout is at hand."""
+"""This package's losses inside an OpenPCDet: a small stand-in with its names and formulas, and the real one where a
+checkout is at hand.
+"""
+
 import json
 import os
 import subprocess
@@ -15,6 +18,7 @@ from openpcdet_stand_in import write_stand_in
 from pcdet_focal.errors import InputError
 from pcdet_focal.integrations import openpcdet
 from pcdet_focal.utils import loss_utils
+
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
@@ -39,9 +43,15 @@ def test_the_heads_loss_is_the_same_number_before_and_after(stand_in):
     plain = outcome(before)
     names = openpcdet.patch()
     assert "pcdet.utils.loss_utils.SigmoidFocalClassificationLoss" in names
-    assert "pcdet.models.dense_heads.anchor_head_template.get_cls_layer_loss" in names and len(names) == len(loss_utils.__all__) + 3
+    assert (
+        "pcdet.models.dense_heads.anchor_head_template.get_cls_layer_loss" in names
+        and len(names) == len(loss_utils.__all__) + 3
+    )
     after = new_head()
-    assert type(after.cls_loss_func) is loss_utils.SigmoidFocalClassificationLoss and type(after.reg_loss_func) is loss_utils.WeightedSmoothL1Loss
+    assert (
+        type(after.cls_loss_func) is loss_utils.SigmoidFocalClassificationLoss
+        and type(after.reg_loss_func) is loss_utils.WeightedSmoothL1Loss
+    )
     for head in (after, before):  # ``before`` has the stand-in's own loss modules, and goes the way of one-hot targets
         torch.testing.assert_close(outcome(head), plain, rtol=1e-5, atol=1e-7)
     _, parts = after.get_loss()
@@ -83,7 +93,11 @@ def test_everything_comes_back_and_twice_is_once(stand_in):
 def test_without_an_openpcdet_or_with_another_version_nothing_is_changed(stand_in):
     path = stand_in / "utils/loss_utils.py"
     path.write_text(path.read_text().replace("L1Loss", "SmoothedLoss"))
-    with pytest.raises(InputError, match=r"written for OpenPCDet 0\.6; .*lacks pcdet\.utils\.loss_utils\.L1Loss, pcdet\.utils\.loss_utils\.WeightedL1Loss"):
+    with pytest.raises(
+        InputError,
+        match=r"written for OpenPCDet 0\.6; .*lacks pcdet\.utils\.loss_utils\.L1Loss, "
+        r"pcdet\.utils\.loss_utils\.WeightedL1Loss",
+    ):
         openpcdet.patch()
     from pcdet.utils import loss_utils as theirs
 
@@ -91,7 +105,11 @@ def test_without_an_openpcdet_or_with_another_version_nothing_is_changed(stand_i
     for name in [name for name in sys.modules if name.split(".")[0] == "pcdet"]:
         del sys.modules[name]
     (stand_in / "utils/loss_utils.py").unlink()
-    with pytest.raises(InputError, match=r"patch\(\) changes an installed OpenPCDet, and pcdet\.utils\.loss_utils cannot be imported: No module named"):
+    with pytest.raises(
+        InputError,
+        match=r"patch\(\) changes an installed OpenPCDet, and pcdet\.utils\.loss_utils cannot be imported: No module "
+        r"named",
+    ):
         openpcdet.patch()
 
 
@@ -105,8 +123,15 @@ def test_pcdet_that_is_this_package_is_refused(tmp_path):
 def test_the_real_heads_loss_is_the_same_number_before_and_after():
     script = Path(__file__).with_name("real_openpcdet.py")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, peer_folder() / "tools"], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tiny_kitti.REPOSITORY), str(tiny_kitti.REPOSITORY / "tests"), str(peer_folder())])},
+        [sys.executable, "-W", "ignore", script, peer_folder() / "tools"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(tiny_kitti.REPOSITORY), str(tiny_kitti.REPOSITORY / "tests"), str(peer_folder())]
+            ),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert max(json.loads(done.stdout.splitlines()[-1])) < 1e-5

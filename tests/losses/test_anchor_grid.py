@@ -1,10 +1,13 @@
-"""A whole classification path worked out by hand with plain Python numbers: labels -> one-hot -> weights -> normaliser -> focal loss."""
+"""A whole classification path worked out by hand with plain Python numbers: labels -> one-hot -> weights -> normaliser
+-> focal loss.
+"""
+
 import math
 
 import pytest
 import torch
-
 from golden_data import cases, needs_golden
+
 from pcdet_focal.losses import PerSampleNormalizer, anchor_weights_from_labels, one_hot_from_labels
 from pcdet_focal.utils import loss_utils
 
@@ -23,7 +26,9 @@ def focal(x, t):
 
 
 def expected_by_hand(labels, pos_weight=1.0, neg_weight=1.0):
-    """sum over samples, anchors and classes of weight * focal, divided by the sample's positives (at least 1) and by the batch size."""
+    """sum over samples, anchors and classes of weight * focal, divided by the sample's positives (at least 1) and by
+    the batch size.
+    """
     total = 0.0
     for b, grid in enumerate(labels):
         positives = sum(label > 0 for row in grid for label in row)
@@ -38,7 +43,10 @@ def expected_by_hand(labels, pos_weight=1.0, neg_weight=1.0):
 
 def computed(labels, **weights):
     anchors = [(row, column) for row in range(GRID[0]) for column in range(GRID[1])]
-    cls_preds = torch.tensor([[[logit(b, r, k, c) for c in range(NUM_CLASS)] for r, k in anchors] for b in range(len(labels))], requires_grad=True)
+    cls_preds = torch.tensor(
+        [[[logit(b, r, k, c) for c in range(NUM_CLASS)] for r, k in anchors] for b in range(len(labels))],
+        requires_grad=True,
+    )
     flat = torch.tensor(labels, dtype=torch.int32).flatten(1)
     before = flat.clone()
     cls_weights, _, num_positives = anchor_weights_from_labels(flat, **weights)
@@ -61,7 +69,8 @@ def test_six_anchors_by_hand():
 def test_gradient_by_finite_differences_of_the_hand_computation():
     loss, cls_preds, _ = computed(LABELS)
     loss.backward()
-    x, step = logit(0, 1, 0, 2), 1e-6  # label 3: the positive class of the fourth anchor, divided by three positives and two samples
+    # label 3: the positive class of the fourth anchor, divided by three positives and two samples
+    x, step = logit(0, 1, 0, 2), 1e-6
     slope = (focal(x + step, 1) - focal(x - step, 1)) / (2 * step) / 3 / 2
     assert cls_preds.grad[0, 3, 2].item() == pytest.approx(slope, rel=1e-5)
 
@@ -100,9 +109,13 @@ def test_a_sample_weighs_the_same_however_often_its_anchors_are_repeated():
 @needs_golden
 @pytest.mark.parametrize("label", list(cases("02_anchor_head_loss/anchor_head_single_loss.npz")))
 def test_losses_that_openpcdets_anchor_head_computed(label):
-    """Classification and box loss of the recorded head from its predictions and labels (weights of each: 1 and 2; 2 and 0.7 in one case)."""
+    """Classification and box loss of the recorded head from its predictions and labels (weights of each: 1 and 2; 2 and
+    0.7 in one case).
+    """
     case = cases("02_anchor_head_loss/anchor_head_single_loss.npz")[label]
-    if "cls_loss" not in case or not all(torch.isfinite(torch.tensor(case[name])).all() for name in ("cls_loss", "loc_loss", "box_reg_targets")):
+    if "cls_loss" not in case or not all(
+        torch.isfinite(torch.tensor(case[name])).all() for name in ("cls_loss", "loc_loss", "box_reg_targets")
+    ):
         pytest.skip("nothing finite recorded")
     labels = torch.tensor(case["box_cls_labels"])
     batch_size, num_anchors = labels.shape
@@ -115,7 +128,10 @@ def test_losses_that_openpcdets_anchor_head_computed(label):
 
     cls_weights, reg_weights, _ = anchor_weights_from_labels(labels)
     one_hot = one_hot_from_labels(labels, cls_preds.shape[-1])
-    cls_loss = loss_utils.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)(cls_preds, one_hot, weights=cls_weights).sum() / batch_size
+    cls_loss = (
+        loss_utils.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)(cls_preds, one_hot, weights=cls_weights).sum()
+        / batch_size
+    )
     assert cls_weight * cls_loss.item() == pytest.approx(float(case["cls_loss"]), rel=1e-5)
 
     if box_preds.shape[-1] != 7:
@@ -123,6 +139,8 @@ def test_losses_that_openpcdets_anchor_head_computed(label):
     heading, target_heading = box_preds[..., 6], targets[..., 6]
     box_preds = torch.cat([box_preds[..., :6], (heading.sin() * target_heading.cos())[..., None]], dim=-1)
     targets = torch.cat([targets[..., :6], (heading.cos() * target_heading.sin())[..., None]], dim=-1)
-    loss_func = (loss_utils.WeightedL1Loss if label == "reg_l1" else loss_utils.WeightedSmoothL1Loss)(code_weights=code_weights)
+    loss_func = (loss_utils.WeightedL1Loss if label == "reg_l1" else loss_utils.WeightedSmoothL1Loss)(
+        code_weights=code_weights
+    )
     loc_loss = loss_func(box_preds, targets, weights=reg_weights).sum() / batch_size
     assert loc_weight * loc_loss.item() == pytest.approx(float(case["loc_loss"]), rel=1e-5)

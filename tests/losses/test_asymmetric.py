@@ -1,13 +1,20 @@
 """Asymmetric loss: the formula by hand, and what every loss must do."""
+
 import math
 
+import loss_properties
 import pytest
 import torch
 
-import loss_properties
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import (
-    AsymmetricLoss, AsymmetricLossMultiLabel, AsymmetricLossSingleLabel, asymmetric_loss, asymmetric_loss_single_label, sigmoid_focal_loss)
+    AsymmetricLoss,
+    AsymmetricLossMultiLabel,
+    AsymmetricLossSingleLabel,
+    asymmetric_loss,
+    asymmetric_loss_single_label,
+    sigmoid_focal_loss,
+)
 
 torch.manual_seed(11)
 LOGITS = torch.randn(7, 3, dtype=torch.float64) * 3
@@ -34,13 +41,20 @@ def test_the_formula_by_hand():
     x = 0.7
     p = 1 / (1 + math.exp(-x))
     n = 1 - p + 0.1
-    got = asymmetric_loss(torch.tensor([x, x], dtype=torch.float64), torch.tensor([1.0, 0.0]), gamma_neg=3, gamma_pos=1.5, clip=0.1)
-    assert got.tolist() == pytest.approx([-(1 - p)**1.5 * math.log(p), -(1 - n)**3 * math.log(n)], rel=1e-7)
+    got = asymmetric_loss(
+        torch.tensor([x, x], dtype=torch.float64), torch.tensor([1.0, 0.0]), gamma_neg=3, gamma_pos=1.5, clip=0.1
+    )
+    assert got.tolist() == pytest.approx([-((1 - p) ** 1.5) * math.log(p), -((1 - n) ** 3) * math.log(n)], rel=1e-7)
 
 
 def test_equal_gammas_without_clip_are_focal_loss():
     one_hot = torch.eye(3, dtype=torch.float64)[INSIDE]
-    torch.testing.assert_close(asymmetric_loss(LOGITS, one_hot, 2, 2, None, 0), sigmoid_focal_loss(LOGITS, one_hot, alpha=None), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        asymmetric_loss(LOGITS, one_hot, 2, 2, None, 0),
+        sigmoid_focal_loss(LOGITS, one_hot, alpha=None),
+        rtol=1e-10,
+        atol=0,
+    )
 
 
 def test_easy_negatives_are_free_and_eps_holds_missed_positives():
@@ -48,7 +62,8 @@ def test_easy_negatives_are_free_and_eps_holds_missed_positives():
     loss = asymmetric_loss(x, torch.tensor([0.0, 1.0]))
     assert loss.tolist() == pytest.approx([0.0, -math.log(1e-8)], rel=1e-6)
     loss.sum().backward()
-    assert x.grad.tolist() == [0.0, 0.0]                                               # eps: nothing is learnt from a positive missed by this much
+    # eps: nothing is learnt from a positive missed by this much
+    assert x.grad.tolist() == [0.0, 0.0]
     x.grad = None
     asymmetric_loss(x, torch.tensor([0.0, 1.0]), eps=0.0).sum().backward()
     assert x.grad[1].item() == pytest.approx(-1, rel=1e-5)
@@ -79,20 +94,28 @@ def test_zero_positives_one_class_and_all_ignored():
     loss = AsymmetricLoss()(x, torch.ones(7, dtype=torch.long), torch.zeros(7), avg_factor=1.0)
     loss.backward()
     assert loss.item() == 0 and x.grad.abs().max() == 0
-    torch.testing.assert_close(AsymmetricLoss()(x, torch.ones(7, dtype=torch.long)), asymmetric_loss(x, torch.zeros(7, 1)).mean())
+    torch.testing.assert_close(
+        AsymmetricLoss()(x, torch.ones(7, dtype=torch.long)), asymmetric_loss(x, torch.zeros(7, 1)).mean()
+    )
     assert asymmetric_loss_single_label(LOGITS[:, :1], torch.zeros(7, dtype=torch.long)).abs().max() == 0
 
 
-@pytest.mark.parametrize("message, call", [
-    (r"gamma_neg=-1", lambda: AsymmetricLoss(gamma_neg=-1)),
-    (r"clip=1.5", lambda: asymmetric_loss(LOGITS, SOFT, clip=1.5)),
-    (r"reduction='avg'.*batchmean", lambda: AsymmetricLossMultiLabel(reduction="avg")),
-    (r"weight has 2 values, but x has 3", lambda: AsymmetricLossMultiLabel(weight=[1.0, 2.0])(LOGITS, SOFT)),
-    (r"pos_weight of shape \(1, 3\)", lambda: AsymmetricLossMultiLabel(pos_weight=torch.ones(1, 3))),
-    (r"targets needs values from 0 to 2, but it holds -1", lambda: asymmetric_loss_single_label(LOGITS, LABELS.clamp(max=2))),
-    (r"same shape", lambda: asymmetric_loss(LOGITS, SOFT[:, :2])),
-    (r"weights of shape \(5,\)", lambda: AsymmetricLoss()(LOGITS, LABELS, torch.ones(5))),
-])
+@pytest.mark.parametrize(
+    "message, call",
+    [
+        (r"gamma_neg=-1", lambda: AsymmetricLoss(gamma_neg=-1)),
+        (r"clip=1.5", lambda: asymmetric_loss(LOGITS, SOFT, clip=1.5)),
+        (r"reduction='avg'.*batchmean", lambda: AsymmetricLossMultiLabel(reduction="avg")),
+        (r"weight has 2 values, but x has 3", lambda: AsymmetricLossMultiLabel(weight=[1.0, 2.0])(LOGITS, SOFT)),
+        (r"pos_weight of shape \(1, 3\)", lambda: AsymmetricLossMultiLabel(pos_weight=torch.ones(1, 3))),
+        (
+            r"targets needs values from 0 to 2, but it holds -1",
+            lambda: asymmetric_loss_single_label(LOGITS, LABELS.clamp(max=2)),
+        ),
+        (r"same shape", lambda: asymmetric_loss(LOGITS, SOFT[:, :2])),
+        (r"weights of shape \(5,\)", lambda: AsymmetricLoss()(LOGITS, LABELS, torch.ones(5))),
+    ],
+)
 def test_mistakes_are_named(message, call):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,5 @@
 """IoU losses of a centre head by hand."""
+
 import pytest
 import torch
 
@@ -46,7 +47,9 @@ def test_distance_iou_loss(columns):
 
 def test_without_objects_a_zero_that_can_be_differentiated():
     iou_preds, box_map = torch.zeros(2, 1, 3, 4, requires_grad=True), maps().requires_grad_()
-    for loss, leaf in ((calculate_iou_loss_centerhead(iou_preds, box_map, 0 * MASK, IND, truth(0.0)), iou_preds),
-                       (calculate_iou_reg_loss_centerhead(box_map, 0 * MASK, IND, truth(0.0)), box_map)):
+    for loss, leaf in (
+        (calculate_iou_loss_centerhead(iou_preds, box_map, 0 * MASK, IND, truth(0.0)), iou_preds),
+        (calculate_iou_reg_loss_centerhead(box_map, 0 * MASK, IND, truth(0.0)), box_map),
+    ):
         loss.backward()
         assert loss.shape == () and loss.item() == 0 and leaf.grad.abs().sum().item() == 0

@@ -1,4 +1,7 @@
-"""Heat map focal loss and regression at centres: by hand, masks of any kind, predictions at exactly 0 and 1, unknown targets."""
+"""Heat map focal loss and regression at centres: by hand, masks of any kind, predictions at exactly 0 and 1, unknown
+targets.
+"""
+
 import math
 
 import pytest
@@ -13,21 +16,30 @@ NAN = float("nan")
 
 def test_heat_map_by_hand():
     pred, gt = [0.9, 0.2, 0.6, 0.5], [1.0, 0.3, 0.0, 1.0]
-    loss = -(0.1**2 * math.log(0.9) + 0.7**4 * 0.2**2 * math.log(0.8) + 0.6**2 * math.log(0.4) + 0.5**2 * math.log(0.5)) / 2
+    loss = (
+        -(0.1**2 * math.log(0.9) + 0.7**4 * 0.2**2 * math.log(0.8) + 0.6**2 * math.log(0.4) + 0.5**2 * math.log(0.5))
+        / 2
+    )
     pred, gt = torch.tensor(pred).view(1, 1, 2, 2), torch.tensor(gt).view(1, 1, 2, 2)
     assert neg_loss_cornernet(pred, gt).item() == pytest.approx(loss, rel=1e-6)
     assert neg_loss_sparse(pred.flatten(2), gt.flatten(2)).item() == pytest.approx(loss, rel=1e-6)
     masked = -(0.1**2 * math.log(0.9) + 0.7**4 * 0.2**2 * math.log(0.8))
     assert neg_loss_cornernet(pred, gt, torch.tensor([[[1, 1], [0, 0]]])).item() == pytest.approx(masked, rel=1e-6)
     no_centre = -(0.7**4 * 0.2**2 * math.log(0.8) + 0.6**2 * math.log(0.4))
-    assert neg_loss_cornernet(pred, gt, torch.tensor([[[False, True], [True, False]]])).item() == pytest.approx(no_centre, rel=1e-6)
+    assert neg_loss_cornernet(pred, gt, torch.tensor([[[False, True], [True, False]]])).item() == pytest.approx(
+        no_centre, rel=1e-6
+    )
     weighted = no_centre - 0.1**2 * math.log(0.9) * 0.5 - 0.5**2 * math.log(0.5) * 0.25
-    assert neg_loss_cornernet(pred, gt, torch.tensor([[[0.5, 1.0], [1.0, 0.25]]])).item() == pytest.approx(weighted / 0.75, rel=1e-6)
+    assert neg_loss_cornernet(pred, gt, torch.tensor([[[0.5, 1.0], [1.0, 0.25]]])).item() == pytest.approx(
+        weighted / 0.75, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_predictions_at_exactly_zero_and_one_are_finite(dtype):
-    """Right ones cost nothing; wrong ones cost the logarithm of the smallest normal number, and their gradient points the right way."""
+    """Right ones cost nothing; wrong ones cost the logarithm of the smallest normal number, and their gradient points
+    the right way.
+    """
     pred = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=dtype).view(1, 1, 2, 2).requires_grad_()
     loss = neg_loss_cornernet(pred, torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=dtype).view(1, 1, 2, 2))
     loss.backward()
@@ -66,7 +78,9 @@ def test_float_mask_with_one_code_is_not_changed():
 
 def test_empty_mask_is_a_zero_that_can_be_differentiated():
     output = torch.full((2, 3, 4, 4), NAN, requires_grad=True)
-    loss = RegLossCenterNet()(output, torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.long), torch.full((2, 5, 3), NAN))
+    loss = RegLossCenterNet()(
+        output, torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.long), torch.full((2, 5, 3), NAN)
+    )
     loss.sum().backward()
     assert loss.tolist() == [0, 0, 0] and output.grad.abs().sum().item() == 0
 

@@ -1,4 +1,5 @@
 """Corner loss: geometry by hand."""
+
 import math
 
 import pytest

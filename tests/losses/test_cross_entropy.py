@@ -1,30 +1,44 @@
 """Binary and softmax cross entropy: closed form, extremes, mistakes."""
+
 import math
 
 import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import SigmoidFocalClassificationLoss, WeightedCrossEntropyLoss, binary_cross_entropy_with_logits, one_hot_cross_entropy
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    WeightedCrossEntropyLoss,
+    binary_cross_entropy_with_logits,
+    one_hot_cross_entropy,
+)
 
-BINARY = pytest.mark.parametrize("bce", [binary_cross_entropy_with_logits, SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits])
+BINARY = pytest.mark.parametrize(
+    "bce", [binary_cross_entropy_with_logits, SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits]
+)
 
 
 @BINARY
 def test_binary_closed_form(bce):
     logits, targets = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([1.0, 0.0, 0.3, 0.0])
-    expected = [-t * math.log(1 / (1 + math.exp(-x))) - (1 - t) * math.log(1 / (1 + math.exp(x))) for x, t in zip(logits.tolist(), targets.tolist())]
+    expected = [
+        -t * math.log(1 / (1 + math.exp(-x))) - (1 - t) * math.log(1 / (1 + math.exp(x)))
+        for x, t in zip(logits.tolist(), targets.tolist())
+    ]
     assert bce(logits, targets).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @BINARY
 def test_easy_anchors_keep_their_digits(bce):
-    """-log(1 - sigmoid(-15)) = log1p(e^-15); torch's own function loses it in float32 to a difference of two numbers of size 15."""
+    """-log(1 - sigmoid(-15)) = log1p(e^-15); torch's own function loses it in float32 to a difference of two numbers of
+    size 15.
+    """
     x = torch.tensor([-15.0, 15.0], requires_grad=True)
     loss = bce(x, torch.tensor([0.0, 1.0]))
     assert loss.tolist() == pytest.approx([math.log1p(math.exp(-15))] * 2, rel=1e-6)
     loss.sum().backward()
-    # TensorFlow's form adds slopes of size 1, so that its gradient has the absolute precision of float32, not the relative one
+    # TensorFlow's form adds slopes of size 1, so that its gradient has the absolute precision of float32, not the
+    # relative one
     tolerance = {"rel": 1e-5} if bce is binary_cross_entropy_with_logits else {"abs": 1.2e-7}
     assert x.grad.tolist() == pytest.approx([1 / (1 + math.exp(15)), -1 / (1 + math.exp(15))], **tolerance)
 

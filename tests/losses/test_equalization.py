@@ -1,10 +1,13 @@
-"""Equalization loss v2 and equalized focal loss: formulas by hand, the running gradients, and what every loss must do."""
+"""Equalization loss v2 and equalized focal loss: formulas by hand, the running gradients, and what every loss must
+do.
+"""
+
 import math
 
+import loss_properties
 import pytest
 import torch
 
-import loss_properties
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import EQLV2Loss, EqualizedFocalLoss, eql_v2_weights, equalized_focal_loss, sigmoid_focal_loss
 
@@ -14,7 +17,11 @@ LABELS, RATIO = torch.tensor([0, 3, 0, 3, 1, 0, 3]), torch.tensor([1.0, 0.4, 0.0
 ONE_HOT = torch.nn.functional.one_hot(LABELS, 4).double()
 CASES = {
     "equalized focal elementwise": (lambda: lambda x, t: equalized_focal_loss(x, t, RATIO), LOGITS, (ONE_HOT,)),
-    "equalized focal gamma below 1": (lambda: lambda x, t: equalized_focal_loss(x, t, RATIO, None, 0.5, 0.2), LOGITS, (ONE_HOT,)),
+    "equalized focal gamma below 1": (
+        lambda: lambda x, t: equalized_focal_loss(x, t, RATIO, None, 0.5, 0.2),
+        LOGITS,
+        (ONE_HOT,),
+    ),
     "equalized focal": (lambda: EqualizedFocalLoss(4), LOGITS, (LABELS, torch.rand(7, dtype=torch.float64))),
     "EQL v2": (lambda: EQLV2Loss(num_classes=3), LOGITS, (LABELS,)),
 }
@@ -34,7 +41,9 @@ def test_running_gradients_are_saved(case):
 
 def test_eql_v2_weights_by_hand():
     negative = 1 / (1 + math.exp(-12 * (0.5 - 0.8)))
-    weights = eql_v2_weights(torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64))
+    weights = eql_v2_weights(
+        torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)
+    )
     assert weights[0].tolist() == pytest.approx([1 + 4 * (1 - negative), negative], rel=1e-12)
 
 
@@ -44,7 +53,10 @@ def test_eql_v2_starts_as_cross_entropy_and_then_spares_the_class_without_positi
     assert loss(LOGITS, LABELS).item() == pytest.approx(cross_entropy.sum().item() / 7, rel=1e-9)
     assert loss.pos_neg[2] == 0 and loss.pos_neg[0] > 0
     second = loss(LOGITS, LABELS)
-    expected = (cross_entropy[:, 3].sum() + (cross_entropy[:, :3] * eql_v2_weights(ONE_HOT[:, :3], ratio_after_one_step())).sum()) / 7
+    expected = (
+        cross_entropy[:, 3].sum()
+        + (cross_entropy[:, :3] * eql_v2_weights(ONE_HOT[:, :3], ratio_after_one_step())).sum()
+    ) / 7
     assert second.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
@@ -56,9 +68,11 @@ def ratio_after_one_step():
 def test_equalized_focal_by_hand():
     x, ratio = 0.7, 0.25
     p, gamma = 1 / (1 + math.exp(-x)), 2 + 8 * 0.75
-    positive = -0.25 * gamma / 2 * (1 - p)**gamma * math.log(p)
+    positive = -0.25 * gamma / 2 * (1 - p) ** gamma * math.log(p)
     negative = -0.75 * gamma / 2 * p**gamma * math.log(1 - p)
-    got = equalized_focal_loss(torch.tensor([[x], [x]], dtype=torch.float64), torch.tensor([[1.0], [0.0]]), torch.tensor([ratio]))
+    got = equalized_focal_loss(
+        torch.tensor([[x], [x]], dtype=torch.float64), torch.tensor([[1.0], [0.0]]), torch.tensor([ratio])
+    )
     assert got.flatten().tolist() == pytest.approx([positive, negative], rel=1e-12)
 
 
@@ -101,20 +115,23 @@ def test_scores_of_a_head():
     torch.testing.assert_close(EQLV2Loss(num_classes=3, test_with_obj=False).get_activation(LOGITS), p)
 
 
-@pytest.mark.parametrize("message, call", [
-    (r"use_sigmoid=False", lambda: EQLV2Loss(use_sigmoid=False)),
-    (r"class_weight=\[1.0\]", lambda: EQLV2Loss(class_weight=[1.0])),
-    (r"cls_score needs the shape \(N, 5\)", lambda: EQLV2Loss(num_classes=4)(LOGITS, LABELS)),
-    (r"label needs values from 0 to 3 .*holds -1", lambda: EQLV2Loss(num_classes=3)(LOGITS, LABELS - 1)),
-    (r"gamma=0", lambda: EqualizedFocalLoss(4, gamma=0)),
-    (r"scale=-1", lambda: EqualizedFocalLoss(4, scale=-1)),
-    (r"loss_weight=-1", lambda: EQLV2Loss(loss_weight=-1)),
-    (r"alpha=1.5", lambda: EqualizedFocalLoss(4, alpha=1.5)),
-    (r"num_classes=True", lambda: EqualizedFocalLoss(True)),
-    (r"pred needs the shape \(N, 3\)", lambda: EqualizedFocalLoss(3)(LOGITS, LABELS)),
-    (r"weights of shape \(4,\)", lambda: EqualizedFocalLoss(4)(LOGITS, LABELS, torch.ones(4))),
-    (r"gradient_ratio needs one value per class, \(4,\)", lambda: equalized_focal_loss(LOGITS, ONE_HOT, RATIO[:2])),
-])
+@pytest.mark.parametrize(
+    "message, call",
+    [
+        (r"use_sigmoid=False", lambda: EQLV2Loss(use_sigmoid=False)),
+        (r"class_weight=\[1.0\]", lambda: EQLV2Loss(class_weight=[1.0])),
+        (r"cls_score needs the shape \(N, 5\)", lambda: EQLV2Loss(num_classes=4)(LOGITS, LABELS)),
+        (r"label needs values from 0 to 3 .*holds -1", lambda: EQLV2Loss(num_classes=3)(LOGITS, LABELS - 1)),
+        (r"gamma=0", lambda: EqualizedFocalLoss(4, gamma=0)),
+        (r"scale=-1", lambda: EqualizedFocalLoss(4, scale=-1)),
+        (r"loss_weight=-1", lambda: EQLV2Loss(loss_weight=-1)),
+        (r"alpha=1.5", lambda: EqualizedFocalLoss(4, alpha=1.5)),
+        (r"num_classes=True", lambda: EqualizedFocalLoss(True)),
+        (r"pred needs the shape \(N, 3\)", lambda: EqualizedFocalLoss(3)(LOGITS, LABELS)),
+        (r"weights of shape \(4,\)", lambda: EqualizedFocalLoss(4)(LOGITS, LABELS, torch.ones(4))),
+        (r"gradient_ratio needs one value per class, \(4,\)", lambda: equalized_focal_loss(LOGITS, ONE_HOT, RATIO[:2])),
+    ],
+)
 def test_mistakes_are_named(message, call):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,12 +1,15 @@
-"""What every loss must do: float64 gradients by finite differences, finite half precision, inputs unchanged, strided inputs, one compiled graph."""
+"""What every loss must do: float64 gradients by finite differences, finite half precision, inputs unchanged, strided
+inputs, one compiled graph.
+"""
+
 import doctest
 import importlib
 import pkgutil
 
+import loss_properties
 import pytest
 import torch
 
-import loss_properties
 import pcdet_focal.losses
 from pcdet_focal.losses import anchor_weights_from_labels, one_hot_from_labels, sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
@@ -63,8 +66,14 @@ def losses():
     codes, code_targets = torch.randn(2, 5, 7, dtype=torch.float64), torch.randn(2, 5, 7, dtype=torch.float64)
     code_targets[0, 1, 2] = float("nan")
     code_weights = [1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25]
-    focal = {f"focal_gamma_{gamma}": (loss_utils.SigmoidFocalClassificationLoss(gamma=gamma), logits, (one_hot(2, 5, 3), weights))
-             for gamma in (0.0, 0.5, 1.5, 2.0)}
+    focal = {
+        f"focal_gamma_{gamma}": (
+            loss_utils.SigmoidFocalClassificationLoss(gamma=gamma),
+            logits,
+            (one_hot(2, 5, 3), weights),
+        )
+        for gamma in (0.0, 0.5, 1.5, 2.0)
+    }
     return {
         **focal,
         "focal_function": (lambda x, t: sigmoid_focal_loss(x, t, 0.3, 1.7, "mean"), logits, (rand(2, 5, 3),)),
@@ -77,14 +86,31 @@ def losses():
         "heat_map": (loss_utils.FocalLossCenterNet(), rand(2, 2, 4, 3), (heat(2, 2, 4, 3), rand(2, 4, 3))),
         "heat_rows": (loss_utils.FocalLossSparse(), rand(2, 2, 9), (heat(2, 2, 9),)),
         "gaussian": (loss_utils.GaussianFocalLoss(), rand(2, 2, 9), (heat(2, 2, 9),)),
-        "center_regression": (lambda x, m, i, t: loss_utils.RegLossCenterNet()(x, m, i, t), torch.randn(2, 4, 3, 2, dtype=torch.float64),
-                              (MASK, IND, torch.randn(2, 3, 4, dtype=torch.float64))),
-        "sparse_regression": (lambda x, m, i, t, b: loss_utils.RegLossSparse()(x, m, i, t, b), torch.randn(10, 4, dtype=torch.float64),
-                              (MASK, IND, torch.randn(2, 3, 4, dtype=torch.float64), BATCH_INDEX)),
-        "sparse_iou": (lambda x, m, i, p, b: loss_utils.IouLossSparse()(x, m, i, p, SPARSE_GT, b), rand(10, 1) - 1,
-                       (MASK, IND, boxes(10), BATCH_INDEX)),
-        "sparse_diou": (lambda x, m, i, b: loss_utils.IouRegLossSparse()(x, m, i, SPARSE_GT, b), boxes(10), (MASK, IND, BATCH_INDEX)),
-        "center_iou": (loss_utils.calculate_iou_loss_centerhead, rand(2, 1, 3, 2) - 1, (as_map(boxes(2, 6)), MASK, IND, boxes(2, 3))),
+        "center_regression": (
+            lambda x, m, i, t: loss_utils.RegLossCenterNet()(x, m, i, t),
+            torch.randn(2, 4, 3, 2, dtype=torch.float64),
+            (MASK, IND, torch.randn(2, 3, 4, dtype=torch.float64)),
+        ),
+        "sparse_regression": (
+            lambda x, m, i, t, b: loss_utils.RegLossSparse()(x, m, i, t, b),
+            torch.randn(10, 4, dtype=torch.float64),
+            (MASK, IND, torch.randn(2, 3, 4, dtype=torch.float64), BATCH_INDEX),
+        ),
+        "sparse_iou": (
+            lambda x, m, i, p, b: loss_utils.IouLossSparse()(x, m, i, p, SPARSE_GT, b),
+            rand(10, 1) - 1,
+            (MASK, IND, boxes(10), BATCH_INDEX),
+        ),
+        "sparse_diou": (
+            lambda x, m, i, b: loss_utils.IouRegLossSparse()(x, m, i, SPARSE_GT, b),
+            boxes(10),
+            (MASK, IND, BATCH_INDEX),
+        ),
+        "center_iou": (
+            loss_utils.calculate_iou_loss_centerhead,
+            rand(2, 1, 3, 2) - 1,
+            (as_map(boxes(2, 6)), MASK, IND, boxes(2, 3)),
+        ),
         "center_diou": (loss_utils.calculate_iou_reg_loss_centerhead, as_map(boxes(2, 6)), (MASK, IND, boxes(2, 3))),
     }
 
@@ -105,9 +131,9 @@ def test_inputs_are_not_changed_and_a_second_backward_gives_the_same(name):
     prediction = prediction.requires_grad_()
     before = [tensor.detach().clone() for tensor in (prediction, *others)]
     loss = function(prediction, *others).sum()
-    first, = torch.autograd.grad(loss, prediction, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, prediction, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(loss, prediction)
+    (second,) = torch.autograd.grad(loss, prediction)
     for tensor, copy in zip((prediction, *others), before):
         torch.testing.assert_close(tensor.detach(), copy, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(second, kept) and kept.abs().sum() > 0
@@ -122,7 +148,9 @@ def test_strided_inputs_give_the_same(name):
         spread[..., 0] = tensor
         return spread[..., 0]
 
-    torch.testing.assert_close(function(strided(prediction), *map(strided, others)), function(prediction, *others), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        function(strided(prediction), *map(strided, others)), function(prediction, *others), rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -133,14 +161,18 @@ def test_half_precision_is_computed_in_float32(name, dtype):
     others = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in others]
     loss = function(rounded, *others)
     assert loss.dtype == torch.float32
-    same = function(rounded.detach().float(), *[tensor.float() if tensor.is_floating_point() else tensor for tensor in others])
+    same = function(
+        rounded.detach().float(), *[tensor.float() if tensor.is_floating_point() else tensor for tensor in others]
+    )
     torch.testing.assert_close(loss.detach(), same, rtol=1e-6, atol=1e-7)
     loss.sum().backward()
     assert rounded.grad.dtype == dtype and torch.isfinite(rounded.grad).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["focal_gamma_0.0", "focal_gamma_0.5", "focal_gamma_2.0", "focal_function", "bce", "cross_entropy"])
+@pytest.mark.parametrize(
+    "name", ["focal_gamma_0.0", "focal_gamma_0.5", "focal_gamma_2.0", "focal_function", "bce", "cross_entropy"]
+)
 def test_half_precision_logits_of_a_hundred_are_finite(name, dtype):
     function, prediction, others = losses()[name]
     x = (100 * prediction.sign()).to(dtype).requires_grad_()
@@ -149,7 +181,8 @@ def test_half_precision_logits_of_a_hundred_are_finite(name, dtype):
     assert torch.isfinite(loss).all() and torch.isfinite(x.grad).all() and loss.max() > 1
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sparse_iou", "sparse_diou")])  # their ground truth is a list of any lengths
+# their ground truth is a list of any lengths
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sparse_iou", "sparse_diou")])
 def test_compiles_to_one_graph(name):
     loss_properties.compiles_to_one_graph(lambda: losses()[name][0], *losses()[name][1:])
 

@@ -1,4 +1,5 @@
 """Focal loss from labels: worked out by hand, invariances, its refusals."""
+
 import math
 
 import pytest
@@ -19,8 +20,12 @@ def by_hand(logits, labels, alpha, gamma, per_sample):
     total = 0.0
     for sample, sample_labels in zip(logits, labels):
         positives = sum(label > 0 for label in sample_labels)
-        loss = sum(focal(x, label == c + 1 or (len(row) == 1 and label > 0), alpha, gamma)
-                   for row, label in zip(sample, sample_labels) if label >= 0 for c, x in enumerate(row))
+        loss = sum(
+            focal(x, label == c + 1 or (len(row) == 1 and label > 0), alpha, gamma)
+            for row, label in zip(sample, sample_labels)
+            if label >= 0
+            for c, x in enumerate(row)
+        )
         total += loss / max(positives, 1) / len(logits) if per_sample else loss
     return total
 
@@ -28,8 +33,14 @@ def by_hand(logits, labels, alpha, gamma, per_sample):
 @st.composite
 def problems(draw):
     batch_size, num_anchors, num_class = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 4))
-    logits = [[[draw(st.floats(-20, 20, width=32)) for _ in range(num_class)] for _ in range(num_anchors)] for _ in range(batch_size)]
-    labels = [[draw(st.integers(-1, 3 if num_class == 1 else num_class)) for _ in range(num_anchors)] for _ in range(batch_size)]
+    logits = [
+        [[draw(st.floats(-20, 20, width=32)) for _ in range(num_class)] for _ in range(num_anchors)]
+        for _ in range(batch_size)
+    ]
+    labels = [
+        [draw(st.integers(-1, 3 if num_class == 1 else num_class)) for _ in range(num_anchors)]
+        for _ in range(batch_size)
+    ]
     return logits, labels, draw(st.floats(0, 1)), draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0])), draw(st.booleans())
 
 
@@ -41,8 +52,13 @@ def test_by_hand(problem):
     normalizer = "per_sample" if per_sample else "none"
     for dtype, rel in ((torch.float32, 3e-6), (torch.float64, 1e-9)):
         for label_dtype in (torch.int32, torch.int64, torch.int16):
-            loss = sigmoid_focal_loss_from_labels(torch.tensor(logits, dtype=dtype), torch.tensor(labels, dtype=label_dtype),
-                                                  alpha=alpha, gamma=gamma, normalizer=normalizer)
+            loss = sigmoid_focal_loss_from_labels(
+                torch.tensor(logits, dtype=dtype),
+                torch.tensor(labels, dtype=label_dtype),
+                alpha=alpha,
+                gamma=gamma,
+                normalizer=normalizer,
+            )
             assert loss.dtype == dtype and loss.item() == pytest.approx(expected, rel=rel, abs=1e-12)
 
 
@@ -89,18 +105,28 @@ def test_strided_inputs_are_read_in_place_and_not_changed():
 def test_repeating_the_anchors_repeats_nothing_per_sample():
     logits, labels = torch.randn(2, 500, 3), torch.randint(-1, 4, (2, 500))
     once = sigmoid_focal_loss_from_labels(logits, labels)
-    torch.testing.assert_close(sigmoid_focal_loss_from_labels(logits.repeat(1, 30, 1), labels.repeat(1, 30)), once, rtol=3e-7, atol=0)
+    torch.testing.assert_close(
+        sigmoid_focal_loss_from_labels(logits.repeat(1, 30, 1), labels.repeat(1, 30)), once, rtol=3e-7, atol=0
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"labels": torch.zeros(2, 5)}, "not integers"),
-    ({"labels": torch.zeros(2, 4, dtype=torch.int32)}, r"\(2, 5, 3\).*\(2, 4\)"),
-    ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
-    ({"logits": torch.zeros(2, 5, 3, dtype=torch.int32)}, "floating"),
-    ({"alpha": 1.5}, "alpha=1.5"), ({"alpha": float("nan")}, "alpha"), ({"alpha": [0.1, 0.2]}, "3 classes"), ({"alpha": [0.1, 0.2, 2.0]}, "alpha"),
-    ({"gamma": -1.0}, "gamma=-1.0"), ({"gamma": float("nan")}, "gamma"), ({"gamma": [2.0, 2.0]}, "3 classes"),
-    ({"normalizer": "global"}, "'global' is unknown: 'per_sample' or 'none'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"labels": torch.zeros(2, 5)}, "not integers"),
+        ({"labels": torch.zeros(2, 4, dtype=torch.int32)}, r"\(2, 5, 3\).*\(2, 4\)"),
+        ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
+        ({"logits": torch.zeros(2, 5, 3, dtype=torch.int32)}, "floating"),
+        ({"alpha": 1.5}, "alpha=1.5"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": [0.1, 0.2]}, "3 classes"),
+        ({"alpha": [0.1, 0.2, 2.0]}, "alpha"),
+        ({"gamma": -1.0}, "gamma=-1.0"),
+        ({"gamma": float("nan")}, "gamma"),
+        ({"gamma": [2.0, 2.0]}, "3 classes"),
+        ({"normalizer": "global"}, "'global' is unknown: 'per_sample' or 'none'"),
+    ],
+)
 def test_refusals(arguments, message):
     given = {"logits": torch.zeros(2, 5, 3), "labels": torch.zeros(2, 5, dtype=torch.int64), **arguments}
     logits, labels = given.pop("logits"), given.pop("labels")

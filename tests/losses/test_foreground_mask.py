@@ -1,4 +1,5 @@
 """Foreground mask against a loop over pixels."""
+
 import math
 
 import numpy as np
@@ -15,7 +16,9 @@ def by_loop(boxes, shape, factor):
         for u1, v1, u2, v2 in rows:
             for v in range(shape[1]):
                 for u in range(shape[2]):
-                    inside = math.floor(u1 / factor) <= u < math.ceil(u2 / factor) and math.floor(v1 / factor) <= v < math.ceil(v2 / factor)
+                    inside = math.floor(u1 / factor) <= u < math.ceil(u2 / factor) and math.floor(
+                        v1 / factor
+                    ) <= v < math.ceil(v2 / factor)
                     mask[b, v, u] |= inside
     return mask
 
@@ -44,7 +47,9 @@ def test_no_boxes_and_unknown_boxes_cover_nothing():
     assert not compute_fg_mask(torch.full((2, 1, 4), float("nan")), (2, 3, 4)).any()
 
 
-@pytest.mark.parametrize("boxes, shape", [((2, 5, 4), (3, 8, 8)), ((2, 5, 5), (2, 8, 8)), ((2, 5, 4), (8, 8)), ((5, 4), (1, 8, 8))])
+@pytest.mark.parametrize(
+    "boxes, shape", [((2, 5, 4), (3, 8, 8)), ((2, 5, 5), (2, 8, 8)), ((2, 5, 4), (8, 8)), ((5, 4), (1, 8, 8))]
+)
 def test_mistakes(boxes, shape):
     with pytest.raises(InputError, match=r"\(B, N, 4\) and \(B, H, W\)"):
         compute_fg_mask(torch.zeros(boxes), shape)

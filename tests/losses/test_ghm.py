@@ -1,10 +1,11 @@
 """Gradient harmonising: bins counted by hand, and what every loss must do."""
+
 import math
 
+import loss_properties
 import pytest
 import torch
 
-import loss_properties
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import GHMC, GHMR, authentic_smooth_l1, ghmc_loss, ghmr_loss
 
@@ -38,7 +39,9 @@ def logit(p):
 
 
 def test_every_occupied_bin_has_the_same_share():
-    """Ten easy negatives (g 0.05), two hard ones (0.55): each bin contributes half of the mean cross entropy of its elements."""
+    """Ten easy negatives (g 0.05), two hard ones (0.55): each bin contributes half of the mean cross entropy of its
+    elements.
+    """
     x = torch.tensor([logit(0.05)] * 10 + [logit(0.55)] * 2, dtype=torch.float64)
     expected = (-math.log(0.95) - math.log(0.45)) / 2
     assert ghmc_loss(x, torch.zeros(12)).sum().item() == pytest.approx(expected, rel=1e-12)
@@ -59,7 +62,7 @@ def test_momentum_by_hand():
 
 def test_ghm_r_by_hand():
     mu = 0.75
-    x = torch.tensor([[0.0, 0.0, 1.0, -10.0]], dtype=torch.float64)                    # g = 0, 0, 0.8, 0.997
+    x = torch.tensor([[0.0, 0.0, 1.0, -10.0]], dtype=torch.float64)  # g = 0, 0, 0.8, 0.997
     expected = (0 + (1.25 - mu) + (math.hypot(10, mu) - mu)) / 3
     target = torch.zeros(1, 4)
     assert ghmr_loss(x, target, mu=mu).sum().item() == pytest.approx(expected, rel=1e-12)
@@ -83,7 +86,8 @@ def test_all_ignored_and_zero_positives():
 def test_a_gradient_norm_of_exactly_one_is_in_the_last_bin():
     x = torch.tensor([[1e4], [-1e4]])
     loss = GHMC(bins=10, momentum=0.5)
-    loss(x, torch.tensor([1, 0]))                                                      # background with p = 1, object with p = 0
+    # background with p = 1, object with p = 0
+    loss(x, torch.tensor([1, 0]))
     assert loss.acc_sum.tolist() == [0.0] * 9 + [1.0]
 
 
@@ -94,18 +98,21 @@ def test_half_precision_models_keep_their_counts():
     assert loss.double().acc_sum.dtype == torch.float64
 
 
-@pytest.mark.parametrize("message, call", [
-    (r"bins=0", lambda: GHMC(bins=0)),
-    (r"bins=2.5", lambda: GHMR(bins=2.5)),
-    (r"momentum=1 ", lambda: GHMC(momentum=1)),
-    (r"momentum=-0.5", lambda: GHMR(momentum=-0.5)),
-    (r"mu=0", lambda: GHMR(mu=0)),
-    (r"use_sigmoid=False", lambda: GHMC(use_sigmoid=False)),
-    (r"avg_factor", lambda: GHMC()(LOGITS, LABELS, WEIGHT, reduction_override="sum")),
-    (r"weights of shape \(5,\)", lambda: GHMC()(LOGITS, LABELS, torch.ones(5))),
-    (r"target needs the shape \(7,\)", lambda: GHMC()(LOGITS, LABELS[:5], WEIGHT)),
-    (r"same shape.*\(7, 4\).*\(6, 4\)", lambda: GHMR()(CODES, CODE_TARGETS[:6])),
-])
+@pytest.mark.parametrize(
+    "message, call",
+    [
+        (r"bins=0", lambda: GHMC(bins=0)),
+        (r"bins=2.5", lambda: GHMR(bins=2.5)),
+        (r"momentum=1 ", lambda: GHMC(momentum=1)),
+        (r"momentum=-0.5", lambda: GHMR(momentum=-0.5)),
+        (r"mu=0", lambda: GHMR(mu=0)),
+        (r"use_sigmoid=False", lambda: GHMC(use_sigmoid=False)),
+        (r"avg_factor", lambda: GHMC()(LOGITS, LABELS, WEIGHT, reduction_override="sum")),
+        (r"weights of shape \(5,\)", lambda: GHMC()(LOGITS, LABELS, torch.ones(5))),
+        (r"target needs the shape \(7,\)", lambda: GHMC()(LOGITS, LABELS[:5], WEIGHT)),
+        (r"same shape.*\(7, 4\).*\(6, 4\)", lambda: GHMR()(CODES, CODE_TARGETS[:6])),
+    ],
+)
 def test_mistakes_are_named(message, call):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,10 +1,13 @@
-"""Every recorded call of the losses of mmdetection, torchvision, fvcore, kornia, timm, segmentation-models-pytorch, MONAI and torch, replayed.
+"""Every recorded call of the losses of mmdetection, torchvision, fvcore, kornia, timm, segmentation-models-pytorch,
+MONAI and torch, replayed.
 
-``TWINS`` says which call of ours is which recorded call. Calls without a twin are counted by kind and held against ``NOT_COVERED``, so that what is
-covered can neither shrink nor grow unnoticed; ``pytest -rP tests/losses/test_loss_zoo_recorded.py`` prints both. Results and gradients have the
-recorded tolerance. Where the recorded call raised, ours raises InputError, but for ``DEFINED_HERE``; where it gave NaN, ours is finite, but for
+``TWINS`` says which call of ours is which recorded call. Calls without a twin are counted by kind and held against
+``NOT_COVERED``, so that what is covered can neither shrink nor grow unnoticed; ``pytest -rP
+tests/losses/test_loss_zoo_recorded.py`` prints both. Results and gradients have the recorded tolerance. Where the
+recorded call raised, ours raises InputError, but for ``DEFINED_HERE``; where it gave NaN, ours is finite, but for
 ``NAN_HERE``. ``DIFFERENT_HERE`` are the calls that are meant to differ.
 """
+
 import collections
 import json
 
@@ -53,7 +56,9 @@ class Call:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- the table of twins
-# Each function takes a Call and returns our result: a tensor, or a dictionary of them where the recorded call returned one.
+# Each function takes a Call and returns our result: a tensor, or a dictionary of them where the recorded call returned
+# one.
+
 
 def mmdet_class(call):
     """The same class by name, the same constructor, the same call; one object for all the calls of a sequence."""
@@ -70,7 +75,8 @@ def mmdet_py_sigmoid_focal_loss(call):
     """FocalLoss: gamma, alpha and reduction are its constructor's."""
     a = call.args
     return build_loss({"type": "FocalLoss", "gamma": a["gamma"], "alpha": a["alpha"], "reduction": a["reduction"]})(
-        a["pred"], a["target"], a["weight"], a["avg_factor"])
+        a["pred"], a["target"], a["weight"], a["avg_factor"]
+    )
 
 
 def mmdet_weighted_loss(call):
@@ -87,18 +93,24 @@ def fvcore_sigmoid_focal_loss(call):
         raise NotCovered("an unknown reduction returns the map; refused here")
     if alpha > 1:
         raise NotCovered("alpha above 1; refused here")
-    return sigmoid_focal_loss(a["inputs"], a["targets"], None if alpha < 0 else alpha, a.get("gamma", 2.0), a["reduction"])
+    return sigmoid_focal_loss(
+        a["inputs"], a["targets"], None if alpha < 0 else alpha, a.get("gamma", 2.0), a["reduction"]
+    )
 
 
 def fvcore_sigmoid_focal_loss_star(call):
-    """Cross entropy of the logits times gamma, divided by gamma, times alpha_t (the weighted focal loss with gamma 0)."""
+    """Cross entropy of the logits times gamma, divided by gamma, times alpha_t (the weighted focal loss with gamma
+    0).
+    """
     a = call.args
     alpha = None if a["alpha"] < 0 else a["alpha"]
     return sigmoid_focal_loss(a["gamma"] * a["inputs"], a["targets"], alpha, 0.0, a["reduction"]) / a["gamma"]
 
 
 def kornia_binary_focal(call):
-    """Sigmoid focal loss; a soft target mixes the losses of targets 1 and 0; weights per class; -100 is ignored but counted by the mean."""
+    """Sigmoid focal loss; a soft target mixes the losses of targets 1 and 0; weights per class; -100 is ignored but
+    counted by the mean.
+    """
     a = call.args
     x, t = a["pred"], a["target"]
     valid = t != a.get("ignore_index", -100)
@@ -112,7 +124,9 @@ def kornia_binary_focal(call):
 
 
 def smp_one_vs_rest(call):
-    """Sigmoid focal loss of one-hot targets: the mean over classes of each class's sum or mean over the pixels that are not ignored."""
+    """Sigmoid focal loss of one-hot targets: the mean over classes of each class's sum or mean over the pixels that are
+    not ignored.
+    """
     c = call.ctor
     x, y = call.args["y_pred"], call.args["y_true"]
     binary = c["mode"] == "binary"
@@ -123,7 +137,8 @@ def smp_one_vs_rest(call):
     else:
         targets = y
     if c.get("from_logits") is False and not binary:
-        x = x.log()                                                            # as there: the logarithm is taken for a logit
+        # as there: the logarithm is taken for a logit
+        x = x.log()
     per_class = [(x, targets, valid)] if binary else [(x[:, k], targets[:, k], valid[:, k]) for k in range(x.shape[1])]
     losses = []
     for x_k, t_k, v_k in per_class:
@@ -134,7 +149,8 @@ def smp_one_vs_rest(call):
         else:
             loss = sigmoid_focal_loss(x_k, t_k, c.get("alpha"), gamma)
         factor = focal_factor(x_k, t_k, None, gamma)
-        if threshold is not None:                                              # cross entropy below the threshold of p_t, scaled focal loss above
+        # cross entropy below the threshold of p_t, scaled focal loss above
+        if threshold is not None:
             hard = focal_factor(x_k, t_k, None, 1.0) > 1 - threshold
             loss = torch.where(hard, sigmoid_focal_loss(x_k, t_k, c.get("alpha"), 0.0), loss / threshold**gamma)
             factor = torch.where(hard, 1.0, factor / threshold**gamma)
@@ -144,13 +160,16 @@ def smp_one_vs_rest(call):
     if binary:
         return losses[0]
     weights = torch.tensor(c.get("class_weights") or [1.0] * len(losses))
-    values = torch.stack(losses if "class_weights" in c else [loss.mean() if c["reduction"] == "none" else loss for loss in losses])
+    values = torch.stack(
+        losses if "class_weights" in c else [loss.mean() if c["reduction"] == "none" else loss for loss in losses]
+    )
     return weight_reduce_loss(values, weights, "sum") / weights.sum()
 
 
 def monai_focal(call):
-    """Sigmoid or softmax focal loss of one-hot targets, classes on axis 1. A list alpha weights positives only, a weight is one per class; 'sum'
-    averages over space first (without space over everything), ignored pixels left out."""
+    """Sigmoid or softmax focal loss of one-hot targets, classes on axis 1. A list alpha weights positives only, a
+    weight is one per class; 'sum' averages over space first (without space over everything), ignored pixels left
+    out."""
     c = {"include_background": True, "gamma": 2.0, "alpha": None, **call.ctor}
     x, t = call.args["input"], call.args["target"]
     shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -163,7 +182,9 @@ def monai_focal(call):
     if not c["include_background"]:
         x, t, valid = x[:, 1:], t[:, 1:], valid[:, 1:]
     if c["use_softmax"]:
-        loss = softmax_focal_map(x, t, c["gamma"], alpha if c["include_background"] or isinstance(alpha, list) else None)
+        loss = softmax_focal_map(
+            x, t, c["gamma"], alpha if c["include_background"] or isinstance(alpha, list) else None
+        )
     elif isinstance(alpha, list):
         loss = sigmoid_focal_loss(x, t, None, c["gamma"]) * (t * torch.tensor(alpha).view(shape) + 1 - t)
     else:
@@ -172,14 +193,16 @@ def monai_focal(call):
     if c.get("weight") is not None:
         loss = loss * torch.tensor(c["weight"]).view(shape)
     if "ignore_index" in c and c["reduction"] == "mean":
-        return loss.sum() / valid[:, :1].sum()                                 # by pixels, not by elements
+        return loss.sum() / valid[:, :1].sum()  # by pixels, not by elements
     if c["reduction"] == "sum":
         return (loss.flatten(2).sum(2) / valid.flatten(2).sum(2)).sum() if loss.dim() > 2 else loss.mean()
     return weight_reduce_loss(loss, None, c["reduction"])
 
 
 def softmax_focal_map(x, t, gamma, alpha):
-    """(N, C, ...) softmax focal loss of one-hot targets in the column of their class; a scalar alpha weights class 0 by 1 - alpha."""
+    """(N, C, ...) softmax focal loss of one-hot targets in the column of their class; a scalar alpha weights class 0 by
+    1 - alpha.
+    """
     if isinstance(alpha, float):
         alpha = [1 - alpha] + [alpha] * (x.shape[1] - 1)
     return t * softmax_focal_loss(x, t, alpha, gamma, "none").unsqueeze(1)
@@ -206,7 +229,9 @@ def timm_multi_label(call):
 def timm_single_label(call):
     """The same arguments and call, but 'sum' is timm's 'none'."""
     reduction = call.ctor.get("reduction", "mean")
-    return AsymmetricLossSingleLabel(**{**call.ctor, "reduction": "none" if reduction == "sum" else reduction})(**call.args)
+    return AsymmetricLossSingleLabel(**{**call.ctor, "reduction": "none" if reduction == "sum" else reduction})(
+        **call.args
+    )
 
 
 def torch_binary_cross_entropy(call):
@@ -214,13 +239,21 @@ def torch_binary_cross_entropy(call):
     a = call.args
     if a["pos_weight"] is None:
         return weight_reduce_loss(binary_cross_entropy_with_logits(a["input"], a["target"]), None, a["reduction"])
-    loss = build_loss({"type": "CrossEntropyLoss", "use_sigmoid": True, "class_weight": a["pos_weight"].tolist(), "reduction": a["reduction"]})
+    loss = build_loss(
+        {
+            "type": "CrossEntropyLoss",
+            "use_sigmoid": True,
+            "class_weight": a["pos_weight"].tolist(),
+            "reduction": a["reduction"],
+        }
+    )
     return loss.double()(a["input"], a["target"])
 
 
 def torch_cross_entropy(call):
-    """Softmax focal loss with gamma 0, the class weights as alpha; label smoothing or probabilities: label_smoothing_cross_entropy. torch's mean of
-    labels divides by the class weights of the rows that are not ignored."""
+    """Softmax focal loss with gamma 0, the class weights as alpha; label smoothing or probabilities:
+    label_smoothing_cross_entropy. torch's mean of labels divides by the class weights of the rows that are not
+    ignored."""
     a = call.args
     x, target, weight, reduction = a["input"], a["target"], a.get("weight"), a["reduction"]
     ignored = a.get("ignore_index", -100)
@@ -253,17 +286,23 @@ TWINS = {
     "torch.nn.functional.cross_entropy": torch_cross_entropy,
 }
 NOT_COVERED = {
-    "fvcore_sigmoid_focal": {"fvcore.nn.sigmoid_focal_loss: alpha above 1; refused here": 1,
-                             "fvcore.nn.sigmoid_focal_loss: an unknown reduction returns the map; refused here": 1},
+    "fvcore_sigmoid_focal": {
+        "fvcore.nn.sigmoid_focal_loss: alpha above 1; refused here": 1,
+        "fvcore.nn.sigmoid_focal_loss: an unknown reduction returns the map; refused here": 1,
+    },
 }
 DEFINED_HERE = {
     ("mmdet_gfl", "c068"): "a distance of exactly n: bin n + 1, which does not exist, would have the weight 0",
     ("mmdet_varifocal", "c039"): "a flat weight is one per row",
 }
 DIFFERENT_HERE = {
-    ("mmdet_varifocal", "c040"): "a flat weight is one per row also where N = C, where mmdetection takes it for one per class",
+    (
+        "mmdet_varifocal",
+        "c040",
+    ): "a flat weight is one per row also where N = C, where mmdetection takes it for one per class",
 }
-NAN_HERE = {("torchvision_sigmoid_focal", "c048"), ("fvcore_sigmoid_focal", "c048")}       # the mean of nothing, as in torch
+# the mean of nothing, as in torch
+NAN_HERE = {("torchvision_sigmoid_focal", "c048"), ("fvcore_sigmoid_focal", "c048")}
 
 
 def twin_of(call):
@@ -286,18 +325,40 @@ def differences(call):
         return [f"raises {type(error).__name__}: {error}"]
     if "raises" in record:
         if (call.file, record["case"]) in DEFINED_HERE:
-            return [] if all(torch.isfinite(o).all() for o in (ours.values() if isinstance(ours, dict) else [ours])) else ["not finite"]
+            return (
+                []
+                if all(torch.isfinite(o).all() for o in (ours.values() if isinstance(ours, dict) else [ours]))
+                else ["not finite"]
+            )
         return [f"no error, but the recorded call raised {record['raises']}: {record['message'][:80]}"]
-    wrong = [f"changed its argument {k}" for k, v in before.items() if not torch.equal(call.args[k].detach(), v) and not torch.isnan(v).any()]
+    wrong = [
+        f"changed its argument {k}"
+        for k, v in before.items()
+        if not torch.equal(call.args[k].detach(), v) and not torch.isnan(v).any()
+    ]
     ours = ours if isinstance(ours, dict) else {"out": ours}
     for name, key in record["out"].items():
-        wrong += unequal(name, ours[name], call.arrays[key], call.arrays.get(record.get("out_mask")), tolerance["rtol"], tolerance["atol"],
-                         finite=(call.file, record["case"]) not in NAN_HERE)
+        wrong += unequal(
+            name,
+            ours[name],
+            call.arrays[key],
+            call.arrays.get(record.get("out_mask")),
+            tolerance["rtol"],
+            tolerance["atol"],
+            finite=(call.file, record["case"]) not in NAN_HERE,
+        )
     if record.get("grad"):
         total = sum(o.sum() for o in ours.values())
-        gradient, = torch.autograd.grad(total, call.args[record["wrt"]])
-        wrong += unequal("gradient", gradient, call.arrays[record["grad"]], call.arrays.get(record.get("grad_mask")), tolerance["rtol"],
-                         tolerance.get("atol_grad", tolerance["atol"]), finite=True)
+        (gradient,) = torch.autograd.grad(total, call.args[record["wrt"]])
+        wrong += unequal(
+            "gradient",
+            gradient,
+            call.arrays[record["grad"]],
+            call.arrays.get(record.get("grad_mask")),
+            tolerance["rtol"],
+            tolerance.get("atol_grad", tolerance["atol"]),
+            finite=True,
+        )
     for name, key in (record.get("state_after") or {}).items():
         wrong += unequal(f"buffer {name}", getattr(call.module, name), call.arrays[key], None, 1e-5, 1e-5, finite=True)
     if (call.file, record["case"]) in DIFFERENT_HERE:
@@ -313,7 +374,9 @@ def unequal(name, ours, recorded, mask, rtol, atol, finite):
         return [f"{name} is not finite"]
     compared = np.isfinite(recorded) & (True if mask is None else mask)
     excess = (np.abs(ours - recorded) - rtol * np.abs(recorded))[compared]
-    return [f"{name} is off by {excess.max():.2g}, allowed {atol:.2g}"] if excess.size and not excess.max() <= atol else []
+    return (
+        [f"{name} is off by {excess.max():.2g}, allowed {atol:.2g}"] if excess.size and not excess.max() <= atol else []
+    )
 
 
 def replay(file):
@@ -331,7 +394,9 @@ def replay(file):
             missing[f"{call.name}: {kind}"] += 1
             continue
         if found:
-            wrong[f"{record['case']} {call.name.rsplit('.', 1)[-1]} {call.tags} {record.get('note', '')[:80]}"] = "; ".join(found)
+            wrong[f"{record['case']} {call.name.rsplit('.', 1)[-1]} {call.tags} {record.get('note', '')[:80]}"] = (
+                "; ".join(found)
+            )
     return wrong, missing, len(records)
 
 
@@ -342,5 +407,7 @@ def test_recorded_calls(file):
     print(f"{file}: {total} recorded calls, {total - sum(missing.values())} replayed, {len(wrong)} differ")
     for kind, count in missing.items():
         print(f"    not covered: {count} x {kind}")
-    assert not wrong, f"{len(wrong)} of {total} differ:\n" + "\n".join(f"{case}: {what}" for case, what in wrong.items())
+    assert not wrong, f"{len(wrong)} of {total} differ:\n" + "\n".join(
+        f"{case}: {what}" for case, what in wrong.items()
+    )
     assert dict(missing) == NOT_COVERED.get(file, {})

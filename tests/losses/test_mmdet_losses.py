@@ -1,4 +1,7 @@
-"""mmdetection's classes beyond its recorded calls: closed forms, float64 gradients, extremes, half precision, one compiled graph, mistakes."""
+"""mmdetection's classes beyond its recorded calls: closed forms, float64 gradients, extremes, half precision, one
+compiled graph, mistakes.
+"""
+
 import math
 
 import pytest
@@ -13,7 +16,12 @@ LOSSES = {  # name: (entry, prediction, target, weight)
     "focal, probabilities": (dict(type="FocalLoss", activated=True), (6, 3), "labels", (6, 1)),
     "softmax": (dict(type="CrossEntropyLoss", class_weight=[1.0, 0.5, 2.0]), (6, 3), "classes", (6,)),
     "softmax map": (dict(type="CrossEntropyLoss", ignore_index=2, avg_non_ignore=True), (2, 3, 4), "map", (2, 4)),
-    "sigmoid, labels": (dict(type="CrossEntropyLoss", use_sigmoid=True, class_weight=[1.0, 0.5, 2.0]), (6, 3), "labels", (6,)),
+    "sigmoid, labels": (
+        dict(type="CrossEntropyLoss", use_sigmoid=True, class_weight=[1.0, 0.5, 2.0]),
+        (6, 3),
+        "labels",
+        (6,),
+    ),
     "sigmoid, soft": (dict(type="CrossEntropyLoss", use_sigmoid=True), (6, 3), "soft", (6, 1)),
     "L1": (dict(type="L1Loss"), (6, 3), "soft", (6, 3)),
     "smooth L1": (dict(type="SmoothL1Loss", beta=0.3), (6, 3), "soft", (6, 1)),
@@ -29,10 +37,20 @@ def inputs(name, dtype=torch.float64):
     if kind == "heat" or entry.get("activated"):
         pred = torch.sigmoid(pred)
     soft = torch.rand(shape, generator=generator, dtype=torch.float64)
-    target = {"labels": torch.tensor([0, 3, 1, 2, 3, 1]), "classes": torch.tensor([0, 2, 1, 2, 0, 1]),
-              "map": torch.tensor([[0, 1, 2, 0], [2, 1, 1, 0]]), "soft": soft, "heat": torch.where(soft > 0.8, 1.0, soft)}[kind]
+    target = {
+        "labels": torch.tensor([0, 3, 1, 2, 3, 1]),
+        "classes": torch.tensor([0, 2, 1, 2, 0, 1]),
+        "map": torch.tensor([[0, 1, 2, 0], [2, 1, 1, 0]]),
+        "soft": soft,
+        "heat": torch.where(soft > 0.8, 1.0, soft),
+    }[kind]
     weight = torch.rand(weight_shape, generator=generator, dtype=torch.float64) + 0.1
-    return build_loss(entry).to(dtype), pred.to(dtype), target.to(dtype) if target.is_floating_point() else target, weight.to(dtype)
+    return (
+        build_loss(entry).to(dtype),
+        pred.to(dtype),
+        target.to(dtype) if target.is_floating_point() else target,
+        weight.to(dtype),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -50,8 +68,12 @@ def test_weight_then_reduction_then_loss_weight(name):
     loss.loss_weight = 3.0
     torch.testing.assert_close(loss(pred, target, weight, reduction_override="none"), 3 * plain * w)
     torch.testing.assert_close(loss(pred, target, weight, reduction_override="sum"), 3 * (plain * w).sum())
-    torch.testing.assert_close(loss(pred, target, weight, avg_factor=4.0), 3 * (plain * w).sum() / (4 + 2.0**-23), rtol=1e-12, atol=0)
-    torch.testing.assert_close(loss(pred, target, weight, avg_factor=torch.tensor([4.0])), loss(pred, target, weight, avg_factor=4.0))
+    torch.testing.assert_close(
+        loss(pred, target, weight, avg_factor=4.0), 3 * (plain * w).sum() / (4 + 2.0**-23), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        loss(pred, target, weight, avg_factor=torch.tensor([4.0])), loss(pred, target, weight, avg_factor=4.0)
+    )
     if not getattr(loss, "avg_non_ignore", False):
         torch.testing.assert_close(loss(pred, target, weight), 3 * (plain * w).sum() / plain.numel())
     with pytest.raises(InputError, match="avg_factor cannot be used with reduction 'sum'"):
@@ -77,7 +99,9 @@ def test_one_compiled_graph(name):
     loss, pred, target, weight = inputs(name)
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     for reduction in ("mean", "none"):
-        torch.testing.assert_close(compiled(pred, target, weight, None, reduction), loss(pred, target, weight, None, reduction))
+        torch.testing.assert_close(
+            compiled(pred, target, weight, None, reduction), loss(pred, target, weight, None, reduction)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -125,7 +149,10 @@ def test_closed_forms():
         "focal, no alpha": (build_loss(dict(type="FocalLoss", alpha=None, gamma=1.0))(logits, labels), 0.5 * log2),
         "softmax": (build_loss(dict(type="CrossEntropyLoss"))(logits, torch.tensor([0, 2])), math.log(3)),
         "softmax, one ignored": (build_loss(one_ignored)(logits, torch.tensor([0, 2])), math.log(3)),
-        "sigmoid, one ignored": (build_loss(dict(type="CrossEntropyLoss", use_sigmoid=True))(logits, torch.tensor([0, -1])), log2 / 2),
+        "sigmoid, one ignored": (
+            build_loss(dict(type="CrossEntropyLoss", use_sigmoid=True))(logits, torch.tensor([0, -1])),
+            log2 / 2,
+        ),
         "squared": (build_loss("MSELoss")(torch.tensor([3.0, -1.0]), torch.zeros(2)), 5.0),
         "smooth L1": (build_loss("SmoothL1Loss")(torch.tensor([0.5, -3.0]), torch.zeros(2)), (0.125 + 2.5) / 2),
     }
@@ -141,12 +168,14 @@ def test_all_rows_ignored_or_without_weight():
         (build_loss("FocalLoss"), torch.zeros(4, dtype=torch.long), torch.zeros(4)),
     ]:
         result = loss(logits, labels, weight)
-        gradient, = torch.autograd.grad(result, logits)
+        (gradient,) = torch.autograd.grad(result, logits)
         assert result.item() == 0 and not gradient.any()
 
 
 def test_gaussian_focal_with_listed_positives():
-    """The same positives given as exact ones in the heat map, where their (1 - target)^gamma leaves nothing of the negative part."""
+    """The same positives given as exact ones in the heat map, where their (1 - target)^gamma leaves nothing of the
+    negative part.
+    """
     pred, target = torch.rand(5, 3) * 0.8 + 0.1, torch.rand(5, 3) * 0.9
     rows, classes = torch.tensor([1, 4]), torch.tensor([2, 0])
     target[rows, classes] = 1.0
@@ -157,25 +186,44 @@ def test_gaussian_focal_with_listed_positives():
 LOGITS, LABELS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 3])
 
 
-@pytest.mark.parametrize("entry, arguments, words", [
-    ("FocalLoss", (LOGITS, LABELS[:3]), ["target of shape (3,)", "(4, 3)", "(4,)"]),
-    ("FocalLoss", (LOGITS, LABELS.float()), ["float32", "integer labels (4,)"]),
-    ("FocalLoss", (LOGITS, torch.zeros(4, 2)), ["pred (4, 3), target (4, 2)"]),
-    ("FocalLoss", (LOGITS, LABELS - 1), ["target needs values from 0 to 3", "3 is background", "weight 0", "it holds -1"]),
-    ("FocalLoss", (LOGITS, LABELS + 1), ["it holds 4"]),
-    ("FocalLoss", (LOGITS, LABELS, torch.ones(3, 4)), ["weight of shape (3, 4)", "(4,), one per row"]),
-    ("FocalLoss", (LOGITS, LABELS, torch.ones(5)), ["weight of shape (5,)"]),
-    (dict(type="FocalLoss", activated=True), (LOGITS + 2, LABELS), ["activated=True", "pred needs values from 0 to 1", "it holds 2"]),
-    ("CrossEntropyLoss", (LOGITS, LABELS), ["label needs values from 0 to 2 or ignore_index=-100", "it holds 3"]),
-    ("CrossEntropyLoss", (LOGITS, torch.zeros(4, 3)), ["label of shape (4, 3)", "use_sigmoid=True"]),
-    (dict(type="CrossEntropyLoss", use_sigmoid=True), (LOGITS, LABELS[:2]), ["label of shape (2,)", "(4,)"]),
-    (dict(type="CrossEntropyLoss", use_sigmoid=True), (LOGITS, LABELS, torch.ones(4, 2)), ["weight of shape (4, 2)"]),
-    (dict(type="CrossEntropyLoss", class_weight=[1.0, 2.0]), (LOGITS, LABELS.clamp(max=2)), ["2 class weights", "(4, 3)"]),
-    ("L1Loss", (LOGITS, torch.zeros(3, 3)), ["pred (4, 3), target (3, 3)"]),
-    ("SmoothL1Loss", (LOGITS, LOGITS, torch.ones(4)), ["weight of shape (4,)", "one weight per row is (4, 1)"]),
-    ("GaussianFocalLoss", (LOGITS + 0.5, LOGITS, torch.ones(2, 4, 3)), ["weight of shape (2, 4, 3)"]),
-    ("L1Loss", (LOGITS, LOGITS, torch.ones(4, 3, device="meta")), ["same device", "weight on meta"]),
-])
+@pytest.mark.parametrize(
+    "entry, arguments, words",
+    [
+        ("FocalLoss", (LOGITS, LABELS[:3]), ["target of shape (3,)", "(4, 3)", "(4,)"]),
+        ("FocalLoss", (LOGITS, LABELS.float()), ["float32", "integer labels (4,)"]),
+        ("FocalLoss", (LOGITS, torch.zeros(4, 2)), ["pred (4, 3), target (4, 2)"]),
+        (
+            "FocalLoss",
+            (LOGITS, LABELS - 1),
+            ["target needs values from 0 to 3", "3 is background", "weight 0", "it holds -1"],
+        ),
+        ("FocalLoss", (LOGITS, LABELS + 1), ["it holds 4"]),
+        ("FocalLoss", (LOGITS, LABELS, torch.ones(3, 4)), ["weight of shape (3, 4)", "(4,), one per row"]),
+        ("FocalLoss", (LOGITS, LABELS, torch.ones(5)), ["weight of shape (5,)"]),
+        (
+            dict(type="FocalLoss", activated=True),
+            (LOGITS + 2, LABELS),
+            ["activated=True", "pred needs values from 0 to 1", "it holds 2"],
+        ),
+        ("CrossEntropyLoss", (LOGITS, LABELS), ["label needs values from 0 to 2 or ignore_index=-100", "it holds 3"]),
+        ("CrossEntropyLoss", (LOGITS, torch.zeros(4, 3)), ["label of shape (4, 3)", "use_sigmoid=True"]),
+        (dict(type="CrossEntropyLoss", use_sigmoid=True), (LOGITS, LABELS[:2]), ["label of shape (2,)", "(4,)"]),
+        (
+            dict(type="CrossEntropyLoss", use_sigmoid=True),
+            (LOGITS, LABELS, torch.ones(4, 2)),
+            ["weight of shape (4, 2)"],
+        ),
+        (
+            dict(type="CrossEntropyLoss", class_weight=[1.0, 2.0]),
+            (LOGITS, LABELS.clamp(max=2)),
+            ["2 class weights", "(4, 3)"],
+        ),
+        ("L1Loss", (LOGITS, torch.zeros(3, 3)), ["pred (4, 3), target (3, 3)"]),
+        ("SmoothL1Loss", (LOGITS, LOGITS, torch.ones(4)), ["weight of shape (4,)", "one weight per row is (4, 1)"]),
+        ("GaussianFocalLoss", (LOGITS + 0.5, LOGITS, torch.ones(2, 4, 3)), ["weight of shape (2, 4, 3)"]),
+        ("L1Loss", (LOGITS, LOGITS, torch.ones(4, 3, device="meta")), ["same device", "weight on meta"]),
+    ],
+)
 def test_mistakes(entry, arguments, words):
     with pytest.raises(InputError) as error:
         build_loss(entry)(*arguments)
@@ -184,8 +232,13 @@ def test_mistakes(entry, arguments, words):
 
 def test_gaussian_focal_mistakes():
     loss, rows = build_loss("GaussianFocalLoss"), torch.tensor([0, 1])
-    for keywords in ({"pos_inds": rows}, {"pos_labels": rows}, {"pos_inds": rows, "pos_labels": rows[:1]},
-                     {"pos_inds": rows, "pos_labels": rows, "weight": LOGITS}, {"pos_inds": rows, "pos_labels": rows, "reduction_override": "none"}):
+    for keywords in (
+        {"pos_inds": rows},
+        {"pos_labels": rows},
+        {"pos_inds": rows, "pos_labels": rows[:1]},
+        {"pos_inds": rows, "pos_labels": rows, "weight": LOGITS},
+        {"pos_inds": rows, "pos_labels": rows, "reduction_override": "none"},
+    ):
         with pytest.raises(InputError, match="pos_inds"):
             loss(LOGITS + 0.5, LOGITS, **keywords)
 
@@ -194,11 +247,13 @@ def test_weight_reduce_loss_by_hand():
     loss = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
     rows = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
     assert weight_reduce_loss(loss, rows).item() == 0.75 and weight_reduce_loss(loss, rows, "sum").item() == 3.0
-    assert weight_reduce_loss(loss, torch.tensor([1.0, 0.0]), "sum").item() == 4.0                      # fewer axes: aligned at the last, the classes
+    # fewer axes: aligned at the last, the classes
+    assert weight_reduce_loss(loss, torch.tensor([1.0, 0.0]), "sum").item() == 4.0
     assert weight_reduce_loss(loss, None, "mean", 2).item() == 10 / (2 + 2.0**-23)
     assert weight_reduce_loss(loss, None, "none", 2).equal(loss)
     assert weight_reduce_loss(loss[:0]).item() == 0
-    assert weight_reduce_loss(torch.full((4000,), 60.0, dtype=torch.float16), None, "sum").item() == 240000       # half precision ends at 65504
+    # half precision ends at 65504
+    assert weight_reduce_loss(torch.full((4000,), 60.0, dtype=torch.float16), None, "sum").item() == 240000
     with pytest.raises(InputError, match=r"weight of shape \(3, 2, 2\) does not fit a loss of shape \(2, 2\)"):
         weight_reduce_loss(loss, torch.ones(3, 2, 2))
     with pytest.raises(InputError, match="avg_factor of shape"):

@@ -1,4 +1,5 @@
 """Anchor weights and one-hot targets from labels, and who divides, by hand."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +7,12 @@ from golden_data import GOLDEN, needs_golden
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import (
-    PerSampleNormalizer, anchor_weights_from_labels, build_head_classification_loss, build_normalizer, normalizers, one_hot_from_labels,
+    PerSampleNormalizer,
+    anchor_weights_from_labels,
+    build_head_classification_loss,
+    build_normalizer,
+    normalizers,
+    one_hot_from_labels,
     positive_rows,
 )
 
@@ -17,15 +23,21 @@ def test_weights_by_hand():
     before = LABELS.clone()
     cls_weights, reg_weights, num_positives = anchor_weights_from_labels(LABELS)
     third = 1 / 3
-    torch.testing.assert_close(cls_weights, torch.tensor([[third, third, third, 0, third], [1, 1, 0, 1, 1]]), rtol=1e-7, atol=0)
-    torch.testing.assert_close(reg_weights, torch.tensor([[0, third, third, 0, third], [0, 0, 0, 0, 0]]), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        cls_weights, torch.tensor([[third, third, third, 0, third], [1, 1, 0, 1, 1]]), rtol=1e-7, atol=0
+    )
+    torch.testing.assert_close(
+        reg_weights, torch.tensor([[0, third, third, 0, third], [0, 0, 0, 0, 0]]), rtol=1e-7, atol=0
+    )
     assert num_positives.tolist() == [3, 0]
     assert torch.equal(LABELS, before)
 
 
 def test_positive_and_negative_weights_by_hand():
     cls_weights, reg_weights, _ = anchor_weights_from_labels(LABELS, pos_cls_weight=3.0, neg_cls_weight=1.5)
-    torch.testing.assert_close(cls_weights, torch.tensor([[0.5, 1, 1, 0, 1], [1.5, 1.5, 0, 1.5, 1.5]]), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        cls_weights, torch.tensor([[0.5, 1, 1, 0, 1], [1.5, 1.5, 0, 1.5, 1.5]]), rtol=1e-7, atol=0
+    )
     assert reg_weights.sum().item() == pytest.approx(1.0)
 
 
@@ -95,10 +107,16 @@ def losses_of(normalizer, elementwise, labels):
     return normalizer.reduce(elementwise * weights)
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("per_sample", ((1 + 2 + 3 + 4) / 2 + (6 + 7 + 8 + 9 + 10) / 1) / 2), ("batch", (10 + 40) / 3), ("global", (10 + 40) / 3), ("none", 50),
-    ({"NAME": "ema", "START": 7, "MOMENTUM": 0.5}, 50 / 5),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("per_sample", ((1 + 2 + 3 + 4) / 2 + (6 + 7 + 8 + 9 + 10) / 1) / 2),
+        ("batch", (10 + 40) / 3),
+        ("global", (10 + 40) / 3),
+        ("none", 50),
+        ({"NAME": "ema", "START": 7, "MOMENTUM": 0.5}, 50 / 5),
+    ],
+)
 def test_what_each_divides_by_by_hand(name, expected):
     elementwise = torch.arange(1, 11, dtype=torch.float64).view(2, 5)
     assert losses_of(build_normalizer(name), elementwise, TWO).item() == pytest.approx(expected, rel=1e-12)
@@ -118,11 +136,16 @@ def test_per_sample_does_not_see_how_often_the_objects_of_a_sample_are_repeated_
 
     def repeated(times):  # the second sample's anchors, each `times` times; the first is filled up with ignored ones
         more = times - 1
-        return (torch.cat([elementwise, torch.stack([torch.zeros(5), elementwise[1]]).repeat(1, more)], dim=1),
-                torch.cat([labels, torch.stack([nothing, labels[1]]).repeat(1, more)], dim=1))
+        return (
+            torch.cat([elementwise, torch.stack([torch.zeros(5), elementwise[1]]).repeat(1, more)], dim=1),
+            torch.cat([labels, torch.stack([nothing, labels[1]]).repeat(1, more)], dim=1),
+        )
 
     def second_samples_share(normalizer, times):
-        loss, weights = repeated(times)[0], anchor_weights_from_labels(repeated(times)[1], normalizer=normalizer, dtype=torch.float64)[0]
+        loss, weights = (
+            repeated(times)[0],
+            anchor_weights_from_labels(repeated(times)[1], normalizer=normalizer, dtype=torch.float64)[0],
+        )
         return normalizer.average((loss * weights)[1].sum(), 2).item()
 
     alone = second_samples_share(PerSampleNormalizer(), 1)
@@ -131,7 +154,9 @@ def test_per_sample_does_not_see_how_often_the_objects_of_a_sample_are_repeated_
         once = losses_of(PerSampleNormalizer(), elementwise, labels).item()
         assert losses_of(PerSampleNormalizer(), *repeated(times)).item() == pytest.approx(once)
         sums = elementwise.sum(dim=1).tolist()
-        assert losses_of(build_normalizer("batch"), *repeated(times)).item() == pytest.approx((sums[0] + times * sums[1]) / (3 + times), rel=1e-12)
+        assert losses_of(build_normalizer("batch"), *repeated(times)).item() == pytest.approx(
+            (sums[0] + times * sums[1]) / (3 + times), rel=1e-12
+        )
     # the repeated sample's share of the batch's loss grows with its objects
     assert second_samples_share(build_normalizer("batch"), 5) > 1.5 * second_samples_share(build_normalizer("batch"), 1)
 
@@ -148,8 +173,10 @@ def test_global_gives_the_mean_over_ranks_the_gradient_of_one_process(monkeypatc
     together = gradient(build_normalizer("batch"), slice(0, 2))
     monkeypatch.setattr(normalizers.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(normalizers.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(normalizers, "sum_over_ranks", lambda count: torch.full_like(count, 4))  # 3 on one rank, 1 on the other
-    apart = torch.cat([gradient(build_normalizer("global"), slice(r, r + 1)) for r in (0, 1)]) / 2  # DistributedDataParallel's mean
+    # 3 on one rank, 1 on the other
+    monkeypatch.setattr(normalizers, "sum_over_ranks", lambda count: torch.full_like(count, 4))
+    # DistributedDataParallel's mean
+    apart = torch.cat([gradient(build_normalizer("global"), slice(r, r + 1)) for r in (0, 1)]) / 2
     torch.testing.assert_close(apart, together, rtol=1e-12, atol=0)
 
 
@@ -163,13 +190,17 @@ def test_ema_follows_the_recorded_runs():
             ema = build_normalizer({"NAME": "ema", "START": float(start), "MOMENTUM": float(momentum)})
             got = [ema.divisor(torch.tensor([int(n), 0]), torch.float64)[0].item() for n in recorded[f"{name}_num_pos"]]
             np.testing.assert_allclose(got, recorded[f"{name}_normalizer"], rtol=1e-12)
-        head_loss = build_head_classification_loss({"NAME": "FocalLoss", "NORMALIZER": "ema"}, "CLS_LOSS", 1.0, num_class=4)
+        head_loss = build_head_classification_loss(
+            {"NAME": "FocalLoss", "NORMALIZER": "ema"}, "CLS_LOSS", 1.0, num_class=4
+        )
         for k in range(4):
             logits = torch.from_numpy(recorded[f"retina_{k}_logits"])[None].requires_grad_()
             labels = (torch.from_numpy(recorded[f"retina_{k}_labels"])[None] + 1) % 5  # theirs: background is 4
             loss, logged = head_loss(logits, labels)
             loss.backward()
-            assert logged["rpn_cls_normalizer"].item() == pytest.approx(float(recorded[f"retina_{k}_normalizer"]), rel=1e-6)
+            assert logged["rpn_cls_normalizer"].item() == pytest.approx(
+                float(recorded[f"retina_{k}_normalizer"]), rel=1e-6
+            )
             assert loss.item() == pytest.approx(float(recorded[f"retina_{k}_loss"]), rel=1e-5)
             np.testing.assert_allclose(logits.grad[0].numpy(), recorded[f"retina_{k}_grad"], rtol=1e-5, atol=1e-7)
 
@@ -181,8 +212,14 @@ def test_ema_is_saved_keeps_its_digits_and_rests_in_evaluation():
     assert ema.half().running.dtype == torch.float64 and ema.float().running.item() == pytest.approx(95, rel=1e-15)
     again = build_normalizer("ema")
     again.load_state_dict(ema.state_dict())
-    assert again.divisor(torch.tensor([50]), torch.float64).item() == ema.divisor(torch.tensor([50]), torch.float64).item() == pytest.approx(90.5)
-    assert ema.eval().divisor(torch.tensor([1000])).item() == pytest.approx(90.5) and ema.running.item() == pytest.approx(90.5)
+    assert (
+        again.divisor(torch.tensor([50]), torch.float64).item()
+        == ema.divisor(torch.tensor([50]), torch.float64).item()
+        == pytest.approx(90.5)
+    )
+    assert ema.eval().divisor(torch.tensor([1000])).item() == pytest.approx(
+        90.5
+    ) and ema.running.item() == pytest.approx(90.5)
 
 
 def test_positive_rows_take_every_normaliser():
@@ -192,12 +229,24 @@ def test_positive_rows_take_every_normaliser():
         torch.testing.assert_close(weights, dense[rows], rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("cfg, message", [
-    ("batches", r"X\.NORMALIZER: 'batches' is no known normaliser; did you mean batch\? Known are: per_sample, batch, global, ema, none"),
-    ({"NAME": "ema", "MOMENTUN": 0.5}, r"X\.NORMALIZER\.MOMENTUN: ema has no such argument; did you mean MOMENTUM\?"),
-    ({"NAME": "ema", "MOMENTUM": 1.0}, r"X\.NORMALIZER: .*momentum=1\.0"), ({"NAME": "ema", "START": 0}, r"X\.NORMALIZER: .*start=0"),
-    ({"NAME": "batch", "START": 1}, r"START: batch has no such argument\. It takes none"), (3, r"X\.NORMALIZER: 3 is not a normaliser"),
-])
+@pytest.mark.parametrize(
+    "cfg, message",
+    [
+        (
+            "batches",
+            r"X\.NORMALIZER: 'batches' is no known normaliser; did you mean batch\? Known are: per_sample, batch, "
+            r"global, ema, none",
+        ),
+        (
+            {"NAME": "ema", "MOMENTUN": 0.5},
+            r"X\.NORMALIZER\.MOMENTUN: ema has no such argument; did you mean MOMENTUM\?",
+        ),
+        ({"NAME": "ema", "MOMENTUM": 1.0}, r"X\.NORMALIZER: .*momentum=1\.0"),
+        ({"NAME": "ema", "START": 0}, r"X\.NORMALIZER: .*start=0"),
+        ({"NAME": "batch", "START": 1}, r"START: batch has no such argument\. It takes none"),
+        (3, r"X\.NORMALIZER: 3 is not a normaliser"),
+    ],
+)
 def test_mistakes_are_named_with_their_key_path(cfg, message):
     with pytest.raises(InputError, match=message):
         build_normalizer(cfg, "X.NORMALIZER")

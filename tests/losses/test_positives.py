@@ -1,4 +1,7 @@
-"""Positives only: rows and weights by hand, gathering with its gradient, and the anchor head's gathered losses against its dense ones."""
+"""Positives only: rows and weights by hand, gathering with its gradient, and the anchor head's gathered losses against
+its dense ones.
+"""
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,16 @@ from golden_data import cases, needs_golden
 from model_data import load_cfg
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, WeightedCrossEntropyLoss, WeightedL1Loss, WeightedSmoothL1Loss,
-                                anchor_weights_from_labels, gather_rows_once, positive_rows, sigmoid_focal_loss_from_labels)
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    WeightedCrossEntropyLoss,
+    WeightedL1Loss,
+    WeightedSmoothL1Loss,
+    anchor_weights_from_labels,
+    gather_rows_once,
+    positive_rows,
+    sigmoid_focal_loss_from_labels,
+)
 from pcdet_focal.models.dense_heads import AnchorHeadSingle
 
 
@@ -64,13 +75,19 @@ def make_head(**changes):
     cfg.update({k: v for k, v in changes.items() if k != "REG_LOSS_TYPE"})
     names = ["Car", "Pedestrian", "Cyclist"]
     point_cloud_range = np.array([0, -40, -3, 70.4, 40, 1], np.float32)
-    return AnchorHeadSingle(cfg, 8, 3, names, np.array([64, 48, 40]), point_cloud_range, predict_boxes_when_training=False)
+    return AnchorHeadSingle(
+        cfg, 8, 3, names, np.array([64, 48, 40]), point_cloud_range, predict_boxes_when_training=False
+    )
 
 
 def head_inputs(positives, dtype, bins=2):
     """8 x 6 cells with 6 anchors each, two samples; a velocity-like unknown target; predictions (B, H, W, ..)."""
     torch.manual_seed(0)
-    cls, box, direction = torch.randn(2, 6, 8, 18, dtype=dtype), torch.randn(2, 6, 8, 42, dtype=dtype), torch.randn(2, 6, 8, 6 * bins, dtype=dtype)
+    cls, box, direction = (
+        torch.randn(2, 6, 8, 18, dtype=dtype),
+        torch.randn(2, 6, 8, 42, dtype=dtype),
+        torch.randn(2, 6, 8, 6 * bins, dtype=dtype),
+    )
     labels = torch.zeros(2, 288, dtype=torch.int32)
     labels[:, ::7] = -1
     targets = torch.zeros(2, 288, 7, dtype=dtype)
@@ -78,7 +95,10 @@ def head_inputs(positives, dtype, bins=2):
         labels[0, 3::50], labels[1, 5] = 2, 1
         targets[labels > 0] = torch.randn(int((labels > 0).sum()), 7, dtype=dtype)
         targets[1, 5, 2] = float("nan")
-    return {"cls_preds": cls, "box_preds": box, "dir_cls_preds": direction}, {"box_cls_labels": labels, "box_reg_targets": targets}
+    return {"cls_preds": cls, "box_preds": box, "dir_cls_preds": direction}, {
+        "box_cls_labels": labels,
+        "box_reg_targets": targets,
+    }
 
 
 def run(head, predictions, targets):
@@ -90,13 +110,20 @@ def run(head, predictions, targets):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("positives", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"REG_LOSS_TYPE": "WeightedL1Loss"}, {"USE_MULTIHEAD": True}, {"NUM_DIR_BINS": 3, "DIR_OFFSET": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"REG_LOSS_TYPE": "WeightedL1Loss"}, {"USE_MULTIHEAD": True}, {"NUM_DIR_BINS": 3, "DIR_OFFSET": 0.0}],
+)
 def test_the_head_gives_the_same_with_classes_of_the_user(changes, positives, dtype):
     head = make_head(**changes).to(dtype)
     predictions, targets = head_inputs(positives, dtype, changes.get("NUM_DIR_BINS", 2))
     loss, logged, gradients = run(head, predictions, targets)
     regression = L1 if "REG_LOSS_TYPE" in changes else SmoothL1
-    head.cls_loss_func, head.reg_loss_func, head.dir_loss_func = Focal(alpha=0.25, gamma=2.0), regression(code_weights=CODE_WEIGHTS), Direction()
+    head.cls_loss_func, head.reg_loss_func, head.dir_loss_func = (
+        Focal(alpha=0.25, gamma=2.0),
+        regression(code_weights=CODE_WEIGHTS),
+        Direction(),
+    )
     assert not head._takes_positives_only(True)
     dense, dense_logged, dense_gradients = run(head, predictions, targets)
     rel = 1e-6 if dtype == torch.float32 else 1e-7  # the weights of the dense path are float32, as OpenPCDet's

@@ -1,10 +1,11 @@
 """Quality focal loss: the formula by hand, and what every loss must do."""
+
 import math
 
+import loss_properties
 import pytest
 import torch
 
-import loss_properties
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import QualityFocalLoss, build_loss, quality_focal_loss, sigmoid_focal_loss
 
@@ -16,7 +17,11 @@ CASES = {
     "dense": (lambda: lambda x, t: quality_focal_loss(x, t, 1.5), LOGITS, (DENSE,)),
     "beta below 1": (lambda: lambda x, t: quality_focal_loss(x, t, 0.5), LOGITS, (DENSE,)),
     "label and score": (QualityFocalLoss, LOGITS, ((LABEL, SCORE),)),
-    "weighted sum": (lambda: QualityFocalLoss(reduction="sum"), LOGITS, ((LABEL, SCORE), torch.rand(7, dtype=torch.float64))),
+    "weighted sum": (
+        lambda: QualityFocalLoss(reduction="sum"),
+        LOGITS,
+        ((LABEL, SCORE), torch.rand(7, dtype=torch.float64)),
+    ),
 }
 
 
@@ -29,16 +34,20 @@ def test_property(case, property):
 def test_the_formula_by_hand():
     x, t = 0.7, 0.4
     p = 1 / (1 + math.exp(-x))
-    expected = abs(t - p)**1.5 * -(t * math.log(p) + (1 - t) * math.log(1 - p))
+    expected = abs(t - p) ** 1.5 * -(t * math.log(p) + (1 - t) * math.log(1 - p))
     got = quality_focal_loss(*torch.tensor([x, t], dtype=torch.float64), 1.5)
     assert got.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_hard_targets_are_focal_loss_and_beta_0_is_cross_entropy():
     one_hot = torch.eye(3, dtype=torch.float64)[LABEL.clamp(0, 2)]
-    torch.testing.assert_close(quality_focal_loss(LOGITS, one_hot), sigmoid_focal_loss(LOGITS, one_hot, alpha=None), rtol=1e-12, atol=0)
-    torch.testing.assert_close(quality_focal_loss(LOGITS, DENSE, 0.0),
-                               torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, DENSE, reduction="none"))
+    torch.testing.assert_close(
+        quality_focal_loss(LOGITS, one_hot), sigmoid_focal_loss(LOGITS, one_hot, alpha=None), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        quality_focal_loss(LOGITS, DENSE, 0.0),
+        torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, DENSE, reduction="none"),
+    )
 
 
 def test_probabilities_give_what_logits_give_and_0_and_1_are_finite():
@@ -78,24 +87,35 @@ def test_zero_positives_and_all_ignored_by_weight():
 def test_one_class_and_a_map_of_anchors():
     loss = QualityFocalLoss(reduction="none")
     scores = torch.tensor([0.3, 0.0])
-    torch.testing.assert_close(loss(torch.zeros(2, 1), (torch.tensor([0, 1]), scores)), torch.tensor([0.2**2, 0.25]) * math.log(2))
+    torch.testing.assert_close(
+        loss(torch.zeros(2, 1), (torch.tensor([0, 1]), scores)), torch.tensor([0.2**2, 0.25]) * math.log(2)
+    )
     batch = loss(LOGITS.expand(2, 7, 3), (LABEL.expand(2, 7), SCORE.expand(2, 7)))
     torch.testing.assert_close(batch, loss(LOGITS, (LABEL, SCORE)).expand(2, 7))
 
 
-@pytest.mark.parametrize("message, call", [
-    (r"use_sigmoid=False", lambda: QualityFocalLoss(use_sigmoid=False)),
-    (r"beta=-1", lambda: QualityFocalLoss(beta=-1)),
-    (r"LOSS: QualityFocalLoss: reduction='avg'", lambda: build_loss({"type": "mmdet.QualityFocalLoss", "reduction": "avg"})),
-    (r"target needs to be \(label, score\)", lambda: QualityFocalLoss()(LOGITS, (LABEL, SCORE, SCORE))),
-    (r"label needs integer class labels.*float64", lambda: QualityFocalLoss()(LOGITS, (SCORE, SCORE))),
-    (r"label needs the shape \(7,\).*\(6,\)", lambda: QualityFocalLoss()(LOGITS, (LABEL[:6], SCORE))),
-    (r"same shape.*\(7, 3\).*\(7, 2\)", lambda: QualityFocalLoss()(LOGITS, DENSE[:, :2])),
-    (r"weights of shape \(7, 3\) do not fit a loss of shape \(7,\)", lambda: QualityFocalLoss()(LOGITS, DENSE, torch.ones(7, 3))),
-    (r"avg_factor", lambda: QualityFocalLoss(reduction="sum")(LOGITS, DENSE, avg_factor=2.0)),
-    (r"same device.*meta", lambda: QualityFocalLoss()(LOGITS, DENSE.to("meta"))),
-    (r"pred needs to be a torch.Tensor.*list", lambda: QualityFocalLoss()([1.0], DENSE)),
-])
+@pytest.mark.parametrize(
+    "message, call",
+    [
+        (r"use_sigmoid=False", lambda: QualityFocalLoss(use_sigmoid=False)),
+        (r"beta=-1", lambda: QualityFocalLoss(beta=-1)),
+        (
+            r"LOSS: QualityFocalLoss: reduction='avg'",
+            lambda: build_loss({"type": "mmdet.QualityFocalLoss", "reduction": "avg"}),
+        ),
+        (r"target needs to be \(label, score\)", lambda: QualityFocalLoss()(LOGITS, (LABEL, SCORE, SCORE))),
+        (r"label needs integer class labels.*float64", lambda: QualityFocalLoss()(LOGITS, (SCORE, SCORE))),
+        (r"label needs the shape \(7,\).*\(6,\)", lambda: QualityFocalLoss()(LOGITS, (LABEL[:6], SCORE))),
+        (r"same shape.*\(7, 3\).*\(7, 2\)", lambda: QualityFocalLoss()(LOGITS, DENSE[:, :2])),
+        (
+            r"weights of shape \(7, 3\) do not fit a loss of shape \(7,\)",
+            lambda: QualityFocalLoss()(LOGITS, DENSE, torch.ones(7, 3)),
+        ),
+        (r"avg_factor", lambda: QualityFocalLoss(reduction="sum")(LOGITS, DENSE, avg_factor=2.0)),
+        (r"same device.*meta", lambda: QualityFocalLoss()(LOGITS, DENSE.to("meta"))),
+        (r"pred needs to be a torch.Tensor.*list", lambda: QualityFocalLoss()([1.0], DENSE)),
+    ],
+)
 def test_mistakes_are_named(message, call):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,12 +1,24 @@
-"""Quality focal and varifocal loss from labels: worked out by hand, against the dense losses of the package, extremes, refusals."""
+"""Quality focal and varifocal loss from labels: worked out by hand, against the dense losses of the package, extremes,
+refusals.
+"""
+
 import math
 
 import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (QualityFocalLoss, VarifocalLoss, build_head_classification_loss, one_hot_from_labels, quality_focal_loss,
-                                quality_focal_loss_from_labels, sigmoid_focal_loss_from_labels, varifocal_loss, varifocal_loss_from_labels)
+from pcdet_focal.losses import (
+    QualityFocalLoss,
+    VarifocalLoss,
+    build_head_classification_loss,
+    one_hot_from_labels,
+    quality_focal_loss,
+    quality_focal_loss_from_labels,
+    sigmoid_focal_loss_from_labels,
+    varifocal_loss,
+    varifocal_loss_from_labels,
+)
 
 LOSSES = {"quality focal": quality_focal_loss_from_labels, "varifocal": varifocal_loss_from_labels}
 
@@ -30,8 +42,12 @@ def by_hand(logits, labels, quality, entry):
     """Sum over samples of the sample's loss over its positives, over B; entry(p, t) is the loss of one entry."""
     total = 0.0
     for x, label, q in zip(logits.tolist(), labels.tolist(), quality.tolist()):
-        loss = sum(entry(1 / (1 + math.exp(-v)), q[a] if label[a] == c + 1 else 0.0)
-                   for a, row in enumerate(x) if label[a] >= 0 for c, v in enumerate(row))
+        loss = sum(
+            entry(1 / (1 + math.exp(-v)), q[a] if label[a] == c + 1 else 0.0)
+            for a, row in enumerate(x)
+            if label[a] >= 0
+            for c, v in enumerate(row)
+        )
         total += loss / max(sum(v > 0 for v in label), 1)
     return total / len(logits)
 
@@ -42,20 +58,24 @@ def bce(p, t):
 
 def test_quality_focal_by_hand():
     given = problem((2, 50, 3))
-    expected = by_hand(*given, lambda p, t: abs(t - p)**1.5 * bce(p, t))
+    expected = by_hand(*given, lambda p, t: abs(t - p) ** 1.5 * bce(p, t))
     assert quality_focal_loss_from_labels(*given, beta=1.5).item() == pytest.approx(expected, rel=2e-6)
 
 
 @pytest.mark.parametrize("iou_weighted", [True, False])
 def test_varifocal_by_hand(iou_weighted):
     given = problem((2, 50, 3))
-    expected = by_hand(*given, lambda p, t: (t if iou_weighted else 1) * bce(p, t) if t > 0 else 0.6 * p**1.5 * bce(p, 0))
+    expected = by_hand(
+        *given, lambda p, t: (t if iou_weighted else 1) * bce(p, t) if t > 0 else 0.6 * p**1.5 * bce(p, 0)
+    )
     got = varifocal_loss_from_labels(*given, alpha=0.6, gamma=1.5, iou_weighted=iou_weighted)
     assert got.item() == pytest.approx(expected, rel=2e-6)
 
 
-CASES = ([("quality focal", {"beta": beta}) for beta in (2.0, 0.0, 0.5, 1.0, 3.0)]
-         + [("varifocal", arguments) for arguments in ({}, {"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.3}, {"iou_weighted": False})])
+CASES = [("quality focal", {"beta": beta}) for beta in (2.0, 0.0, 0.5, 1.0, 3.0)] + [
+    ("varifocal", arguments)
+    for arguments in ({}, {"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.3}, {"iou_weighted": False})
+]
 
 
 @pytest.mark.parametrize("shape", [(2, 700, 3), (1, 1, 1), (2, 3000, 1), (1, 300, 10)])
@@ -69,8 +89,11 @@ def test_is_the_dense_loss_in_float64(name, arguments, shape):
     expected = 1.7 * (dense * counted).sum()
     loss = LOSSES[name](x, labels, quality, normalizer="none", loss_weight=1.7, **arguments)
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    rtol = 5e-4 if arguments.get("beta") == 0.5 else 1e-5  # there the gradient is infinite where the probability is the quality
-    torch.testing.assert_close(torch.autograd.grad(loss, x)[0].double(), torch.autograd.grad(expected, y)[0], rtol=rtol, atol=1e-6)
+    # there the gradient is infinite where the probability is the quality
+    rtol = 5e-4 if arguments.get("beta") == 0.5 else 1e-5
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, x)[0].double(), torch.autograd.grad(expected, y)[0], rtol=rtol, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -87,8 +110,13 @@ def test_with_a_quality_of_one_it_is_focal_loss_without_alpha():
 
 
 @pytest.mark.parametrize("normalizer", ["per_sample", "batch", "none"])
-@pytest.mark.parametrize("entry, module", [({"NAME": "QualityFocalLoss", "BETA": 1.5}, QualityFocalLoss(beta=1.5)),
-                                           ({"NAME": "VarifocalLoss", "ALPHA": 0.6, "IOU_WEIGHTED": False}, VarifocalLoss(alpha=0.6, iou_weighted=False))])
+@pytest.mark.parametrize(
+    "entry, module",
+    [
+        ({"NAME": "QualityFocalLoss", "BETA": 1.5}, QualityFocalLoss(beta=1.5)),
+        ({"NAME": "VarifocalLoss", "ALPHA": 0.6, "IOU_WEIGHTED": False}, VarifocalLoss(alpha=0.6, iou_weighted=False)),
+    ],
+)
 def test_a_head_takes_it_with_the_numbers_of_the_dense_module(entry, module, normalizer):
     logits, labels, quality = problem(dtype=torch.float64)
     target = one_hot_from_labels(labels, 3, torch.float64) * quality.double().nan_to_num().unsqueeze(-1)
@@ -110,7 +138,7 @@ def test_half_precision(name, dtype, bound):
     y = x.detach().double().requires_grad_()
     loss, exact = LOSSES[name](x, labels, quality.to(dtype)), LOSSES[name](y, labels, quality.to(dtype).double())
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.item(), rel=1e-6)
-    gradient, = torch.autograd.grad(loss, x)
+    (gradient,) = torch.autograd.grad(loss, x)
     assert gradient.dtype == dtype
     torch.testing.assert_close(gradient.double(), torch.autograd.grad(exact, y)[0], rtol=bound, atol=1e-6)
 
@@ -122,7 +150,7 @@ def test_extreme_logits_are_finite(name, label):
     x = values[None, :, None].clone().requires_grad_()
     labels, quality = torch.full((1, len(values)), label), torch.full((1, len(values)), 0.3)
     loss = LOSSES[name](x, labels, quality)
-    gradient, = torch.autograd.grad(loss, x)
+    (gradient,) = torch.autograd.grad(loss, x)
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
     assert label >= 0 or loss == 0 and not gradient.any()
     y = values.double().clamp(-(2.0**64), 2.0**64)[None, :, None].requires_grad_()
@@ -141,7 +169,7 @@ def test_nan_is_seen_in_its_own_place(name):
         (x[0, row] if change == "logit" else q[0])[0 if change == "logit" else row] = math.nan
         x.requires_grad_()
         loss = LOSSES[name](x, labels, q)
-        gradient, = torch.autograd.grad(loss, x)
+        (gradient,) = torch.autograd.grad(loss, x)
         column = 0 if change == "logit" else int(labels[0, row]) - 1
         assert torch.isnan(loss) and torch.isnan(gradient).nonzero().tolist() == [[0, row, column]]
 
@@ -154,14 +182,25 @@ def test_nothing_at_all():
             assert value.item() == 0 and torch.autograd.grad(value, x)[0].shape == shape
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"quality": torch.zeros(2, 4)}, r"quality of shape \(2, 4\)"), ({"quality": torch.zeros(2, 5, dtype=torch.int64)}, "int64 does not fit"),
-    ({"labels": torch.zeros(2, 5)}, "not integers"), ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
-    ({"labels": torch.full((2, 5), 4)}, "label 4 is above the 3 classes"), ({"normalizer": "batch"}, "normalizer='batch'"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"quality": torch.zeros(2, 4)}, r"quality of shape \(2, 4\)"),
+        ({"quality": torch.zeros(2, 5, dtype=torch.int64)}, "int64 does not fit"),
+        ({"labels": torch.zeros(2, 5)}, "not integers"),
+        ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
+        ({"labels": torch.full((2, 5), 4)}, "label 4 is above the 3 classes"),
+        ({"normalizer": "batch"}, "normalizer='batch'"),
+    ],
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_refusals(name, changes, message):
-    given = {"logits": torch.zeros(2, 5, 3), "labels": torch.zeros(2, 5, dtype=torch.int64), "quality": torch.zeros(2, 5), **changes}
+    given = {
+        "logits": torch.zeros(2, 5, 3),
+        "labels": torch.zeros(2, 5, dtype=torch.int64),
+        "quality": torch.zeros(2, 5),
+        **changes,
+    }
     with pytest.raises(InputError, match=LOSSES[name].__name__ + ".*" + message):
         LOSSES[name](given.pop("logits"), given.pop("labels"), given.pop("quality"), **given)
 

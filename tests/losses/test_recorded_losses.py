@@ -1,11 +1,14 @@
-"""Values and gradients that OpenPCDet's own loss_utils computed, every case with finite numbers; tolerances of the recording."""
+"""Values and gradients that OpenPCDet's own loss_utils computed, every case with finite numbers; tolerances of the
+recording.
+"""
+
 import json
 
 import numpy as np
 import pytest
 import torch
-
 from golden_data import GOLDEN, cases, needs_golden
+
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
@@ -18,11 +21,17 @@ def tensor(array, grad=False):
 
 
 def table(name, keep=lambda case: True):
-    return [pytest.param(arrays, id=case) for case, arrays in cases(f"01_loss_utils/{name}.npz").items() if "output" in arrays and keep(case)]
+    return [
+        pytest.param(arrays, id=case)
+        for case, arrays in cases(f"01_loss_utils/{name}.npz").items()
+        if "output" in arrays and keep(case)
+    ]
 
 
 def check(loss, leaf, case, rtol, atol, suffix=""):
-    """The loss and, where recorded, the gradient of its sum; what was not finite there must be finite here. Recorded shape (1,) is a scalar here."""
+    """The loss and, where recorded, the gradient of its sum; what was not finite there must be finite here. Recorded
+    shape (1,) is a scalar here.
+    """
     output = case["output" + suffix]
     assert loss.dtype == (torch.float64 if case["output"].dtype == np.float64 else torch.float32)
     assert torch.isfinite(loss).all()
@@ -42,7 +51,9 @@ def check(loss, leaf, case, rtol, atol, suffix=""):
 def test_sigmoid_focal(case):
     x, target = tensor(case["input"], True), tensor(case["target"])
     if "gamma" not in case:
-        check(loss_utils.SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits(x, target), x, case, 1e-5, 1e-6)
+        check(
+            loss_utils.SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits(x, target), x, case, 1e-5, 1e-6
+        )
         return
     loss_func = loss_utils.SigmoidFocalClassificationLoss(gamma=float(case["gamma"]), alpha=float(case["alpha"]))
     double = case["output"].dtype == np.float64
@@ -52,7 +63,9 @@ def test_sigmoid_focal(case):
         check(loss_func(x, target, tensor(case["weights"])), x, case, rtol, atol, suffix)
 
 
-@pytest.mark.parametrize("case", table("SigmoidFocalClassificationLoss", lambda case: not case.startswith(("static", "float64"))))
+@pytest.mark.parametrize(
+    "case", table("SigmoidFocalClassificationLoss", lambda case: not case.startswith(("static", "float64")))
+)
 def test_sigmoid_focal_in_float64_from_the_same_float32_numbers(case):
     x = tensor(case["input"], True)
     loss_func = loss_utils.SigmoidFocalClassificationLoss(gamma=float(case["gamma"]), alpha=float(case["alpha"]))
@@ -75,14 +88,22 @@ def test_box_code_losses(name):
         arguments = {"beta": float(case["beta"])} if "beta" in case else {}
         x = tensor(case["input"], True)
         weights = tensor(case["weights"]) if "weights" in case else None
-        check(loss_class(code_weights=case["code_weights"].tolist(), **arguments)(x, tensor(case["target"]), weights), x, case, 1e-5, 1e-7)
+        check(
+            loss_class(code_weights=case["code_weights"].tolist(), **arguments)(x, tensor(case["target"]), weights),
+            x,
+            case,
+            1e-5,
+            1e-7,
+        )
     assert checked >= 6
 
 
 @pytest.mark.parametrize("case", table("WeightedCrossEntropyLoss"))
 def test_cross_entropy(case):
     x = tensor(case["input"], True)
-    check(loss_utils.WeightedCrossEntropyLoss()(x, tensor(case["target"]), tensor(case["weights"])), x, case, 1e-5, 1e-7)
+    check(
+        loss_utils.WeightedCrossEntropyLoss()(x, tensor(case["target"]), tensor(case["weights"])), x, case, 1e-5, 1e-7
+    )
 
 
 @pytest.mark.parametrize("case", table("L1Loss"))
@@ -128,8 +149,14 @@ def test_center_regression_ignores_unknown_targets(case):
     x, target = tensor(case["input"], True), tensor(case["target"])
     check(loss_utils.RegLossCenterNet()(x, tensor(case["mask"]), tensor(case["ind"]), target), x, case, 1e-5, 1e-6)
     rows = torch.stack([x[b].flatten(1)[:, i] for b, i in enumerate(tensor(case["ind"]))]).transpose(1, 2)  # (B, M, D)
-    expected = [sum(abs(rows[b, m, d].item() - target[b, m, d].item()) for b, m in np.argwhere(case["mask"]) if not torch.isnan(target[b, m, d]))
-                for d in range(target.shape[2])]
+    expected = [
+        sum(
+            abs(rows[b, m, d].item() - target[b, m, d].item())
+            for b, m in np.argwhere(case["mask"])
+            if not torch.isnan(target[b, m, d])
+        )
+        for d in range(target.shape[2])
+    ]
     loss = loss_utils.RegLossCenterNet()(x, tensor(case["mask"]), tensor(case["ind"]), target)
     np.testing.assert_allclose(loss.detach(), np.array(expected) / case["mask"].sum(), rtol=1e-5)
     assert np.isnan(case["output"]).any()
@@ -139,7 +166,13 @@ def test_center_regression_ignores_unknown_targets(case):
 def test_sparse_regression(case):
     x = tensor(case["input"], True)
     loss_func = loss_utils.RegLossSparse()
-    check(loss_func(x, tensor(case["mask"]), tensor(case["ind"]), tensor(case["target"]), tensor(case["batch_index"])), x, case, 1e-5, 1e-6)
+    check(
+        loss_func(x, tensor(case["mask"]), tensor(case["ind"]), tensor(case["target"]), tensor(case["batch_index"])),
+        x,
+        case,
+        1e-5,
+        1e-6,
+    )
 
 
 @pytest.mark.parametrize("case", table("GaussianFocalLoss"))
@@ -153,7 +186,9 @@ def test_gaussian_focal(case):
 def test_sparse_iou(case):
     x = tensor(case["iou_pred"], True)
     boxes = [tensor(case[name]) for name in ("box_gt0", "box_gt1") if name in case]
-    loss = loss_utils.IouLossSparse()(x, tensor(case["mask"]), tensor(case["ind"]), tensor(case["box_pred"]), boxes, tensor(case["batch_index"]))
+    loss = loss_utils.IouLossSparse()(
+        x, tensor(case["mask"]), tensor(case["ind"]), tensor(case["box_pred"]), boxes, tensor(case["batch_index"])
+    )
     assert loss.dim() == 0
     check(loss, x, case, 1e-3, 2e-3)  # the recording widens every box by 1e-2 m
 
@@ -166,7 +201,9 @@ def test_sparse_distance_iou(case):
         return
     x = tensor(case["box_pred"], True)
     boxes = [tensor(case[name]) for name in ("box_gt0", "box_gt1") if name in case]
-    loss = loss_utils.IouRegLossSparse()(x, tensor(case["mask"]), tensor(case["ind"]), boxes, tensor(case["batch_index"]))
+    loss = loss_utils.IouRegLossSparse()(
+        x, tensor(case["mask"]), tensor(case["ind"]), boxes, tensor(case["batch_index"])
+    )
     assert loss.dim() == 0
     check(loss, x, case, 1e-4, 1e-5)
 
@@ -183,7 +220,9 @@ def test_center_iou(case):
 @pytest.mark.parametrize("case", table("calculate_iou_reg_loss_centerhead"))
 def test_center_distance_iou(case):
     x = tensor(case["batch_box_preds"], True)
-    loss = loss_utils.calculate_iou_reg_loss_centerhead(x, *[tensor(case[name]) for name in ("mask", "ind", "gt_boxes")])
+    loss = loss_utils.calculate_iou_reg_loss_centerhead(
+        x, *[tensor(case[name]) for name in ("mask", "ind", "gt_boxes")]
+    )
     assert loss.dim() == 0
     check(loss, x, case, 1e-4, 1e-5)
 
@@ -193,8 +232,10 @@ def torchvision_calls():
     if not path.exists():
         return []
     with np.load(path) as data:
-        return [pytest.param(record, {key: data[key] for key in data.files if key != "index"}, id=record["case"])
-                for record in json.loads(data["index"].item())]
+        return [
+            pytest.param(record, {key: data[key] for key in data.files if key != "index"}, id=record["case"])
+            for record in json.loads(data["index"].item())
+        ]
 
 
 @pytest.mark.parametrize("record, data", torchvision_calls())
@@ -212,6 +253,11 @@ def test_function_has_torchvisions_arguments_and_results(record, data):
         grad = data[record["grad"]]
         loss.sum().backward()
         finite = np.isfinite(grad)
-        np.testing.assert_allclose(x.grad.numpy()[finite], grad[finite], rtol=tolerance["rtol"], atol=tolerance.get("atol_grad", tolerance["atol"]))
+        np.testing.assert_allclose(
+            x.grad.numpy()[finite],
+            grad[finite],
+            rtol=tolerance["rtol"],
+            atol=tolerance.get("atol_grad", tolerance["atol"]),
+        )
         if np.isfinite(output).all() and torch.isfinite(x).all():
             assert torch.isfinite(x.grad).all()

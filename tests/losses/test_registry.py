@@ -1,4 +1,7 @@
-"""Losses by name: every kind of entry, and every mistake answered with the key path, what is allowed and the nearest match."""
+"""Losses by name: every kind of entry, and every mistake answered with the key path, what is allowed and the nearest
+match.
+"""
+
 import pytest
 import torch
 from easydict import EasyDict
@@ -12,13 +15,17 @@ from pcdet_focal.utils import loss_utils
 KEY = "MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS"
 
 
-@pytest.mark.parametrize("name", ["SigmoidFocalClassificationLoss", "WeightedSmoothL1Loss", "WeightedL1Loss", "WeightedCrossEntropyLoss"])
+@pytest.mark.parametrize(
+    "name", ["SigmoidFocalClassificationLoss", "WeightedSmoothL1Loss", "WeightedL1Loss", "WeightedCrossEntropyLoss"]
+)
 def test_openpcdet_names_are_its_classes(name):
     loss = build_loss(name)
     assert type(loss) is getattr(loss_utils, name) and loss_style(name) == loss_style(loss) == "openpcdet"
 
 
-@pytest.mark.parametrize("name", ["FocalLoss", "CrossEntropyLoss", "SmoothL1Loss", "L1Loss", "GaussianFocalLoss", "MSELoss"])
+@pytest.mark.parametrize(
+    "name", ["FocalLoss", "CrossEntropyLoss", "SmoothL1Loss", "L1Loss", "GaussianFocalLoss", "MSELoss"]
+)
 @pytest.mark.parametrize("prefix", ["", "mmdet."])
 def test_mmdetection_names_are_its_classes(name, prefix):
     loss = build_loss({"type": prefix + name})
@@ -28,12 +35,17 @@ def test_mmdetection_names_are_its_classes(name, prefix):
 def test_a_yaml_entry_and_an_mmdetection_dict():
     entry = EasyDict(NAME="SigmoidFocalClassificationLoss", ALPHA=0.5, GAMMA=3.0)
     loss = build_loss(entry, KEY)
-    assert (loss.alpha, loss.gamma) == (0.5, 3.0) and entry == {"NAME": "SigmoidFocalClassificationLoss", "ALPHA": 0.5, "GAMMA": 3.0}
+    assert (loss.alpha, loss.gamma) == (0.5, 3.0) and entry == {
+        "NAME": "SigmoidFocalClassificationLoss",
+        "ALPHA": 0.5,
+        "GAMMA": 3.0,
+    }
     weights = build_loss({"NAME": "WeightedSmoothL1Loss", "CODE_WEIGHTS": [1.0, 2.0], "BETA": 0.5}).code_weights
     assert weights.tolist() == [1.0, 2.0]
     loss = build_loss(dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=3.0, reduction="sum"))
     assert (loss.gamma, loss.alpha, loss.loss_weight, loss.reduction, loss.use_sigmoid) == (2.0, 0.25, 3.0, "sum", True)
-    assert build_loss({"NAME": "FocalLoss", "LOSS_WEIGHT": 3.0}).loss_weight == 3.0                      # either kind of entry, either kind of name
+    # either kind of entry, either kind of name
+    assert build_loss({"NAME": "FocalLoss", "LOSS_WEIGHT": 3.0}).loss_weight == 3.0
     assert build_loss({"type": "SigmoidFocalClassificationLoss", "alpha": None}).alpha is None
 
 
@@ -41,37 +53,55 @@ def test_the_two_kinds_of_call():
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 3, 2, 3])
     one_hot = torch.nn.functional.one_hot(labels, 4)[:, :3].float()
     weights = torch.rand(5)
-    elementwise = build_loss({"NAME": "SigmoidFocalClassificationLoss", "ALPHA": 0.3, "GAMMA": 1.5})(logits, one_hot, weights)
-    reduced = build_loss(dict(type="FocalLoss", alpha=0.3, gamma=1.5, reduction="sum", loss_weight=2.0))(logits, labels, weights)
+    elementwise = build_loss({"NAME": "SigmoidFocalClassificationLoss", "ALPHA": 0.3, "GAMMA": 1.5})(
+        logits, one_hot, weights
+    )
+    reduced = build_loss(dict(type="FocalLoss", alpha=0.3, gamma=1.5, reduction="sum", loss_weight=2.0))(
+        logits, labels, weights
+    )
     assert elementwise.shape == (5, 3)
     torch.testing.assert_close(2 * elementwise.sum(), reduced)
 
 
-@pytest.mark.parametrize("cfg, words", [
-    ("SigmoidFocalClasificationLoss", ["'SigmoidFocalClasificationLoss'", "did you mean SigmoidFocalClassificationLoss?", "WeightedL1Loss"]),
-    ({"NAME": "sigmoidfocalclassificationloss"}, [f"{KEY}.NAME:", "did you mean SigmoidFocalClassificationLoss?"]),
-    ({"type": "mmdet.FocalLos"}, [f"{KEY}.type:", "'mmdet.FocalLos'", "did you mean FocalLoss?"]),
-    ({"NAME": "SigmoidFocalClassificationLoss", "ALHPA": 0.25}, [f"{KEY}.ALHPA:", "did you mean ALPHA?", "Allowed are: GAMMA, ALPHA."]),
-    ({"type": "FocalLoss", "los_weight": 1.0}, [f"{KEY}.los_weight:", "did you mean loss_weight?", "use_sigmoid, gamma, alpha, reduction"]),
-    ({"NAME": "WeightedCrossEntropyLoss", "ALPHA": 0.25}, [f"{KEY}.ALPHA:", "It takes none."]),
-    ({"NAME": "SigmoidFocalClassificationLoss", "ALPHA": 0.2, "alpha": 0.3}, [f"{KEY}.alpha:", "given twice"]),
-    ({"NAME": "FocalLoss", "type": "FocalLoss"}, ["exactly one of NAME and type"]),
-    ({"ALPHA": 0.25}, ["exactly one of NAME and type", "only ALPHA"]),
-    ({}, ["exactly one of NAME and type", "no keys"]),
-    ({"NAME": None}, [f"{KEY}.NAME:", "None is no known loss"]),
-    (None, ["None is not a loss"]), (3, ["3 is not a loss"]), (["FocalLoss"], ["is not a loss"]),
-    ({"type": "FocalLoss", "use_sigmoid": False}, ["use_sigmoid=False"]),
-    ({"type": "FocalLoss", "alpha": 2.0}, ["alpha=2.0"]),
-    ({"type": "FocalLoss", "gamma": "two"}, ["gamma='two'"]),
-    ({"type": "L1Loss", "loss_weight": "1.0"}, ["loss_weight='1.0'", "a number"]),
-    ({"type": "L1Loss", "reduction": "batchmean"}, ["'batchmean'", "'none', 'mean' or 'sum'"]),
-    ({"NAME": "SmoothL1Loss", "BETA": 0.0}, ["beta=0.0"]),
-    ({"type": "CrossEntropyLoss", "class_weight": "many"}, ["class_weight='many'"]),
-    ({"type": "CrossEntropyLoss", "class_weight": [[1.0]]}, ["class_weight", "flat list"]),
-    ({"type": "CrossEntropyLoss", "use_mask": True}, ["use_mask"]),
-    ({"type": "GaussianFocalLoss", "alpha": -1.0}, ["alpha=-1.0"]),
-    ({"NAME": "WeightedSmoothL1Loss", "CODE_WEIGHTS": "x"}, ["code_weights='x'"]),
-])
+@pytest.mark.parametrize(
+    "cfg, words",
+    [
+        (
+            "SigmoidFocalClasificationLoss",
+            ["'SigmoidFocalClasificationLoss'", "did you mean SigmoidFocalClassificationLoss?", "WeightedL1Loss"],
+        ),
+        ({"NAME": "sigmoidfocalclassificationloss"}, [f"{KEY}.NAME:", "did you mean SigmoidFocalClassificationLoss?"]),
+        ({"type": "mmdet.FocalLos"}, [f"{KEY}.type:", "'mmdet.FocalLos'", "did you mean FocalLoss?"]),
+        (
+            {"NAME": "SigmoidFocalClassificationLoss", "ALHPA": 0.25},
+            [f"{KEY}.ALHPA:", "did you mean ALPHA?", "Allowed are: GAMMA, ALPHA."],
+        ),
+        (
+            {"type": "FocalLoss", "los_weight": 1.0},
+            [f"{KEY}.los_weight:", "did you mean loss_weight?", "use_sigmoid, gamma, alpha, reduction"],
+        ),
+        ({"NAME": "WeightedCrossEntropyLoss", "ALPHA": 0.25}, [f"{KEY}.ALPHA:", "It takes none."]),
+        ({"NAME": "SigmoidFocalClassificationLoss", "ALPHA": 0.2, "alpha": 0.3}, [f"{KEY}.alpha:", "given twice"]),
+        ({"NAME": "FocalLoss", "type": "FocalLoss"}, ["exactly one of NAME and type"]),
+        ({"ALPHA": 0.25}, ["exactly one of NAME and type", "only ALPHA"]),
+        ({}, ["exactly one of NAME and type", "no keys"]),
+        ({"NAME": None}, [f"{KEY}.NAME:", "None is no known loss"]),
+        (None, ["None is not a loss"]),
+        (3, ["3 is not a loss"]),
+        (["FocalLoss"], ["is not a loss"]),
+        ({"type": "FocalLoss", "use_sigmoid": False}, ["use_sigmoid=False"]),
+        ({"type": "FocalLoss", "alpha": 2.0}, ["alpha=2.0"]),
+        ({"type": "FocalLoss", "gamma": "two"}, ["gamma='two'"]),
+        ({"type": "L1Loss", "loss_weight": "1.0"}, ["loss_weight='1.0'", "a number"]),
+        ({"type": "L1Loss", "reduction": "batchmean"}, ["'batchmean'", "'none', 'mean' or 'sum'"]),
+        ({"NAME": "SmoothL1Loss", "BETA": 0.0}, ["beta=0.0"]),
+        ({"type": "CrossEntropyLoss", "class_weight": "many"}, ["class_weight='many'"]),
+        ({"type": "CrossEntropyLoss", "class_weight": [[1.0]]}, ["class_weight", "flat list"]),
+        ({"type": "CrossEntropyLoss", "use_mask": True}, ["use_mask"]),
+        ({"type": "GaussianFocalLoss", "alpha": -1.0}, ["alpha=-1.0"]),
+        ({"NAME": "WeightedSmoothL1Loss", "CODE_WEIGHTS": "x"}, ["code_weights='x'"]),
+    ],
+)
 def test_mistakes(cfg, words):
     with pytest.raises(InputError) as error:
         build_loss(cfg, KEY)
@@ -81,6 +111,7 @@ def test_mistakes(cfg, words):
 
 def test_losses_of_ones_own():
     try:
+
         @register_loss("TestOnlyLoss")
         class TestOnlyLoss(nn.Module):
             def __init__(self, margin, scale=1.0):
@@ -90,15 +121,20 @@ def test_losses_of_ones_own():
             def forward(self, pred, target, weight=None, avg_factor=None, reduction_override=None):
                 return pred
 
-        assert build_loss({"NAME": "TestOnlyLoss", "MARGIN": 2.0}).margin == 2.0 and loss_style("TestOnlyLoss") == "mmdetection"
+        assert (
+            build_loss({"NAME": "TestOnlyLoss", "MARGIN": 2.0}).margin == 2.0
+            and loss_style("TestOnlyLoss") == "mmdetection"
+        )
         assert registered_losses()["TestOnlyLoss"] is TestOnlyLoss
         with pytest.raises(InputError, match=r"X: TestOnlyLoss needs the argument margin\."):
             build_loss("TestOnlyLoss", "X")
-        assert register_loss("TestOnlyLoss")(TestOnlyLoss) is TestOnlyLoss                               # a module may be read twice
+        # a module may be read twice
+        assert register_loss("TestOnlyLoss")(TestOnlyLoss) is TestOnlyLoss
         with pytest.raises(InputError, match="'TestOnlyLoss' .* is taken by"):
             register_loss("TestOnlyLoss")(nn.Linear)
     finally:
         from pcdet_focal.losses import registry
+
         registry._LOSSES.pop("TestOnlyLoss", None)
 
 

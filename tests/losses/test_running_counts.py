@@ -1,8 +1,11 @@
-"""Sums across ranks: two processes, each with half of the rows, hold the counts, and get the gradients, that one process has with all of them."""
+"""Sums across ranks: two processes, each with half of the rows, hold the counts, and get the gradients, that one
+process has with all of them.
+"""
+
 import pytest
 import torch
 
-from pcdet_focal.losses import EqualizedFocalLoss, EQLV2Loss, GHMC, GHMR, SeesawLoss, build_head_classification_loss
+from pcdet_focal.losses import GHMC, GHMR, EQLV2Loss, EqualizedFocalLoss, SeesawLoss, build_head_classification_loss
 
 torch.manual_seed(14)
 LOGITS = torch.randn(12, 5) * 2
@@ -26,13 +29,18 @@ def two_steps(name, rows):
     return {"values": values, **module.state_dict()}
 
 
-HEAD_LOGITS, HEAD_LABELS = torch.randn(4, 6, 3), torch.tensor([[1, 2, 3, 0, 0, -1], [1, 1, 1, 2, 2, 0], [0, 0, 3, 0, 0, 0], [0, 0, 0, 0, 0, -1]])
+HEAD_LOGITS, HEAD_LABELS = (
+    torch.randn(4, 6, 3),
+    torch.tensor([[1, 2, 3, 0, 0, -1], [1, 1, 1, 2, 2, 0], [0, 0, 3, 0, 0, 0], [0, 0, 0, 0, 0, -1]]),
+)
 
 
 def head_gradient(name, normalizer, rows):
     """Of a head's classification loss by the logits of some samples."""
     logits = HEAD_LOGITS[rows].clone().requires_grad_()
-    loss, logged = build_head_classification_loss({"NAME": name, "NORMALIZER": normalizer}, "CLS_LOSS", 1.0, num_class=3)(logits, HEAD_LABELS[rows])
+    loss, logged = build_head_classification_loss(
+        {"NAME": name, "NORMALIZER": normalizer}, "CLS_LOSS", 1.0, num_class=3
+    )(logits, HEAD_LABELS[rows])
     loss.backward()
     return logits.grad, logged["rpn_cls_normalizer"]
 
@@ -51,7 +59,9 @@ def ranks(tmp_path_factory):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this build of torch has no gloo")
     folder = tmp_path_factory.mktemp("counts")
-    processes = [torch.multiprocessing.get_context("fork").Process(target=half, args=(rank, folder)) for rank in range(2)]
+    processes = [
+        torch.multiprocessing.get_context("fork").Process(target=half, args=(rank, folder)) for rank in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -76,12 +86,16 @@ def test_both_ranks_hold_the_counts_of_the_joint_batch(ranks, name):
 def test_the_mean_of_the_ranks_is_the_loss_of_the_joint_batch(ranks, name):
     """As DistributedDataParallel averages gradients; seesaw divides by each rank's own positives."""
     joint = two_steps(name, slice(None))["values"]
-    torch.testing.assert_close([(one + other) / 2 for one, other in zip(ranks[0][name]["values"], ranks[1][name]["values"])], joint)
+    torch.testing.assert_close(
+        [(one + other) / 2 for one, other in zip(ranks[0][name]["values"], ranks[1][name]["values"])], joint
+    )
 
 
 @pytest.mark.parametrize("name", HEAD_LOSSES)
 def test_the_global_normalizer_gives_the_mean_of_the_ranks_the_gradient_of_the_joint_batch(ranks, name):
-    """DistributedDataParallel averages gradients; the ranks have 8 and 1 positives, so that each by itself would divide by something else."""
+    """DistributedDataParallel averages gradients; the ranks have 8 and 1 positives, so that each by itself would divide
+    by something else.
+    """
     joint, divisor = head_gradient(name, "batch", slice(None))
     apart = torch.cat([rank[name][0] for rank in ranks]) / 2
     torch.testing.assert_close(apart, joint)

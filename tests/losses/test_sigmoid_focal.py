@@ -1,11 +1,17 @@
 """Sigmoid focal loss against plain Python arithmetic, at its limits, and its mistakes."""
+
 import math
 
 import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import SigmoidFocalClassificationLoss, build_loss, sigmoid_focal_loss, sigmoid_focal_loss_from_labels
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    build_loss,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_from_labels,
+)
 
 
 def by_hand(x: float, t: float, alpha: float, gamma: float) -> float:
@@ -19,7 +25,9 @@ def by_hand(x: float, t: float, alpha: float, gamma: float) -> float:
 def test_is_the_formula(alpha, gamma):
     logits, targets = [-6.0, -1.5, 0.0, 0.3, 4.0], [0.0, 1.0, 0.5, 0.2, 1.0]
     expected = [by_hand(x, t, alpha, gamma) for x, t in zip(logits, targets)]
-    loss = sigmoid_focal_loss(torch.tensor(logits, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64), alpha, gamma)
+    loss = sigmoid_focal_loss(
+        torch.tensor(logits, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64), alpha, gamma
+    )
     assert loss.tolist() == pytest.approx(expected, rel=1e-12)
 
 
@@ -28,14 +36,18 @@ def test_no_alpha_means_weight_one_for_both_classes(alpha):
     logits, targets = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, 0.0, 0.0])
     half = sigmoid_focal_loss(logits, targets, alpha=0.5)  # alpha 0.5 weighs both classes by 0.5
     torch.testing.assert_close(sigmoid_focal_loss(logits, targets, alpha=alpha), 2 * half)
-    torch.testing.assert_close(SigmoidFocalClassificationLoss(alpha=alpha)(logits[None], targets[None], torch.ones(1)), 2 * half[None])
+    torch.testing.assert_close(
+        SigmoidFocalClassificationLoss(alpha=alpha)(logits[None], targets[None], torch.ones(1)), 2 * half[None]
+    )
 
 
 def test_positional_arguments_are_torchvisions():
     logits, targets = torch.randn(5, 3), torch.zeros(5, 3)
     elementwise = sigmoid_focal_loss(logits, targets, 0.4, 1.5, "none")
     torch.testing.assert_close(sigmoid_focal_loss(logits, targets, 0.4, 1.5, "mean"), elementwise.mean())
-    torch.testing.assert_close(sigmoid_focal_loss(logits, targets, reduction="sum", gamma=1.5, alpha=0.4), elementwise.sum())
+    torch.testing.assert_close(
+        sigmoid_focal_loss(logits, targets, reduction="sum", gamma=1.5, alpha=0.4), elementwise.sum()
+    )
 
 
 def test_integer_and_boolean_targets():
@@ -46,14 +58,18 @@ def test_integer_and_boolean_targets():
 
 
 def test_confident_correct_logits_keep_their_digits():
-    """For a correct logit x >> 1: loss = alpha e^(-gamma x) e^(-x) to first order; 1 - sigmoid(x) in float32 is 0 beyond 17."""
+    """For a correct logit x >> 1: loss = alpha e^(-gamma x) e^(-x) to first order; 1 - sigmoid(x) in float32 is 0
+    beyond 17.
+    """
     x = torch.tensor([12.0, 16.0, 18.0, 20.0], requires_grad=True)
     exact = [0.25 / (1 + math.exp(v)) * math.log1p(math.exp(-v)) for v in x.tolist()]
     loss = sigmoid_focal_loss(x, torch.ones(4), alpha=0.25, gamma=1.0)
-    gradient, = torch.autograd.grad(loss.sum(), x)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
     assert loss.tolist() == pytest.approx(exact, rel=1e-5, abs=0)
     assert gradient.tolist() == pytest.approx([-2 * v for v in exact], rel=1e-4, abs=0)
-    assert SigmoidFocalClassificationLoss(gamma=1.0)(x[None], torch.ones(1, 4), torch.ones(1))[0].tolist() == pytest.approx(exact, rel=1e-5, abs=0)
+    assert SigmoidFocalClassificationLoss(gamma=1.0)(x[None], torch.ones(1, 4), torch.ones(1))[
+        0
+    ].tolist() == pytest.approx(exact, rel=1e-5, abs=0)
 
 
 def test_gradient_at_a_logit_of_zero_is_the_derivative():
@@ -71,9 +87,11 @@ LIMITS = [0.0, 17.0, 50.0, 88.0, 100.0, 104.0, 1e4, 1e30, 3e38]
 def test_finite_at_any_logit(gamma, target):
     x = torch.tensor([sign * v for v in LIMITS for sign in (1, -1)], requires_grad=True)
     targets = torch.full_like(x, target)
-    for loss in (sigmoid_focal_loss(x, targets, gamma=gamma),
-                 SigmoidFocalClassificationLoss(gamma=gamma)(x[None], targets[None], torch.ones(1))):
-        gradient, = torch.autograd.grad(loss.sum(), x)
+    for loss in (
+        sigmoid_focal_loss(x, targets, gamma=gamma),
+        SigmoidFocalClassificationLoss(gamma=gamma)(x[None], targets[None], torch.ones(1)),
+    ):
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
         assert (loss >= 0).all()
 
@@ -87,7 +105,7 @@ def test_infinite_logits(dtype):
     for loss in (sigmoid_focal_loss(x, targets), SigmoidFocalClassificationLoss()(x, targets, torch.ones(1))):
         assert loss[0, :2].tolist() == [0.0, 0.0]
         assert (loss[0, 2:] > 1e18).all() and torch.isfinite(loss.sum())
-        gradient, = torch.autograd.grad(loss.mean(), x)
+        (gradient,) = torch.autograd.grad(loss.mean(), x)
         assert gradient.tolist() == [[0.0] * 4]
     assert SigmoidFocalClassificationLoss()(x, targets, torch.zeros(1)).tolist() == [[0.0] * 4]
 
@@ -109,11 +127,18 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert x.grad[:4].tolist() == [0.0, -0.25, 0.75, 0.0]
 
 
-@pytest.mark.parametrize("input_shape, weight_shape, weights", [
-    ((2, 6, 3), (2, 6), "one per anchor"), ((2, 6, 3), (2, 6, 1), "one per anchor"), ((2, 6, 3), (2, 6, 3), "one per element"),
-    ((2, 6, 3), (1, 6), "shared by samples"), ((6, 3), (6,), "one per anchor"), ((6, 3), (6, 3), "one per element"),
-    ((6, 3), (6, 1), "one per anchor"),
-])
+@pytest.mark.parametrize(
+    "input_shape, weight_shape, weights",
+    [
+        ((2, 6, 3), (2, 6), "one per anchor"),
+        ((2, 6, 3), (2, 6, 1), "one per anchor"),
+        ((2, 6, 3), (2, 6, 3), "one per element"),
+        ((2, 6, 3), (1, 6), "shared by samples"),
+        ((6, 3), (6,), "one per anchor"),
+        ((6, 3), (6, 3), "one per element"),
+        ((6, 3), (6, 1), "one per anchor"),
+    ],
+)
 def test_weights_that_fit(input_shape, weight_shape, weights):
     logits, targets, weights = torch.randn(input_shape), torch.zeros(input_shape), torch.rand(weight_shape)
     loss = SigmoidFocalClassificationLoss()(logits, targets, weights)
@@ -125,14 +150,27 @@ def test_weights_that_fit(input_shape, weight_shape, weights):
         assert loss[index].item() == pytest.approx(plain[index].item() * spread[at].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("input_shape, weight_shape", [
-    ((2, 6, 3), (2, 5)), ((2, 6, 3), (6,)), ((2, 6, 3), (2, 6, 2)), ((6, 3), (3,)), ((6, 3), (2, 6, 3)), ((2, 6, 3), ()),
-])
+@pytest.mark.parametrize(
+    "input_shape, weight_shape",
+    [
+        ((2, 6, 3), (2, 5)),
+        ((2, 6, 3), (6,)),
+        ((2, 6, 3), (2, 6, 2)),
+        ((6, 3), (3,)),
+        ((6, 3), (2, 6, 3)),
+        ((2, 6, 3), ()),
+    ],
+)
 def test_weights_that_do_not_fit(input_shape, weight_shape):
     with pytest.raises(InputError) as error:
         SigmoidFocalClassificationLoss()(torch.zeros(input_shape), torch.zeros(input_shape), torch.ones(weight_shape))
     message = str(error.value)
-    assert str(weight_shape) in message and str(input_shape) in message and str(input_shape[:-1]) in message and "allowed" in message
+    assert (
+        str(weight_shape) in message
+        and str(input_shape) in message
+        and str(input_shape[:-1]) in message
+        and "allowed" in message
+    )
 
 
 def test_targets_of_another_shape():
@@ -142,11 +180,19 @@ def test_targets_of_another_shape():
         sigmoid_focal_loss(torch.zeros(6, 3), torch.zeros(6))
 
 
-@pytest.mark.parametrize("arguments", [
-    {"alpha": 1.5}, {"alpha": -0.5}, {"alpha": float("nan")}, {"gamma": -1.0}, {"gamma": float("nan")}, {"reduction": "avg"},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"alpha": 1.5},
+        {"alpha": -0.5},
+        {"alpha": float("nan")},
+        {"gamma": -1.0},
+        {"gamma": float("nan")},
+        {"reduction": "avg"},
+    ],
+)
 def test_arguments_out_of_range(arguments):
-    name, = arguments
+    (name,) = arguments
     with pytest.raises(InputError, match=name):
         sigmoid_focal_loss(torch.zeros(2), torch.zeros(2), **arguments)
 
@@ -163,8 +209,11 @@ ALPHAS, GAMMAS = (0.25, 0.75, 0.0), (2.0, 0.0, 0.5)
 
 def per_class_losses(alpha, gamma):
     """Every door to the loss, elementwise, of logits (N, C) and targets (N, C)."""
+
     def activated(x, t):
-        return build_loss({"type": "FocalLoss", "alpha": alpha, "gamma": gamma, "activated": True, "reduction": "none"})(x.sigmoid(), t)
+        return build_loss(
+            {"type": "FocalLoss", "alpha": alpha, "gamma": gamma, "activated": True, "reduction": "none"}
+        )(x.sigmoid(), t)
 
     return {
         "function": lambda x, t: sigmoid_focal_loss(x, t, alpha, gamma),
@@ -183,7 +232,9 @@ def test_one_alpha_and_gamma_per_class(door, kind):
     t = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.3, 1.0]], dtype=torch.float64)
     loss = per_class_losses(kind(ALPHAS), kind(GAMMAS))[door](x, t)
     for c, (alpha, gamma) in enumerate(zip(ALPHAS, GAMMAS)):
-        assert loss[:, c].tolist() == pytest.approx([by_hand(*pair, alpha, gamma) for pair in zip(x[:, c].tolist(), t[:, c].tolist())], rel=1e-9)
+        assert loss[:, c].tolist() == pytest.approx(
+            [by_hand(*pair, alpha, gamma) for pair in zip(x[:, c].tolist(), t[:, c].tolist())], rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("door", per_class_losses(0.5, 2.0))
@@ -207,7 +258,7 @@ def test_per_class_at_any_logit():
     x = torch.tensor([[sign * v] * 3 for v in LIMITS for sign in (1, -1)], requires_grad=True)
     for target in (0.0, 1.0):
         loss = sigmoid_focal_loss(x, torch.full_like(x, target), ALPHAS, GAMMAS)
-        gradient, = torch.autograd.grad(loss.sum(), x)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
 
 
@@ -227,15 +278,29 @@ def test_numbers_that_do_not_fit_the_classes(argument, value):
     with pytest.raises(InputError, match=rf"{argument}.*\(2, 6, 3\).*each of the 3 classes"):
         sigmoid_focal_loss(torch.zeros(2, 6, 3), torch.zeros(2, 6, 3), **{argument: value})
     if not isinstance(value, torch.Tensor) or value.dim() == 1:
-        for loss in (SigmoidFocalClassificationLoss(**{argument: value}), build_loss({"type": "FocalLoss", argument: value})):
+        for loss in (
+            SigmoidFocalClassificationLoss(**{argument: value}),
+            build_loss({"type": "FocalLoss", argument: value}),
+        ):
             with pytest.raises(InputError, match=rf"{argument}.*3 classes"):
                 loss(torch.zeros(6, 3), torch.zeros(6, 3))
 
 
-@pytest.mark.parametrize("argument, value", [
-    ("alpha", [0.5, 1.5]), ("alpha", [0.5, -1]), ("gamma", [1.0, -1.0]), ("gamma", [float("nan"), 0.0]), ("gamma", []), ("alpha", ["x", "y"]),
-    ("gamma", None), ("alpha", "0.5"), ("alpha", torch.tensor([0.5, 2.0])), ("gamma", [[1.0], [2.0, 3.0]]),
-])
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("alpha", [0.5, 1.5]),
+        ("alpha", [0.5, -1]),
+        ("gamma", [1.0, -1.0]),
+        ("gamma", [float("nan"), 0.0]),
+        ("gamma", []),
+        ("alpha", ["x", "y"]),
+        ("gamma", None),
+        ("alpha", "0.5"),
+        ("alpha", torch.tensor([0.5, 2.0])),
+        ("gamma", [[1.0], [2.0, 3.0]]),
+    ],
+)
 def test_numbers_per_class_out_of_range(argument, value):
     with pytest.raises(InputError, match=argument):
         sigmoid_focal_loss(torch.zeros(4, 2), torch.zeros(4, 2), **{argument: value})
@@ -258,32 +323,50 @@ def test_integer_labels_are_those_of_the_target_assigner():
         torch.testing.assert_close(sigmoid_focal_loss(x, labels), expected)
         torch.testing.assert_close(SigmoidFocalClassificationLoss()(x, labels), expected)
         torch.testing.assert_close(SigmoidFocalClassificationLoss()(x, labels, torch.full((2, 4), 3.0)), 3 * expected)
-    torch.testing.assert_close(sigmoid_focal_loss(x, LABELS, reduction="mean"), expected.sum() / 18)  # 6 labels of 8, 3 classes
-    torch.testing.assert_close(sigmoid_focal_loss(x, LABELS, ALPHAS, GAMMAS, "sum"),
-                               sigmoid_focal_loss_from_labels(x, LABELS, alpha=ALPHAS, gamma=GAMMAS, normalizer="none"))
+    # 6 labels of 8, 3 classes
+    torch.testing.assert_close(sigmoid_focal_loss(x, LABELS, reduction="mean"), expected.sum() / 18)
+    torch.testing.assert_close(
+        sigmoid_focal_loss(x, LABELS, ALPHAS, GAMMAS, "sum"),
+        sigmoid_focal_loss_from_labels(x, LABELS, alpha=ALPHAS, gamma=GAMMAS, normalizer="none"),
+    )
 
 
 def test_labels_of_one_class_and_unsigned_ones():
     x = torch.randn(3, 1)
-    torch.testing.assert_close(sigmoid_focal_loss(x, torch.tensor([0, 3, 1])), sigmoid_focal_loss(x, torch.tensor([[0.0], [1.0], [1.0]])))
-    torch.testing.assert_close(sigmoid_focal_loss(x.expand(3, 2), torch.tensor([0, 2, 1], dtype=torch.uint8)),
-                               sigmoid_focal_loss(x.expand(3, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])))
+    torch.testing.assert_close(
+        sigmoid_focal_loss(x, torch.tensor([0, 3, 1])), sigmoid_focal_loss(x, torch.tensor([[0.0], [1.0], [1.0]]))
+    )
+    torch.testing.assert_close(
+        sigmoid_focal_loss(x.expand(3, 2), torch.tensor([0, 2, 1], dtype=torch.uint8)),
+        sigmoid_focal_loss(x.expand(3, 2), torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])),
+    )
 
 
 def test_ignored_labels_hide_whatever_is_there():
     x = torch.tensor([[float("nan"), float("inf")], [1.0, -1.0]], requires_grad=True)
     labels = torch.tensor([-1, 1])
-    for loss in (sigmoid_focal_loss(x, labels), SigmoidFocalClassificationLoss()(x, labels), SigmoidFocalClassificationLoss([1.0, 2.0])(x, labels)):
-        gradient, = torch.autograd.grad(loss.sum(), x)
+    for loss in (
+        sigmoid_focal_loss(x, labels),
+        SigmoidFocalClassificationLoss()(x, labels),
+        SigmoidFocalClassificationLoss([1.0, 2.0])(x, labels),
+    ):
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert loss[0].tolist() == gradient[0].tolist() == [0.0, 0.0]
         assert (loss[1] > 0).all() and torch.isfinite(gradient).all()
     assert sigmoid_focal_loss(x, torch.tensor([-1, -1]), reduction="mean").item() == 0
 
 
-@pytest.mark.parametrize("targets, words", [
-    (torch.tensor([0, 4, 1, 1]), "0 to 3.*holds 4"), (torch.tensor([[0, 2, 0]] * 4), "0 to 1.*one-hot"), (torch.tensor([[0, -1, 0]] * 4), "one-hot"),
-    (torch.tensor([0, 1, 1]), r"\(4, 3\).*\(3,\)"), (torch.tensor([True, False, True, True]), r"\(4, 3\).*\(4,\)"), (torch.zeros(4), r"\(4,\)"),
-])
+@pytest.mark.parametrize(
+    "targets, words",
+    [
+        (torch.tensor([0, 4, 1, 1]), "0 to 3.*holds 4"),
+        (torch.tensor([[0, 2, 0]] * 4), "0 to 1.*one-hot"),
+        (torch.tensor([[0, -1, 0]] * 4), "one-hot"),
+        (torch.tensor([0, 1, 1]), r"\(4, 3\).*\(3,\)"),
+        (torch.tensor([True, False, True, True]), r"\(4, 3\).*\(4,\)"),
+        (torch.zeros(4), r"\(4,\)"),
+    ],
+)
 def test_targets_that_are_neither_labels_nor_one_hot(targets, words):
     for loss in (sigmoid_focal_loss, SigmoidFocalClassificationLoss()):
         with pytest.raises(InputError, match=words):

@@ -1,4 +1,5 @@
 """L1 and smooth L1 of box codes: closed form, unknown targets, code and anchor weights, state dict, mistakes."""
+
 import copy
 
 import numpy as np
@@ -14,9 +15,14 @@ BOTH = pytest.mark.parametrize("loss_class", [WeightedSmoothL1Loss, WeightedL1Lo
 
 def test_closed_form():
     diff = torch.tensor([-2.0, -0.05, 0.0, 0.1, 1 / 9, 3.0], dtype=torch.float64)
-    assert smooth_l1(diff).tolist() == pytest.approx([2 - 1 / 18, 0.05**2 * 4.5, 0, 0.045, 1 / 18, 3 - 1 / 18], rel=1e-12)
+    assert smooth_l1(diff).tolist() == pytest.approx(
+        [2 - 1 / 18, 0.05**2 * 4.5, 0, 0.045, 1 / 18, 3 - 1 / 18], rel=1e-12
+    )
     assert smooth_l1(diff, beta=0.0).tolist() == diff.abs().tolist()
-    assert smooth_l1(diff, beta=1.0).tolist() == torch.nn.functional.smooth_l1_loss(diff, torch.zeros_like(diff), reduction="none").tolist()
+    assert (
+        smooth_l1(diff, beta=1.0).tolist()
+        == torch.nn.functional.smooth_l1_loss(diff, torch.zeros_like(diff), reduction="none").tolist()
+    )
 
 
 def test_code_weights_scale_the_difference_and_anchor_weights_the_loss():
@@ -45,7 +51,9 @@ def test_nan_targets_are_ignored(loss_class):
 def test_half_precision_is_computed_in_float32(loss_class):
     """Difference 1200 with code weight 100 is beyond half precision's 65504."""
     x = torch.tensor([[[600.0]]], dtype=torch.float16, requires_grad=True)
-    loss = loss_class(code_weights=[100.0])(x, torch.tensor([[[-600.0]]], dtype=torch.float16), torch.ones(1, 1, dtype=torch.float16))
+    loss = loss_class(code_weights=[100.0])(
+        x, torch.tensor([[[-600.0]]], dtype=torch.float16), torch.ones(1, 1, dtype=torch.float16)
+    )
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(120000, abs=0.06)
     loss.sum().backward()
     assert x.grad.tolist() == [[[100.0]]]
@@ -68,7 +76,9 @@ def test_code_weights_are_not_in_the_state_dict_but_follow_the_module(loss_class
 def test_rows_without_a_batch_axis(loss_class):
     x, target = torch.randn(5, 7), torch.randn(5, 7)
     loss_func = loss_class(code_weights=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
-    torch.testing.assert_close(loss_func(x, target, torch.ones(5)), loss_func(x[None], target[None], torch.ones(1, 5))[0])
+    torch.testing.assert_close(
+        loss_func(x, target, torch.ones(5)), loss_func(x[None], target[None], torch.ones(1, 5))[0]
+    )
 
 
 @BOTH

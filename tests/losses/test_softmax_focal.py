@@ -1,12 +1,13 @@
 """Softmax focal loss: cross entropy at gamma 0, the recorded formula, saturation, and what every loss must do."""
+
 import math
 
+import loss_properties
 import numpy as np
 import pytest
 import torch
-
-import loss_properties
 from golden_data import cases, needs_golden
+
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import SoftmaxFocalLoss, build_loss, softmax_focal_loss
 
@@ -17,7 +18,11 @@ CASES = {
     "rows": (lambda: lambda x, k: softmax_focal_loss(x, k, [0.1, 0.2, 0.3, 0.4], 1.5, "none"), LOGITS, (LABELS,)),
     "gamma below 1": (lambda: lambda x, k: softmax_focal_loss(x, k, gamma=0.5), LOGITS, (LABELS,)),
     "soft targets": (lambda: lambda x, t: softmax_focal_loss(x, t, alpha=0.5, gamma=2.0), LOGITS, (SOFT,)),
-    "mean": (lambda: SoftmaxFocalLoss(alpha=[1.0, 2.0, 0.5, 1.0]), LOGITS, (LABELS, torch.rand(8, dtype=torch.float64))),
+    "mean": (
+        lambda: SoftmaxFocalLoss(alpha=[1.0, 2.0, 0.5, 1.0]),
+        LOGITS,
+        (LABELS, torch.rand(8, dtype=torch.float64)),
+    ),
     "cross entropy": (lambda: SoftmaxFocalLoss(gamma=0.0), LOGITS, (LABELS,)),
 }
 
@@ -68,7 +73,7 @@ def test_probabilities_of_0_and_1_have_finite_gradients(gamma):
     loss = softmax_focal_loss(x, torch.zeros(3, dtype=torch.long), gamma=gamma, reduction="none")
     loss.sum().backward()
     assert loss.tolist()[:2] == [0.0, 2e4] and torch.isfinite(x.grad).all()
-    assert x.grad[1].tolist() == [-1.0, 1.0]                                           # the wrong row still learns
+    assert x.grad[1].tolist() == [-1.0, 1.0]  # the wrong row still learns
 
 
 def test_all_ignored_one_class_and_size_average():
@@ -78,30 +83,40 @@ def test_all_ignored_one_class_and_size_average():
     assert loss.item() == 0 and x.grad.abs().max() == 0
     assert softmax_focal_loss(LOGITS[:, :1], torch.zeros(8, dtype=torch.long)).item() == 0
     for size_average, reduction in ((True, "mean"), (False, "sum")):
-        torch.testing.assert_close(SoftmaxFocalLoss(size_average=size_average)(LOGITS, LABELS),
-                                   softmax_focal_loss(LOGITS, LABELS, reduction=reduction))
+        torch.testing.assert_close(
+            SoftmaxFocalLoss(size_average=size_average)(LOGITS, LABELS),
+            softmax_focal_loss(LOGITS, LABELS, reduction=reduction),
+        )
     torch.testing.assert_close(SoftmaxFocalLoss()(LOGITS, LABELS, avg_factor=7), softmax_focal_loss(LOGITS, LABELS))
 
 
 def test_a_class_can_be_ignored_and_maps_have_their_classes_on_axis_1():
     got = softmax_focal_loss(LOGITS, LABELS.clamp(min=0), ignore_index=0, reduction="none")
     assert (got[LABELS.clamp(min=0) == 0] == 0).all() and (got[LABELS > 0] > 0).all()
-    image = LOGITS.view(2, 4, 4).transpose(1, 2)                                       # (N, C, d1)
-    torch.testing.assert_close(softmax_focal_loss(image, LABELS.view(2, 4), reduction="none").flatten(),
-                               softmax_focal_loss(LOGITS, LABELS, reduction="none"))
+    image = LOGITS.view(2, 4, 4).transpose(1, 2)  # (N, C, d1)
+    torch.testing.assert_close(
+        softmax_focal_loss(image, LABELS.view(2, 4), reduction="none").flatten(),
+        softmax_focal_loss(LOGITS, LABELS, reduction="none"),
+    )
 
 
-@pytest.mark.parametrize("message, call", [
-    (r"LOSS: SoftmaxFocalLoss: gamma=-1", lambda: build_loss({"NAME": "SoftmaxFocalLoss", "GAMMA": -1})),
-    (r"alpha=\[1.0, -1.0\]", lambda: SoftmaxFocalLoss(alpha=[1.0, -1.0])),
-    (r"alpha of shape \(3,\).*4 classes", lambda: softmax_focal_loss(LOGITS, LABELS, [1.0, 1.0, 1.0])),
-    (r"targets needs values from 0 to 3 or ignore_index=-100, but it holds 4", lambda: softmax_focal_loss(LOGITS, LABELS + 1)),
-    (r"targets need the shape \(8, 4\)", lambda: softmax_focal_loss(LOGITS, SOFT[:, :3])),
-    (r"targets needs integer class labels", lambda: softmax_focal_loss(LOGITS, SOFT[:, 0])),
-    (r"targets needs the shape \(8,\)", lambda: softmax_focal_loss(LOGITS, LABELS[:7])),
-    (r"inputs need the shape \(N, C\)", lambda: softmax_focal_loss(LOGITS[0], LABELS[0])),
-    (r"weights of shape \(8, 4\)", lambda: SoftmaxFocalLoss()(LOGITS, LABELS, SOFT)),
-])
+@pytest.mark.parametrize(
+    "message, call",
+    [
+        (r"LOSS: SoftmaxFocalLoss: gamma=-1", lambda: build_loss({"NAME": "SoftmaxFocalLoss", "GAMMA": -1})),
+        (r"alpha=\[1.0, -1.0\]", lambda: SoftmaxFocalLoss(alpha=[1.0, -1.0])),
+        (r"alpha of shape \(3,\).*4 classes", lambda: softmax_focal_loss(LOGITS, LABELS, [1.0, 1.0, 1.0])),
+        (
+            r"targets needs values from 0 to 3 or ignore_index=-100, but it holds 4",
+            lambda: softmax_focal_loss(LOGITS, LABELS + 1),
+        ),
+        (r"targets need the shape \(8, 4\)", lambda: softmax_focal_loss(LOGITS, SOFT[:, :3])),
+        (r"targets needs integer class labels", lambda: softmax_focal_loss(LOGITS, SOFT[:, 0])),
+        (r"targets needs the shape \(8,\)", lambda: softmax_focal_loss(LOGITS, LABELS[:7])),
+        (r"inputs need the shape \(N, C\)", lambda: softmax_focal_loss(LOGITS[0], LABELS[0])),
+        (r"weights of shape \(8, 4\)", lambda: SoftmaxFocalLoss()(LOGITS, LABELS, SOFT)),
+    ],
+)
 def test_mistakes_are_named(message, call):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,5 @@
 """Losses of sparse heads: reading rows, regression, IoU and DIoU by hand."""
+
 import pytest
 import torch
 
@@ -41,7 +42,9 @@ def test_a_slot_beyond_its_samples_rows_does_not_read_the_next_sample(wrong):
 def test_regression_by_hand(kind):
     output = torch.arange(6.0)[:, None].requires_grad_()
     mask = MASK.to(kind)
-    loss = RegLossSparse()(output, mask, IND, torch.tensor([[0.0, 7, 7], [7, 2.5, 7], [7, 7, 7]])[..., None], BATCH_INDEX)
+    loss = RegLossSparse()(
+        output, mask, IND, torch.tensor([[0.0, 7, 7], [7, 2.5, 7], [7, 7, 7]])[..., None], BATCH_INDEX
+    )
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([(4 + 6 + 0.5) / 3])
     assert output.grad.flatten().tolist() == pytest.approx([0, -1 / 3, -1 / 3, 0, 1 / 3, 0])
@@ -80,8 +83,10 @@ def test_distance_iou_loss_by_hand():
 @pytest.mark.parametrize("gt", [[], [torch.zeros(0, 7)] * 3])
 def test_without_objects_a_zero_that_can_be_differentiated(gt):
     iou_pred, box_pred = torch.zeros(6, 1, requires_grad=True), boxes().requires_grad_()
-    for loss, leaf in ((IouLossSparse()(iou_pred, 0 * MASK, IND, box_pred, gt, BATCH_INDEX), iou_pred),
-                       (IouRegLossSparse()(box_pred, 0 * MASK, IND, gt, BATCH_INDEX), box_pred)):
+    for loss, leaf in (
+        (IouLossSparse()(iou_pred, 0 * MASK, IND, box_pred, gt, BATCH_INDEX), iou_pred),
+        (IouRegLossSparse()(box_pred, 0 * MASK, IND, gt, BATCH_INDEX), box_pred),
+    ):
         loss.backward()
         assert loss.shape == () and loss.item() == 0 and leaf.grad.abs().sum().item() == 0
 

@@ -1,9 +1,12 @@
-"""The whole loss of an anchor head on the Triton kernels, in Triton's interpreter: the same numbers, and nothing that would wait for a device.
+"""The whole loss of an anchor head on the Triton kernels, in Triton's interpreter: the same numbers, and nothing that
+would wait for a device.
 
-``tests/ops/test_triton_losses.py`` runs this file with TRITON_INTERPRET=1 and PCDET_FOCAL_BACKEND=cuda, which sends CPU tensors to the kernels.
-What would make the host wait for a GPU cannot be seen on the CPU as a wait, but as the operation that it is: a number or a count that is read,
-a list of unknown length, a tensor that is made from numbers of the host, a copy to another device.
+``tests/ops/test_triton_losses.py`` runs this file with TRITON_INTERPRET=1 and PCDET_FOCAL_BACKEND=cuda, which sends CPU
+tensors to the kernels. What would make the host wait for a GPU cannot be seen on the CPU as a wait, but as the
+operation that it is: a number or a count that is read, a list of unknown length, a tensor that is made from numbers of
+the host, a copy to another device.
 """
+
 import pytest
 import torch
 from head_cases import small_head, with_predictions
@@ -14,8 +17,18 @@ from pcdet_focal.models.dense_heads import anchor_head_template
 from pcdet_focal.ops.focal_loss import backend_of
 
 assert backend_of(torch.zeros(1)) == "cuda"
-WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::unique_consecutive", "aten::_unique2",
-         "aten::repeat_interleave", "aten::lift_fresh", "aten::is_nonzero", "aten::equal"}
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::unique_consecutive",
+    "aten::_unique2",
+    "aten::repeat_interleave",
+    "aten::lift_fresh",
+    "aten::is_nonzero",
+    "aten::equal",
+}
 
 
 class NoWaiting(TorchDispatchMode):
@@ -27,7 +40,9 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name
-        masked = name == "aten::index" and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        masked = name == "aten::index" and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
         moved = name == "aten::_to_copy" and (kwargs or {}).get("device") is not None
         assert name not in WAITS and not masked and not moved, f"{name} waits for the device"
         self.seen.append(name)
@@ -48,12 +63,23 @@ def kernels_are_opaque(monkeypatch):
 
 def step(head):
     loss, logged = head.get_loss()
-    return loss, logged, torch.autograd.grad(loss, [head.forward_ret_dict[key] for key in ("cls_preds", "box_preds", "dir_cls_preds")])
+    return (
+        loss,
+        logged,
+        torch.autograd.grad(loss, [head.forward_ret_dict[key] for key in ("cls_preds", "box_preds", "dir_cls_preds")]),
+    )
 
 
-CONFIGS = [{}, {"NORMALIZER": "batch"}, {"NORMALIZER": "ema"}, {"NORMALIZER": "none"}, {"REG_LOSS": "WeightedL1Loss"},
-           {"CLS_LOSS": {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4], "GAMMA": [2.0, 1.0, 0.5]}}, {"CLS_LOSS": "QualityFocalLoss"},
-           {"CLS_LOSS": "VarifocalLoss", "NORMALIZER": "batch"}]
+CONFIGS = [
+    {},
+    {"NORMALIZER": "batch"},
+    {"NORMALIZER": "ema"},
+    {"NORMALIZER": "none"},
+    {"REG_LOSS": "WeightedL1Loss"},
+    {"CLS_LOSS": {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4], "GAMMA": [2.0, 1.0, 0.5]}},
+    {"CLS_LOSS": "QualityFocalLoss"},
+    {"CLS_LOSS": "VarifocalLoss", "NORMALIZER": "batch"},
+]
 
 
 @pytest.mark.filterwarnings("ignore:pcdet_focal.ops.rotated_iou has no cuda backend")
@@ -61,7 +87,8 @@ CONFIGS = [{}, {"NORMALIZER": "batch"}, {"NORMALIZER": "ema"}, {"NORMALIZER": "n
 def test_no_step_waits_and_the_numbers_are_the_references(config, monkeypatch):
     head, other = small_head(**config), small_head(**config)
     with_predictions(head), with_predictions(other)
-    monkeypatch.setattr(anchor_head_template, "_can_list_positives", lambda labels: False)  # as with labels on a CUDA device
+    # as with labels on a CUDA device
+    monkeypatch.setattr(anchor_head_template, "_can_list_positives", lambda labels: False)
     assert head._has_box_kernel()
     step(head)  # what is made once, such as numbers for each class on the device
     other.load_state_dict(head.state_dict())
@@ -78,8 +105,17 @@ def test_no_step_waits_and_the_numbers_are_the_references(config, monkeypatch):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("waiting", [lambda x: x.sum().item(), lambda x: float(x[0]), lambda x: x.nonzero(), lambda x: x[x > 0],
-                                     lambda x: x * torch.tensor([1.0, 2.0]), lambda x: x if x.sum() > 0 else -x])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x[0]),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x * torch.tensor([1.0, 2.0]),
+        lambda x: x if x.sum() > 0 else -x,
+    ],
+)
 def test_the_watchman_sees(waiting):
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         waiting(torch.ones(2))

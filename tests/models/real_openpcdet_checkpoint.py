@@ -1,7 +1,10 @@
-"""OpenPCDet's own loader and optimiser, in a process of its own: FOLDER has ``ours.pth`` (and the same in spconv 1.x's layout, ``old.pth``).
+"""OpenPCDet's own loader and optimiser, in a process of its own: FOLDER has ``ours.pth`` (and the same in spconv 1.x's
+layout, ``old.pth``).
 
-Loads them as its train.py does, takes one more step, writes ``theirs.pth`` as its train.py does, and prints what differed.
+Loads them as its train.py does, takes one more step, writes ``theirs.pth`` as its train.py does, and prints what
+differed.
 """
+
 import json
 import logging
 import sys
@@ -25,7 +28,9 @@ LOGGER = logging.getLogger("there")
 
 def new_model():
     cfg = cfg_from_yaml_file(FOLDER / "second.yaml", EasyDict())
-    model = build_network(model_cfg=cfg.MODEL, num_class=3, dataset=dataset_like(json.loads((FOLDER / "meta.json").read_text())))
+    model = build_network(
+        model_cfg=cfg.MODEL, num_class=3, dataset=dataset_like(json.loads((FOLDER / "meta.json").read_text()))
+    )
     return model, build_optimizer(model, cfg.OPTIMIZATION)
 
 
@@ -44,7 +49,9 @@ model, _ = new_model()
 model.load_params_from_file(str(FOLDER / "old.pth"), LOGGER, to_cpu=True)
 found["weights of spconv 1.x"] = difference(model, expected["model_state"])
 model, optimizer = new_model()
-found["it, epoch"] = model.load_params_with_optimizer(str(FOLDER / "ours.pth"), to_cpu=True, optimizer=optimizer, logger=LOGGER)
+found["it, epoch"] = model.load_params_with_optimizer(
+    str(FOLDER / "ours.pth"), to_cpu=True, optimizer=optimizer, logger=LOGGER
+)
 optimizer.lr, optimizer.mom = np.float64(0.002), np.cos(0.5)  # numpy's numbers, as its schedule sets them
 for index, parameter in enumerate(model.parameters()):
     parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))

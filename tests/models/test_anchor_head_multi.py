@@ -1,4 +1,7 @@
-"""Several heads over one map: recorded losses and gradients, other losses in their place, decoding head by head, mistakes."""
+"""Several heads over one map: recorded losses and gradients, other losses in their place, decoding head by head,
+mistakes.
+"""
+
 import math
 
 import numpy as np
@@ -19,7 +22,9 @@ GROUPS = [["Car"], ["Pedestrian", "Cyclist"]]
 
 
 def head_cfg(groups=None, weights=None, **loss_config):
-    """DENSE_HEAD of cfgs/kitti_models/second_multihead.yaml with the classes in ``groups``; keyword arguments go into LOSS_CONFIG."""
+    """DENSE_HEAD of cfgs/kitti_models/second_multihead.yaml with the classes in ``groups``; keyword arguments go into
+    LOSS_CONFIG.
+    """
     cfg = cfg_from_yaml_file(REPOSITORY / "cfgs/kitti_models/second_multihead.yaml", EasyDict()).MODEL.DENSE_HEAD
     if groups:
         cfg.RPN_HEAD_CFGS = [EasyDict(HEAD_CLS_NAME=group) for group in groups]
@@ -44,7 +49,9 @@ def with_predictions(head, seed=1, dtype=torch.float64):
     for part in head.rpn_heads:
         for key, width in widths.items():
             shape = 2, part.num_anchors_per_location * HEIGHT * WIDTH, width or part.num_class
-            predictions[key].append((0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_())
+            predictions[key].append(
+                (0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+            )
     leaves = [tensor for group in predictions.values() for tensor in group]
     if not head.separate_multihead:
         predictions = {key: torch.cat(value, dim=1) for key, value in predictions.items()}
@@ -52,7 +59,10 @@ def with_predictions(head, seed=1, dtype=torch.float64):
     return leaves
 
 
-@pytest.mark.parametrize("name, case", cases("02_anchor_head_loss/anchor_head_multi_loss.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)])
+@pytest.mark.parametrize(
+    "name, case",
+    cases("02_anchor_head_loss/anchor_head_multi_loss.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)],
+)
 def test_recorded_losses_and_gradients(name, case):
     weights = {"pos_cls_weight": 2.0, "neg_cls_weight": 0.5} if name == "pos_neg_weight" else {}
     head = build(head_cfg(weights=weights), grid=(64, 48, 40), limits=np.array([0, -40, -3, 70.4, 40, 1], np.float32))
@@ -60,7 +70,11 @@ def test_recorded_losses_and_gradients(name, case):
     groups = {"cls_preds": "grad_cls", "box_preds": "grad_box", "dir_cls_preds": "grad_dir"}
     preds = {key: [torch.from_numpy(case[f"{key}{h}"]).requires_grad_() for h in range(3)] for key in groups}
     labels = torch.from_numpy(case["box_cls_labels"])
-    head.forward_ret_dict = {**preds, "box_cls_labels": labels, "box_reg_targets": torch.from_numpy(case["box_reg_targets"])}
+    head.forward_ret_dict = {
+        **preds,
+        "box_cls_labels": labels,
+        "box_reg_targets": torch.from_numpy(case["box_reg_targets"]),
+    }
     cls_loss, parts = head.get_cls_layer_loss()
     box_loss, box_parts = head.get_box_reg_layer_loss()
     (cls_loss + box_loss).backward()
@@ -70,7 +84,9 @@ def test_recorded_losses_and_gradients(name, case):
     assert box_parts["rpn_loss_dir"].item() == pytest.approx(float(case["tb_dir"]), rel=1e-5)
     for key, grad in groups.items():
         for h in range(3):
-            np.testing.assert_allclose(preds[key][h].grad.numpy(), case[f"{grad}{h}"], rtol=1e-4, atol=1e-8, err_msg=f"{key} {h}")
+            np.testing.assert_allclose(
+                preds[key][h].grad.numpy(), case[f"{grad}{h}"], rtol=1e-4, atol=1e-8, err_msg=f"{key} {h}"
+            )
     np.testing.assert_array_equal(labels.numpy(), case["box_cls_labels"])
 
 
@@ -82,10 +98,16 @@ def test_the_classification_loss_is_that_of_one_hot_targets_head_by_head(groups,
     labels, start, want = head.forward_ret_dict["box_cls_labels"], 0, 0.0
     positives = (labels > 0).sum(1).clamp(min=1).double()
     for part, logits in zip(head.rpn_heads, head.forward_ret_dict["cls_preds"]):
-        own = labels[:, start: start + logits.shape[1]]
+        own = labels[:, start : start + logits.shape[1]]
         one_hot = torch.stack([own == label for label in part.head_label_indices], dim=-1).double()
         weight = (own > 0) * weights.get("pos_cls_weight", 1.0) + (own == 0) * weights.get("neg_cls_weight", 1.0)
-        want = want + SigmoidFocalClassificationLoss(gamma=2.0, alpha=0.25)(logits, one_hot, weight.double() / positives[:, None]).sum() / 2
+        want = (
+            want
+            + SigmoidFocalClassificationLoss(gamma=2.0, alpha=0.25)(
+                logits, one_hot, weight.double() / positives[:, None]
+            ).sum()
+            / 2
+        )
         start += logits.shape[1]
     assert (labels > 0).sum() == 5 and start == labels.shape[1]
     got, _ = head.get_cls_layer_loss()
@@ -105,10 +127,14 @@ def test_class_names_may_stand_in_another_order_than_the_heads():
     assert head.place_in_head.tolist() == [0, 2, 1, 1]
 
 
-@pytest.mark.parametrize("entry", ["SigmoidFocalClassificationLoss", "QualityFocalLoss", "BinaryCrossEntropyLoss", "AsymmetricLoss"])
+@pytest.mark.parametrize(
+    "entry", ["SigmoidFocalClassificationLoss", "QualityFocalLoss", "BinaryCrossEntropyLoss", "AsymmetricLoss"]
+)
 @pytest.mark.parametrize("normalizer", ["per_sample", "batch"])
 def test_losses_of_a_recipe_count_the_positives_of_all_heads(entry, normalizer):
-    """With heads of one class each, the loss is that of a single head that has the same logits for the class of an anchor and none for others."""
+    """With heads of one class each, the loss is that of a single head that has the same logits for the class of an
+    anchor and none for others.
+    """
     head = build(head_cfg(None, CLS_LOSS={"NAME": entry}, NORMALIZER=normalizer))
     with_predictions(head)
     loss, logged = head.get_loss()
@@ -123,9 +149,22 @@ def test_losses_of_a_recipe_count_the_positives_of_all_heads(entry, normalizer):
 
 
 def test_classes_that_a_head_lacks_add_nothing_to_the_losses_that_may_have_them():
-    for entry in ("SigmoidFocalClassificationLoss", "QualityFocalLoss", "VarifocalLoss", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss", "AsymmetricLoss"):
+    for entry in (
+        "SigmoidFocalClassificationLoss",
+        "QualityFocalLoss",
+        "VarifocalLoss",
+        "BinaryCrossEntropyLoss",
+        "BCEBlurWithLogitsLoss",
+        "AsymmetricLoss",
+    ):
         build(head_cfg(GROUPS, CLS_LOSS={"NAME": entry}))
-    for entry in ("SoftmaxFocalLoss", "CrossEntropyLoss", "GHMC", "EqualizedFocalLoss", {"NAME": "BinaryCrossEntropyLoss", "LABEL_SMOOTHING": 0.1}):
+    for entry in (
+        "SoftmaxFocalLoss",
+        "CrossEntropyLoss",
+        "GHMC",
+        "EqualizedFocalLoss",
+        {"NAME": "BinaryCrossEntropyLoss", "LABEL_SMOOTHING": 0.1},
+    ):
         with pytest.raises(InputError, match="CLS_LOSS: .* looks at all classes together"):
             build(head_cfg(GROUPS, CLS_LOSS=entry))
     with pytest.raises(InputError, match="pos_cls_weight and neg_cls_weight"):
@@ -138,14 +177,17 @@ def test_rotated_iou_loss_over_several_heads():
     loss, parts = head.get_box_reg_layer_loss()
     loss.backward()
     assert 0 < parts["rpn_loss_loc"].item() < 4 and leaves[-3].grad is not None
-    assert [(bool(p.grad.isfinite().all()), bool(p.grad.any())) for p in head.forward_ret_dict["box_preds"]] == [(True, True)] * 2
+    assert [(bool(p.grad.isfinite().all()), bool(p.grad.any())) for p in head.forward_ret_dict["box_preds"]] == [
+        (True, True)
+    ] * 2
 
 
 def test_dense_losses_are_those_of_the_positives_alone():
     head = build(head_cfg(GROUPS))
     with_predictions(head)
     want = head.get_box_reg_layer_loss()[0]
-    head.reg_loss_func = type("Own", (WeightedSmoothL1Loss,), {})(code_weights=[1.0] * 7)  # might look at all anchors, so it gets all
+    # might look at all anchors, so it gets all
+    head.reg_loss_func = type("Own", (WeightedSmoothL1Loss,), {})(code_weights=[1.0] * 7)
     assert head.get_box_reg_layer_loss()[0].item() == pytest.approx(want.item(), rel=1e-6)
 
 
@@ -154,7 +196,10 @@ def test_atss_targets_come_head_by_head_too():
     cfg.TARGET_ASSIGNER_CONFIG.update(NAME="ATSS", TOPK=9)
     head = build(cfg)
     with_predictions(head)
-    labels, counts = head.forward_ret_dict["box_cls_labels"], [part.shape[1] for part in head.forward_ret_dict["cls_preds"]]
+    labels, counts = (
+        head.forward_ret_dict["box_cls_labels"],
+        [part.shape[1] for part in head.forward_ret_dict["cls_preds"]],
+    )
     first, second = labels.split(counts, dim=1)
     assert first.unique().tolist() == [0, 1] and second.unique().tolist() == [0, 2, 3]
     assert head.get_loss()[0].isfinite()
@@ -186,14 +231,18 @@ def test_sin_and_cos_codes_are_compared_as_they_are_and_the_direction_is_the_tru
     true = targets["box_reg_targets"]
     anchors = head._flat_anchors()[..., 6]
     headings = torch.atan2(true[..., 7] + anchors.sin(), true[..., 6] + anchors.cos())
-    assert {round(h, 4) for h in headings[targets["box_cls_labels"] > 0].tolist()} <= {round(float(h), 4) for h in GT[..., 6].flatten()}
+    assert {round(h, 4) for h in headings[targets["box_cls_labels"] > 0].tolist()} <= {
+        round(float(h), 4) for h in GT[..., 6].flatten()
+    }
     bins = torch.floor((headings - cfg.DIR_OFFSET).remainder(2 * math.pi) / math.pi).long()
     assert loss_for(true, bins) == pytest.approx(0, abs=1e-9)
     assert loss_for(true, 1 - bins) > 1
     off = true.clone()
     off[..., 6] += 0.5  # OpenPCDet puts sin a cos b in the place of the cosine
     positives, beta = targets["box_cls_labels"] > 0, 1 / 9
-    assert loss_for(off, bins) == pytest.approx(2.0 * (0.5 - beta / 2) * sum(p.any().item() for p in positives) / 2, rel=1e-6)
+    assert loss_for(off, bins) == pytest.approx(
+        2.0 * (0.5 - beta / 2) * sum(p.any().item() for p in positives) / 2, rel=1e-6
+    )
 
 
 def test_evaluation_decodes_head_by_head_with_the_labels_of_each():
@@ -202,8 +251,11 @@ def test_evaluation_decodes_head_by_head_with_the_labels_of_each():
     out = head(data)
     cells = HEIGHT * WIDTH
     assert [tuple(p.shape) for p in out["batch_cls_preds"]] == [(2, 2 * cells, 1), (2, 4 * cells, 2)]
-    assert out["batch_box_preds"].shape == (2, 6 * cells, 7) and [m.tolist() for m in out["multihead_label_mapping"]] == [[1], [2, 3]]
-    joined = [torch.cat(head.forward_ret_dict[key], dim=1) for key in ("box_preds", "dir_cls_preds")]  # as one tensor they decode to the same
+    assert out["batch_box_preds"].shape == (2, 6 * cells, 7) and [
+        m.tolist() for m in out["multihead_label_mapping"]
+    ] == [[1], [2, 3]]
+    # as one tensor they decode to the same
+    joined = [torch.cat(head.forward_ret_dict[key], dim=1) for key in ("box_preds", "dir_cls_preds")]
     assert torch.equal(head.generate_predicted_boxes(2, out["batch_cls_preds"], *joined)[1], out["batch_box_preds"])
 
 
@@ -211,7 +263,8 @@ WRONG = {
     "USE_MULTIHEAD: AnchorHeadMulti needs True": lambda cfg: cfg.update(USE_MULTIHEAD=False),
     "RPN_HEAD_CFGS: the HEAD_CLS_NAME of all heads must be the classes": lambda cfg: cfg.RPN_HEAD_CFGS.reverse(),
     r"REG_LIST: \['reg:2', 'height:1'\] must add up to the box code's 7": lambda cfg: cfg.update(
-        SEPARATE_REG_CONFIG=EasyDict(NUM_MIDDLE_CONV=1, NUM_MIDDLE_FILTER=8, REG_LIST=["reg:2", "height:1"])),
+        SEPARATE_REG_CONFIG=EasyDict(NUM_MIDDLE_CONV=1, NUM_MIDDLE_FILTER=8, REG_LIST=["reg:2", "height:1"])
+    ),
 }
 
 

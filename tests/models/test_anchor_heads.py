@@ -1,4 +1,5 @@
 """The anchor head against recorded runs: anchors, targets, losses and gradients, decoding, post-processing."""
+
 import copy
 
 import numpy as np
@@ -34,7 +35,9 @@ def make_head(grid=(64, 48, 40), num_class=3, yaml_name="second", **overrides):
 
 LOSS_OVERRIDES = {
     "code_weights": {
-        "LOSS_CONFIG__LOSS_WEIGHTS": EasyDict(cls_weight=2.0, loc_weight=0.7, dir_weight=0.3, code_weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25])
+        "LOSS_CONFIG__LOSS_WEIGHTS": EasyDict(
+            cls_weight=2.0, loc_weight=0.7, dir_weight=0.3, code_weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25]
+        )
     },
     "reg_l1": {"LOSS_CONFIG__REG_LOSS_TYPE": "WeightedL1Loss"},
     "no_dir": {"USE_DIRECTION_CLASSIFIER": None},
@@ -42,13 +45,24 @@ LOSS_OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("name, case", cases("02_anchor_head_loss/anchor_head_single_loss.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)])
+@pytest.mark.parametrize(
+    "name, case",
+    cases("02_anchor_head_loss/anchor_head_single_loss.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)],
+)
 def test_losses_and_gradients(name, case):
     _, height, width, channels = case["cls_preds"].shape
     head = make_head((width * 8, height * 8, 40), num_class=channels // 6, **LOSS_OVERRIDES.get(name, {}))
-    preds = {key: torch.from_numpy(case[key]).requires_grad_() for key in ("cls_preds", "box_preds", "dir_cls_preds") if key in case}
+    preds = {
+        key: torch.from_numpy(case[key]).requires_grad_()
+        for key in ("cls_preds", "box_preds", "dir_cls_preds")
+        if key in case
+    }
     labels = torch.from_numpy(case["box_cls_labels"])
-    head.forward_ret_dict = {**preds, "box_cls_labels": labels, "box_reg_targets": torch.from_numpy(case["box_reg_targets"])}
+    head.forward_ret_dict = {
+        **preds,
+        "box_cls_labels": labels,
+        "box_reg_targets": torch.from_numpy(case["box_reg_targets"]),
+    }
     cls_loss, _ = head.get_cls_layer_loss()
     box_loss, parts = head.get_box_reg_layer_loss()
     loss, logged = head.get_loss()
@@ -81,12 +95,27 @@ def test_anchors_are_the_recorded_ones_to_the_last_bit(name):
 @pytest.mark.parametrize("cells, half_width", [(546, 75.2), (272, 74.88), (543, 74.88), (590, 74.88), (1, 10.0)])
 @pytest.mark.parametrize("align_center", [True, False])
 def test_a_row_has_as_many_anchors_as_cells(cells, half_width, align_center):
-    config = [{"anchor_sizes": [[1, 1, 2]], "anchor_rotations": [0], "anchor_bottom_heights": [-1], "align_center": align_center}]
-    (anchors,), _ = AnchorGenerator([-half_width] * 2 + [-1] + [half_width] * 2 + [1], config).generate_anchors([(cells, cells)])
+    config = [
+        {
+            "anchor_sizes": [[1, 1, 2]],
+            "anchor_rotations": [0],
+            "anchor_bottom_heights": [-1],
+            "align_center": align_center,
+        }
+    ]
+    (anchors,), _ = AnchorGenerator([-half_width] * 2 + [-1] + [half_width] * 2 + [1], config).generate_anchors(
+        [(cells, cells)]
+    )
     assert anchors.shape == (1, cells, cells, 1, 1, 7)
     x = anchors[0, 0, :, 0, 0, 0].numpy()
     step = 2 * half_width / cells
-    want = -half_width + step * (np.arange(cells) + 0.5) if align_center else np.linspace(-half_width, half_width, cells) if cells > 1 else [-half_width]
+    want = (
+        -half_width + step * (np.arange(cells) + 0.5)
+        if align_center
+        else np.linspace(-half_width, half_width, cells)
+        if cells > 1
+        else [-half_width]
+    )
     np.testing.assert_allclose(x, want, atol=2e-5)
     assert (anchors[..., 2] == 0).all()  # bottom -1 plus half of the height 2
 
@@ -115,7 +144,10 @@ def recorded_targets(name, case):
 
 
 @pytest.mark.filterwarnings("ignore:TARGET_ASSIGNER_CONFIG.NORM_BY_NUM_EXAMPLES")
-@pytest.mark.parametrize("name, case", cases("03_targets/axis_aligned_target_assigner.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)])
+@pytest.mark.parametrize(
+    "name, case",
+    cases("03_targets/axis_aligned_target_assigner.npz").items() or [pytest.param("", {}, marks=pytest.mark.skip)],
+)
 def test_target_assignment(name, case):
     out = recorded_targets(name, case)
     labels = out["box_cls_labels"].numpy()
@@ -137,7 +169,9 @@ def test_positive_fraction_samples_what_it_says():
     anchors[:, 3:6] = torch.tensor([3.9, 1.6, 1.56])
     gt = anchors[100:101].clone()
     torch.manual_seed(0)
-    labels = AxisAlignedTargetAssigner(cfg, NAMES, ResidualCoder()).assign_targets_single(anchors, gt, torch.tensor([1], dtype=torch.int32))["box_cls_labels"]
+    labels = AxisAlignedTargetAssigner(cfg, NAMES, ResidualCoder()).assign_targets_single(
+        anchors, gt, torch.tensor([1], dtype=torch.int32)
+    )["box_cls_labels"]
     assert (labels > 0).sum() == 8 and (labels == 0).sum() == 8
     assert (labels[60:140] > 0).sum() == 8  # from among the true positives
     far = (anchors[:, 0] - gt[0, 0]).abs() > 3.9
@@ -145,7 +179,9 @@ def test_positive_fraction_samples_what_it_says():
 
 
 def test_unknown_names_in_the_head_are_refused_with_their_key_path():
-    with pytest.raises(InputError, match=r"BOX_CODER: ResidualCodr is not supported here; did you mean ResidualCoder\?"):
+    with pytest.raises(
+        InputError, match=r"BOX_CODER: ResidualCodr is not supported here; did you mean ResidualCoder\?"
+    ):
         make_head(TARGET_ASSIGNER_CONFIG__BOX_CODER="ResidualCodr")
     with pytest.raises(InputError, match=r"TARGET_ASSIGNER_CONFIG\.NAME"):
         make_head(TARGET_ASSIGNER_CONFIG__NAME="Nearest")
@@ -160,14 +196,23 @@ def test_head_helpers_and_decoding():
     out1, out2 = AnchorHeadTemplate.add_sin_difference(case["boxes1"], case["boxes2"])
     torch.testing.assert_close(out1, case["out1"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(out2, case["out2"], rtol=1e-5, atol=1e-6)
-    for name, offset, bins in (("0.7854_b2", np.pi / 4, 2), ("0.7854_b4", np.pi / 4, 4), ("0.0000_b2", 0.0, 2), ("0.0000_b4", 0.0, 4)):
+    for name, offset, bins in (
+        ("0.7854_b2", np.pi / 4, 2),
+        ("0.7854_b4", np.pi / 4, 4),
+        ("0.0000_b2", 0.0, 2),
+        ("0.0000_b4", 0.0, 4),
+    ):
         case = {k: torch.from_numpy(v) for k, v in recorded[f"dir_target_off{name}"].items()}
         for one_hot, key in ((True, "one_hot"), (False, "index")):
-            got = AnchorHeadTemplate.get_direction_target(case["anchors"], case["reg_targets"], one_hot=one_hot, dir_offset=offset, num_bins=bins)
+            got = AnchorHeadTemplate.get_direction_target(
+                case["anchors"], case["reg_targets"], one_hot=one_hot, dir_offset=offset, num_bins=bins
+            )
             torch.testing.assert_close(got, case[key])
     for name in ("generate_predicted_boxes", "generate_predicted_boxes_nodir"):
         case = {k: torch.from_numpy(v) for k, v in recorded[name].items()}
-        scores, boxes = make_head().generate_predicted_boxes(2, case["cls_preds"], case["box_preds"], case.get("dir_cls_preds"))
+        scores, boxes = make_head().generate_predicted_boxes(
+            2, case["cls_preds"], case["box_preds"], case.get("dir_cls_preds")
+        )
         torch.testing.assert_close(scores, case["batch_cls_preds"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(boxes, case["batch_box_preds"], rtol=1e-5, atol=1e-5)
 
@@ -186,12 +231,31 @@ def test_post_processing(name):
         np.testing.assert_array_equal(sample["pred_labels"].numpy(), case[f"pred{i}_labels"])
         np.testing.assert_array_equal(sample["pred_boxes"].numpy(), case[f"pred{i}_boxes"])
         np.testing.assert_allclose(sample["pred_scores"].numpy(), case[f"pred{i}_scores"], rtol=1e-6)
-    assert recall == {
-        "default": {"gt": 8, "roi_0.3": 0, "rcnn_0.3": 7, "roi_0.5": 0, "rcnn_0.5": 7, "roi_0.7": 0, "rcnn_0.7": 7},
-        "raw_score": {"gt": 4, "roi_0.3": 0, "rcnn_0.3": 3, "roi_0.5": 0, "rcnn_0.5": 3, "roi_0.7": 0, "rcnn_0.7": 3},
-        "post10": {"gt": 4, "roi_0.3": 0, "rcnn_0.3": 0, "roi_0.5": 0, "rcnn_0.5": 0, "roi_0.7": 0, "rcnn_0.7": 0},
-        "none_pass": {"gt": 8, "roi_0.3": 0, "rcnn_0.3": 0, "roi_0.5": 0, "rcnn_0.5": 0, "roi_0.7": 0, "rcnn_0.7": 0},
-    }[name]
+    assert (
+        recall
+        == {
+            "default": {"gt": 8, "roi_0.3": 0, "rcnn_0.3": 7, "roi_0.5": 0, "rcnn_0.5": 7, "roi_0.7": 0, "rcnn_0.7": 7},
+            "raw_score": {
+                "gt": 4,
+                "roi_0.3": 0,
+                "rcnn_0.3": 3,
+                "roi_0.5": 0,
+                "rcnn_0.5": 3,
+                "roi_0.7": 0,
+                "rcnn_0.7": 3,
+            },
+            "post10": {"gt": 4, "roi_0.3": 0, "rcnn_0.3": 0, "roi_0.5": 0, "rcnn_0.5": 0, "roi_0.7": 0, "rcnn_0.7": 0},
+            "none_pass": {
+                "gt": 8,
+                "roi_0.3": 0,
+                "rcnn_0.3": 0,
+                "roi_0.5": 0,
+                "rcnn_0.5": 0,
+                "roi_0.7": 0,
+                "rcnn_0.7": 0,
+            },
+        }[name]
+    )
 
 
 def run_post_processing(model_cfg, case):
@@ -203,7 +267,9 @@ def run_post_processing(model_cfg, case):
     shell = Shell()
     shell.model_cfg, shell.num_class = model_cfg, 3
     batch = {"batch_size": len(case["batch_box_preds"]), "cls_preds_normalized": False}
-    batch.update({k: torch.from_numpy(case[k]) for k in ("batch_box_preds", "batch_cls_preds", "gt_boxes") if k in case})
+    batch.update(
+        {k: torch.from_numpy(case[k]) for k in ("batch_box_preds", "batch_cls_preds", "gt_boxes") if k in case}
+    )
     return Detector3DTemplate.post_processing(shell, batch)
 
 
@@ -216,7 +282,10 @@ def test_multi_class_post_processing_of_one_tensor_keeps_each_class_on_its_own()
     scores = torch.from_numpy(case["batch_cls_preds"][0]).sigmoid()
     for label in (1, 2, 3):
         selected, kept = model_nms_utils.class_agnostic_nms(
-            scores[:, label - 1], torch.from_numpy(case["batch_box_preds"][0]), cfg.POST_PROCESSING.NMS_CONFIG, cfg.POST_PROCESSING.SCORE_THRESH
+            scores[:, label - 1],
+            torch.from_numpy(case["batch_box_preds"][0]),
+            cfg.POST_PROCESSING.NMS_CONFIG,
+            cfg.POST_PROCESSING.SCORE_THRESH,
         )
         mine = found["pred_labels"] == label
         torch.testing.assert_close(found["pred_scores"][mine], kept)
@@ -229,13 +298,21 @@ NMS = EasyDict(NMS_TYPE="nms_gpu", NMS_THRESH=0.1, NMS_PRE_MAXSIZE=100, NMS_POST
 @needs_golden
 def test_nms_helpers():
     recorded = cases("03_geometry/nms.npz")
-    for name, threshold in (("class_agnostic", 0.3), ("class_agnostic_nothresh", None), ("class_agnostic_none_pass", 2.0)):
+    for name, threshold in (
+        ("class_agnostic", 0.3),
+        ("class_agnostic_nothresh", None),
+        ("class_agnostic_none_pass", 2.0),
+    ):
         case = recorded[name]
-        selected, scores = model_nms_utils.class_agnostic_nms(torch.from_numpy(case["scores"]), torch.from_numpy(case["boxes"]), NMS, threshold)
+        selected, scores = model_nms_utils.class_agnostic_nms(
+            torch.from_numpy(case["scores"]), torch.from_numpy(case["boxes"]), NMS, threshold
+        )
         np.testing.assert_array_equal(selected.numpy(), case["selected"])
         np.testing.assert_array_equal(scores.numpy(), case["selected_scores"])
     case = recorded["multi_classes"]
-    scores, labels, boxes = model_nms_utils.multi_classes_nms(torch.from_numpy(case["scores"]), torch.from_numpy(case["boxes"]), NMS, 0.4)
+    scores, labels, boxes = model_nms_utils.multi_classes_nms(
+        torch.from_numpy(case["scores"]), torch.from_numpy(case["boxes"]), NMS, 0.4
+    )
     np.testing.assert_array_equal(scores.numpy(), case["out_scores"])
     np.testing.assert_array_equal(labels.numpy(), case["out_labels"])
     np.testing.assert_array_equal(boxes.numpy(), case["out_boxes"])
@@ -243,7 +320,8 @@ def test_nms_helpers():
     tensors = [torch.from_numpy(case[k]) for k in ("scores", "boxes", "labels")]
     limits = EasyDict(NMS_THRESH=[0.1, 0.3, 0.5], NMS_PRE_MAXSIZE=[100, 50, 80], NMS_POST_MAXSIZE=[500, 500, 500])
     selected, _ = model_nms_utils.class_specific_nms(*tensors, limits, 0.2)
-    np.testing.assert_array_equal(selected.numpy(), case["selected"])  # recorded without the limit after NMS, which OpenPCDet ignores
+    # recorded without the limit after NMS, which OpenPCDet ignores
+    np.testing.assert_array_equal(selected.numpy(), case["selected"])
     limits.NMS_POST_MAXSIZE = [30, 30, 30]
     limited, _ = model_nms_utils.class_specific_nms(*tensors, limits, 0.2)
     assert torch.bincount(tensors[2][limited]).tolist() == [30, 30, 30]

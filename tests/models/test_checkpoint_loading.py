@@ -1,4 +1,5 @@
 """What is loaded from a checkpoint, what is refused, and what the person who gave the file is told."""
+
 import copy
 import json
 import logging
@@ -21,7 +22,11 @@ from pcdet_focal.engine.checkpoint import checkpoint_state, save_checkpoint, sav
 from pcdet_focal.engine.optimization import build_optimizer
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
-from pcdet_focal.models.model_utils.checkpoint_loading import load_params_from_file, load_params_with_optimizer, read_checkpoint
+from pcdet_focal.models.model_utils.checkpoint_loading import (
+    load_params_from_file,
+    load_params_with_optimizer,
+    read_checkpoint,
+)
 from pcdet_focal.ops import sparse_conv
 
 LOGGER = logging.getLogger("test")
@@ -63,7 +68,9 @@ def test_another_architecture_is_refused_and_the_model_left_alone(tmp_path):
     path, target = saved(tmp_path, nn.Sequential(nn.Linear(7, 7))), net()
     before = {key: value.clone() for key, value in target.state_dict().items()}
     for load in (lambda: load_params_from_file(target, path, LOGGER), lambda: load_params_with_optimizer(target, path)):
-        with pytest.raises(InputError, match=r"another architecture.*0\.weight: shape \(7, 7\) in the file, \(3, 2\) in the model"):
+        with pytest.raises(
+            InputError, match=r"another architecture.*0\.weight: shape \(7, 7\) in the file, \(3, 2\) in the model"
+        ):
             load()
     assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
 
@@ -81,7 +88,10 @@ class Hidden:
 
 
 @pytest.mark.parametrize("old_format", [False, True])
-@pytest.mark.parametrize("content", [b"", b"x", b"hello, not a checkpoint", Code(), Hidden(), np.zeros(3), np.datetime64(3, "s"), "no model", None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", b"hello, not a checkpoint", Code(), Hidden(), np.zeros(3), np.datetime64(3, "s"), "no model", None],
+)
 def test_files_that_are_no_checkpoint_get_one_line_and_are_not_executed(tmp_path, capsys, content, old_format):
     path = tmp_path / "file.pth"
     if isinstance(content, bytes):
@@ -101,7 +111,11 @@ def test_numbers_of_numpy_1_and_2_are_read_as_numbers(tmp_path):
     for old_name in (False, True):
         path = saved(tmp_path, net(), optimizer_state={"param_groups": [{"lr": values}]})
         if old_name:  # what numpy 1 would have written
-            torch.save({"model_state": {}, "optimizer_state": {"param_groups": [{"lr": values}]}}, path, _use_new_zipfile_serialization=False)
+            torch.save(
+                {"model_state": {}, "optimizer_state": {"param_groups": [{"lr": values}]}},
+                path,
+                _use_new_zipfile_serialization=False,
+            )
             path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
         before = set(torch.serialization.get_safe_globals())
         read = read_checkpoint(path)["optimizer_state"]["param_groups"][0]["lr"]
@@ -119,11 +133,14 @@ def test_an_optimisers_state_in_a_file_of_its_own(tmp_path):
     assert restored.param_groups[0]["lr"] == 0.25 and restored.param_groups[0]["momentum"] == 0.5
 
 
-# ---- kernels of sparse convolutions in the layouts of spconv's versions ------------------------------------------------------------
+# ---- kernels of sparse convolutions in the layouts of spconv's versions
+# ------------------------------------------------------------
 
 
 class Sparse(nn.Module):
-    """A layer with unlike channels, by which a file's layout shows, one with equal channels, by which it does not, and a one-cell one."""
+    """A layer with unlike channels, by which a file's layout shows, one with equal channels, by which it does not, and
+    a one-cell one.
+    """
 
     def __init__(self, first: bool = True):
         super().__init__()
@@ -134,10 +151,14 @@ class Sparse(nn.Module):
 
 
 def in_layout(key: str, weight: torch.Tensor, layout: str) -> torch.Tensor:
-    """(out, *kernel, in) as the version writes it; spconv reads a one-cell kernel's memory as (in, out) in every version."""
+    """(out, *kernel, in) as the version writes it; spconv reads a one-cell kernel's memory as (in, out) in every
+    version.
+    """
     *kernel, channels_in = weight.shape[1:]
     if key.startswith("cell"):
-        return weight.reshape(*kernel, *((channels_in, len(weight)) if layout == "RSCK" else (len(weight), channels_in)))
+        return weight.reshape(
+            *kernel, *((channels_in, len(weight)) if layout == "RSCK" else (len(weight), channels_in))
+        )
     axes = list(range(1, weight.dim() - 1))
     return weight.permute(*axes, *((-1, 0) if layout == "RSCK" else (0, -1))).contiguous()
 
@@ -145,7 +166,9 @@ def in_layout(key: str, weight: torch.Tensor, layout: str) -> torch.Tensor:
 @pytest.mark.parametrize("layout", ["KRSC", "RSCK", "RSKC"])
 def test_kernels_go_by_the_layout_of_the_whole_file(tmp_path, layout):
     source, target = Sparse(), Sparse()
-    state = {key: value if layout == "KRSC" else in_layout(key, value, layout) for key, value in source.state_dict().items()}
+    state = {
+        key: value if layout == "KRSC" else in_layout(key, value, layout) for key, value in source.state_dict().items()
+    }
     optimizer = torch.optim.Adam(source.parameters())
     for p in source.parameters():
         p.grad = torch.randn_like(p)
@@ -177,7 +200,8 @@ def test_square_kernels_alone_are_spconv_1_unless_declared(tmp_path, layout):
         load_params_from_file(target, tmp_path / "model.pth", LOGGER, kernel_layout="HWIO")
 
 
-# ---- safetensors -------------------------------------------------------------------------------------------------------------------
+# ---- safetensors
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_safetensors_there_and_back(tmp_path):
@@ -185,12 +209,19 @@ def test_safetensors_there_and_back(tmp_path):
 
     torch.manual_seed(0)
     source, target = net(), net()
-    path = save_safetensors(checkpoint_state(source, torch.optim.SGD(source.parameters(), lr=1.0), epoch=4, it=70), tmp_path / "model")
+    path = save_safetensors(
+        checkpoint_state(source, torch.optim.SGD(source.parameters(), lr=1.0), epoch=4, it=70), tmp_path / "model"
+    )
     assert path.name == "model.safetensors" and not list(tmp_path.glob("*.part"))
     assert load_params_with_optimizer(target, path, torch.optim.SGD(target.parameters(), lr=0.5)) == (70, 4)
     assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
     with safe_open(path, framework="np") as file:  # what any other reader sees
-        assert file.metadata() == {"format": "pt", "epoch": "4", "it": "70", "version": read_checkpoint(path)["version"]}
+        assert file.metadata() == {
+            "format": "pt",
+            "epoch": "4",
+            "it": "70",
+            "version": read_checkpoint(path)["version"],
+        }
         np.testing.assert_array_equal(file.get_tensor("0.weight"), source[0].weight.detach().numpy())
 
 
@@ -211,10 +242,16 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
         read_checkpoint(tmp_path / "model.safetensors")
 
 
-# ---- there and back through OpenPCDet itself ---------------------------------------------------------------------------------------
+# ---- there and back through OpenPCDet itself
+# ---------------------------------------------------------------------------------------
 
-META = dict(class_names=["Car", "Pedestrian", "Cyclist"], grid_size=[128, 128, 40], voxel_size=[0.2, 0.2, 0.1],
-            point_cloud_range=[0, -12.8, -3, 25.6, 12.8, 1], num_point_features=4)
+META = dict(
+    class_names=["Car", "Pedestrian", "Cyclist"],
+    grid_size=[128, 128, 40],
+    voxel_size=[0.2, 0.2, 0.1],
+    point_cloud_range=[0, -12.8, -3, 25.6, 12.8, 1],
+    num_point_features=4,
+)
 
 
 def second(folder: Path):
@@ -241,16 +278,28 @@ def test_checkpoints_go_to_openpcdet_and_come_back(tmp_path):
     step(model, optimizer, 0.003, 0.95, 1000)
     state = checkpoint_state(model, optimizer, epoch=2, it=60)
     save_checkpoint(state, tmp_path / "ours")
-    old = {key: value.permute(1, 2, 3, 4, 0).contiguous() if value.dim() == 5 else value for key, value in state["model_state"].items()}
+    old = {
+        key: value.permute(1, 2, 3, 4, 0).contiguous() if value.dim() == 5 else value
+        for key, value in state["model_state"].items()
+    }
     save_checkpoint({**state, "model_state": old, "optimizer_state": None}, tmp_path / "old")
 
     script = Path(__file__).with_name("real_openpcdet_checkpoint.py")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, peer_folder() / "tools", tmp_path], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [REPOSITORY, REPOSITORY / "tests", peer_folder(), *sys.path]))},
+        [sys.executable, "-W", "ignore", script, peer_folder() / "tools", tmp_path],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, [REPOSITORY, REPOSITORY / "tests", peer_folder(), *sys.path])),
+        },
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"weights": 0.0, "weights of spconv 1.x": 0.0, "it, epoch": [60, 2]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "weights": 0.0,
+        "weights of spconv 1.x": 0.0,
+        "it, epoch": [60, 2],
+    }
 
     read, _ = second(tmp_path)
     load_params_from_file(read, tmp_path / "old.pth", LOGGER)
@@ -262,4 +311,6 @@ def test_checkpoints_go_to_openpcdet_and_come_back(tmp_path):
         torch.testing.assert_close(back.state_dict()[key], value, rtol=1e-6, atol=1e-7)
     for ours, theirs in zip(model.parameters(), back.parameters()):
         torch.testing.assert_close(restored.state[theirs]["exp_avg_sq"], optimizer.state[ours]["exp_avg_sq"])
-    assert {group["weight_decay"] for group in restored.param_groups} == {0.01} and restored.param_groups[0]["lr"] == 0.002
+    assert {group["weight_decay"] for group in restored.param_groups} == {0.01} and restored.param_groups[0][
+        "lr"
+    ] == 0.002

@@ -1,4 +1,5 @@
 """Every one-stage model that a file of cfgs/ describes: its keys, and what it computes, against OpenPCDet's."""
+
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,18 @@ import torch
 from easydict import EasyDict
 from golden_data import GOLDEN, needs_golden
 from model_data import dataset_like
-from tiny_models import CHANGES, TRAJECTORIES, calmed, configurations, load_cfg, measure, recorded, tiny_batch, tiny_dataset, trajectory
+from tiny_models import (
+    CHANGES,
+    TRAJECTORIES,
+    calmed,
+    configurations,
+    load_cfg,
+    measure,
+    recorded,
+    tiny_batch,
+    tiny_dataset,
+    trajectory,
+)
 
 from pcdet_focal.config import cfg_from_yaml_file
 from pcdet_focal.errors import InputError
@@ -29,7 +41,9 @@ def check_against_list(name, cfg):
     want = json.loads((GOLDEN / f"04_state_dicts/{name.replace('/', '__')}.json").read_text())
     net = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like(want))
     state = net.state_dict()
-    assert {key: [list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state.items()} == want["state_dict"]
+    assert {key: [list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state.items()} == want[
+        "state_dict"
+    ]
     assert list(state) == list(want["state_dict"])
     assert [key for key, _ in net.named_parameters()] == want["parameters"]
     assert sum(p.numel() for p in net.parameters()) == want["n_params"]
@@ -93,12 +107,18 @@ def test_the_first_steps_of_a_training_are_openpcdets_in_float64(name):
         assert got[key][:steps] == pytest.approx(want[key][:steps], rel=tolerance), key
 
 
-@pytest.mark.parametrize("name", ["waymo_models/pillarnet", "nuscenes_models/cbgs_dyn_pp_centerpoint", "nuscenes_models/cbgs_second_multihead"])
+@pytest.mark.parametrize(
+    "name",
+    ["waymo_models/pillarnet", "nuscenes_models/cbgs_dyn_pp_centerpoint", "nuscenes_models/cbgs_second_multihead"],
+)
 def test_a_sample_without_points_and_objects_trains_and_one_alone_is_evaluated(name):
     cfg = load_cfg(name)
     dataset = tiny_dataset(cfg)
     net = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    batch = {key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value for key, value in tiny_batch(name, cfg, dataset).items()}
+    batch = {
+        key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for key, value in tiny_batch(name, cfg, dataset).items()
+    }
     first, points = batch["voxel_coords"][:, 0] == 0, batch["points"][:, 0] == 0
     held = {"voxels": first, "voxel_coords": first, "voxel_num_points": first, "points": points}
     batch = {key: value[held[key]] if key in held else value for key, value in batch.items()}
@@ -124,7 +144,11 @@ def test_what_is_not_supported_is_named_with_what_is():
         node.NAME = old
         return str(caught.value)
 
-    assert message("", "PVRCNN") == "MODEL.NAME: PVRCNN is not supported here; (supported: CenterPoint, Detector3DTemplate, PillarNet, PointPillar, SECONDNet)"
+    assert (
+        message("", "PVRCNN")
+        == "MODEL.NAME: PVRCNN is not supported here; (supported: CenterPoint, Detector3DTemplate, PillarNet, "
+        "PointPillar, SECONDNet)"
+    )
     assert "VoxelBackBone8x, VoxelResBackBone8x" in message("BACKBONE_3D", "DSVT")
     assert "AnchorHeadMulti" in message("DENSE_HEAD", "VoxelNeXtHead")
     assert "DynPillarVFE" in message("VFE", "DynamicVoxelVFE")
@@ -152,7 +176,10 @@ def test_float32_and_autocast_stay_close_to_float64(name):
     cfg = load_cfg(name)
     dataset = tiny_dataset(cfg)
     net = calmed(build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)).float().train()
-    batch = {key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value for key, value in tiny_batch(name, cfg, dataset).items()}
+    batch = {
+        key: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for key, value in tiny_batch(name, cfg, dataset).items()
+    }
     want = recorded()[name]["loss"]
     assert net(dict(batch))[0]["loss"].item() == pytest.approx(want, rel=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,7 @@
-"""The models of cfgs/custom_models: the recorded state dict and grid of OpenPCDet's custom SECOND, and the grid that fits PointPillars."""
+"""The models of cfgs/custom_models: the recorded state dict and grid of OpenPCDet's custom SECOND, and the grid that
+fits PointPillars.
+"""
+
 import json
 from types import SimpleNamespace
 
@@ -25,24 +28,45 @@ def test_second_has_the_recorded_keys_shapes_and_grid(tmp_path):
     recorded = json.loads((GOLDEN / "04_state_dicts/custom_models__second.json").read_text())
     dataset, network = build("second", tmp_path)
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == {
-        key: tuple(value[0]) for key, value in recorded["state_dict"].items()}
+        key: tuple(value[0]) for key, value in recorded["state_dict"].items()
+    }
     assert sum(parameter.numel() for parameter in network.parameters()) == recorded["n_params"]
     assert dataset.grid_size.tolist() == recorded["grid_size"] and list(dataset.voxel_size) == recorded["voxel_size"]
     np.testing.assert_array_equal(dataset.point_cloud_range, np.float32(recorded["point_cloud_range"]))
-    assert dataset.class_names == recorded["class_names"] and dataset.point_feature_encoder.num_point_features == recorded["num_point_features"]
+    assert (
+        dataset.class_names == recorded["class_names"]
+        and dataset.point_feature_encoder.num_point_features == recorded["num_point_features"]
+    )
 
 
 def test_pointpillar_is_kittis_with_other_anchors(tmp_path):
     dataset, network = build("pointpillar", tmp_path)
     kitti = cfg_from_yaml_file(REPOSITORY / "cfgs/kitti_models/pointpillar.yaml", Config())
-    like = SimpleNamespace(class_names=kitti.CLASS_NAMES, grid_size=np.array([432, 496, 1]), voxel_size=[0.16, 0.16, 4], depth_downsample_factor=None,
-                           point_cloud_range=np.float32(kitti.DATA_CONFIG.POINT_CLOUD_RANGE), point_feature_encoder=dataset.point_feature_encoder)
+    like = SimpleNamespace(
+        class_names=kitti.CLASS_NAMES,
+        grid_size=np.array([432, 496, 1]),
+        voxel_size=[0.16, 0.16, 4],
+        depth_downsample_factor=None,
+        point_cloud_range=np.float32(kitti.DATA_CONFIG.POINT_CLOUD_RANGE),
+        point_feature_encoder=dataset.point_feature_encoder,
+    )
     wanted = build_network(model_cfg=kitti.MODEL, num_class=3, dataset=like).state_dict()
-    assert {key: value.shape for key, value in network.state_dict().items()} == {key: value.shape for key, value in wanted.items()}
+    assert {key: value.shape for key, value in network.state_dict().items()} == {
+        key: value.shape for key, value in wanted.items()
+    }
     assert dataset.grid_size.tolist() == [752, 752, 1]
 
 
-@pytest.mark.parametrize("name", ["custom_models/second", "custom_models/pointpillar", "kitti_models/second", "kitti_models/pointpillar",
-                                  "synthetic_models/second", "synthetic_models/pointpillar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "custom_models/second",
+        "custom_models/pointpillar",
+        "kitti_models/second",
+        "kitti_models/pointpillar",
+        "synthetic_models/second",
+        "synthetic_models/pointpillar",
+    ],
+)
 def test_no_shipped_configuration_has_a_misfit(name):
     assert check_configuration(cfg_from_yaml_file(REPOSITORY / f"cfgs/{name}.yaml", Config())) == []

@@ -1,4 +1,7 @@
-"""What stands in a loss class is what a head trains with: an edited formula, a subclass, a foreign module, and LOSS_CONFIG.FUSED."""
+"""What stands in a loss class is what a head trains with: an edited formula, a subclass, a foreign module, and
+LOSS_CONFIG.FUSED.
+"""
+
 import pytest
 import torch
 from head_cases import small_head, with_predictions
@@ -9,8 +12,11 @@ from pcdet_focal.errors import InputError
 from pcdet_focal.losses import sigmoid_focal
 
 CONFIGS = [
-    {}, {"CLS_LOSS": "FocalLoss"}, {"CLS_LOSS": {"NAME": "SigmoidFocalClassificationLoss", "NORMALIZER": "batch"}},
-    {"CLS_LOSS": "QualityFocalLoss"}, {"CLS_LOSS": "VarifocalLoss", "REG_LOSS": "WeightedL1Loss", "DIR_LOSS": "WeightedCrossEntropyLoss"},
+    {},
+    {"CLS_LOSS": "FocalLoss"},
+    {"CLS_LOSS": {"NAME": "SigmoidFocalClassificationLoss", "NORMALIZER": "batch"}},
+    {"CLS_LOSS": "QualityFocalLoss"},
+    {"CLS_LOSS": "VarifocalLoss", "REG_LOSS": "WeightedL1Loss", "DIR_LOSS": "WeightedCrossEntropyLoss"},
 ]
 
 
@@ -83,7 +89,9 @@ def test_a_module_without_from_labels_gets_targets_and_weights():
     _, parts, _ = results(head)
     logits, labels = head.forward_ret_dict["cls_preds"].detach().view(2, -1, 3), head.forward_ret_dict["box_cls_labels"]
     one_hot = nn.functional.one_hot(labels.clamp(min=0).long(), 4)[..., 1:]
-    each = ((logits.sigmoid() - one_hot).square() * (labels >= 0).unsqueeze(-1)).sum(dim=(1, 2)) / (labels > 0).sum(dim=1).clamp(min=1)
+    each = ((logits.sigmoid() - one_hot).square() * (labels >= 0).unsqueeze(-1)).sum(dim=(1, 2)) / (labels > 0).sum(
+        dim=1
+    ).clamp(min=1)
     torch.testing.assert_close(parts["rpn_loss_cls"], each.mean())
 
 
@@ -93,7 +101,9 @@ def test_from_labels_of_the_base_class_is_the_fused_form():
     fused, plain = losses.SigmoidFocalClassificationLoss(gamma=1.5), losses.SigmoidFocalClassificationLoss(gamma=1.5)
     plain.fused = False
     for normalizer in ("per_sample", "none"):
-        found, wanted = (loss.from_labels(logits, labels, normalizer=normalizer, loss_weight=0.7) for loss in (fused, plain))
+        found, wanted = (
+            loss.from_labels(logits, labels, normalizer=normalizer, loss_weight=0.7) for loss in (fused, plain)
+        )
         torch.testing.assert_close(found, wanted)
     with pytest.raises(InputError, match="normalizer"):
         plain.from_labels(logits, labels, normalizer="batch")

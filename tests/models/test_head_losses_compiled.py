@@ -1,4 +1,7 @@
-"""torch.compile(fullgraph=True) of an anchor head's loss, for every entry that LOSS_CONFIG can name: one graph, eager mode's numbers and gradients."""
+"""torch.compile(fullgraph=True) of an anchor head's loss, for every entry that LOSS_CONFIG can name: one graph, eager
+mode's numbers and gradients.
+"""
+
 import copy
 import itertools
 
@@ -6,13 +9,37 @@ import pytest
 import torch
 from head_cases import small_head, with_predictions
 
-CLS = ["SigmoidFocalClassificationLoss", {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4]}, "QualityFocalLoss",
-       {"NAME": "VarifocalLoss", "QUALITY_SPACE": "bev"}, "GHMC", "BinaryCrossEntropyLoss", "BCEBlurWithLogitsLoss", "AsymmetricLoss",
-       "EqualizedFocalLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss", "CrossEntropyLoss", {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True}]
-REG = ["WeightedSmoothL1Loss", "WeightedL1Loss", "SmoothL1Loss", "L1Loss", "MSELoss", "BalancedL1Loss", "GHMR", "CornerLoss",
-       {"NAME": "RotatedIoULoss", "KIND": "iou", "SPACE": "bev"}]
+CLS = [
+    "SigmoidFocalClassificationLoss",
+    {"NAME": "FocalLoss", "ALPHA": [0.2, 0.3, 0.4]},
+    "QualityFocalLoss",
+    {"NAME": "VarifocalLoss", "QUALITY_SPACE": "bev"},
+    "GHMC",
+    "BinaryCrossEntropyLoss",
+    "BCEBlurWithLogitsLoss",
+    "AsymmetricLoss",
+    "EqualizedFocalLoss",
+    "SoftmaxFocalLoss",
+    "LabelSmoothingLoss",
+    "CrossEntropyLoss",
+    {"NAME": "CrossEntropyLoss", "USE_SIGMOID": True},
+]
+REG = [
+    "WeightedSmoothL1Loss",
+    "WeightedL1Loss",
+    "SmoothL1Loss",
+    "L1Loss",
+    "MSELoss",
+    "BalancedL1Loss",
+    "GHMR",
+    "CornerLoss",
+    {"NAME": "RotatedIoULoss", "KIND": "iou", "SPACE": "bev"},
+]
 DIR = ["WeightedCrossEntropyLoss", "CrossEntropyLoss", "SoftmaxFocalLoss", "LabelSmoothingLoss"]
-TOGETHER = [{"CLS_LOSS": cls, "REG_LOSS": reg, "DIR_LOSS": direction} for cls, reg, direction in zip(CLS, itertools.cycle(REG), itertools.cycle(DIR))]
+TOGETHER = [
+    {"CLS_LOSS": cls, "REG_LOSS": reg, "DIR_LOSS": direction}
+    for cls, reg, direction in zip(CLS, itertools.cycle(REG), itertools.cycle(DIR))
+]
 
 
 @pytest.mark.parametrize("config", [{}, *({"NORMALIZER": name} for name in ("batch", "ema")), *TOGETHER], ids=str)

@@ -1,4 +1,5 @@
 """Suppression as the detectors ask for it: classes together, each on its own, with limits of their own."""
+
 import pytest
 import torch
 from easydict import EasyDict
@@ -11,7 +12,9 @@ CONFIG = EasyDict(NMS_TYPE="nms_gpu", NMS_THRESH=0.1, NMS_PRE_MAXSIZE=60, NMS_PO
 
 def problem(count=150, classes=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    boxes = torch.rand(count, 9, generator=generator) * torch.tensor([12, 12, 1, 3, 2, 1, 6, 1, 1]) + torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0])
+    boxes = torch.rand(count, 9, generator=generator) * torch.tensor([12, 12, 1, 3, 2, 1, 6, 1, 1]) + torch.tensor(
+        [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    )
     return torch.randperm(count * classes, generator=generator).view(count, classes) / (count * classes), boxes
 
 
@@ -23,7 +26,9 @@ def test_each_class_is_as_if_it_were_alone(threshold):
         selected, kept = model_nms_utils.class_agnostic_nms(scores[:, label], boxes, CONFIG, threshold)
         own = scores[:, label].argsort(descending=True)[:60]
         own = own if threshold is None else own[scores[own, label] >= threshold]
-        assert torch.equal(selected, own[nms_rotated(boxes[own], scores[own, label], 0.1)][:25]) and torch.equal(kept, scores[selected, label])
+        assert torch.equal(selected, own[nms_rotated(boxes[own], scores[own, label], 0.1)][:25]) and torch.equal(
+            kept, scores[selected, label]
+        )
         expected += [(kept, torch.full_like(selected, label), boxes[selected])]
     for got, want in zip(model_nms_utils.multi_classes_nms(scores, boxes, CONFIG, threshold), zip(*expected)):
         assert torch.equal(got, torch.cat(want))
@@ -55,6 +60,6 @@ def test_limits_of_each_class():
             least = threshold[label] if isinstance(threshold, list) else threshold
             own = torch.nonzero((labels == label) & (scores[:, 0] > (-1 if least is None else least))).view(-1)
             own = own[nms_rotated(boxes[own], scores[own, 0], limits.NMS_THRESH[label], limits.NMS_PRE_MAXSIZE[label])]
-            expected += own[:limits.NMS_POST_MAXSIZE[label]].tolist()
+            expected += own[: limits.NMS_POST_MAXSIZE[label]].tolist()
         assert selected.tolist() == expected and torch.equal(kept, scores[selected, 0])
         assert len(expected) > 5

@@ -1,4 +1,7 @@
-"""The weights that target assignment gives the losses, against those of mmdetection's dense heads (recorded runs on images)."""
+"""The weights that target assignment gives the losses, against those of mmdetection's dense heads (recorded runs on
+images).
+"""
+
 import json
 
 import numpy as np
@@ -15,7 +18,7 @@ RECORDED = GOLDEN / "11_loss_zoo" / "mmdet_dense_head_targets.npz"
 
 def recorded(case):
     with np.load(RECORDED) as data:
-        arrays = {key[len(case) + 1:]: data[key] for key in data.files if key.startswith(case + "_")}
+        arrays = {key[len(case) + 1 :]: data[key] for key in data.files if key.startswith(case + "_")}
         record = next(r for r in json.loads(data["index"].item()) if r["case"] == case)
     return arrays, record
 
@@ -29,7 +32,11 @@ def as_boxes(corners, *more):
 
 def inside(arrays, record, image):
     """Which anchors mmdetection looks at: all, or with ``allowed_border`` those that the image holds."""
-    border, (height, width), anchors = record["train_cfg"]["allowed_border"], record["img_shapes"][image], arrays["anchors"]
+    border, (height, width), anchors = (
+        record["train_cfg"]["allowed_border"],
+        record["img_shapes"][image],
+        arrays["anchors"],
+    )
     if border < 0:
         return arrays[f"valid_flags_{image}"]
     held = (anchors[:, :2] >= -border).all(1) & (anchors[:, 2] < width + border) & (anchors[:, 3] < height + border)
@@ -40,7 +47,9 @@ def inside(arrays, record, image):
 @pytest.mark.parametrize("case", ["retina_basic", "retina_posw_border"])
 @pytest.mark.parametrize("image", [0, 1])
 def test_overlap_thresholds(case, image):
-    """mmdetection's anchors take boxes of any class, so here all are of one. ``retina_ignore`` has regions to ignore, which do not exist here."""
+    """mmdetection's anchors take boxes of any class, so here all are of one. ``retina_ignore`` has regions to ignore,
+    which do not exist here.
+    """
     arrays, record = recorded(case)
     looked_at, assigner = inside(arrays, record, image), record["train_cfg"]["assigner"]
     anchors = as_boxes(arrays["anchors"][looked_at]).view(1, 1, -1, 1, 1, 7)
@@ -52,7 +61,9 @@ def test_overlap_thresholds(case, image):
     weights[looked_at] = out["label_weights"][0]
     positive_weight = max(record["train_cfg"]["pos_weight"], 1)
     positive = arrays["labels"][image] < record["background"]
-    np.testing.assert_array_equal(np.where(positive, positive_weight * weights, weights), arrays["label_weights"][image])
+    np.testing.assert_array_equal(
+        np.where(positive, positive_weight * weights, weights), arrays["label_weights"][image]
+    )
     box_weights = np.zeros((len(looked_at), 4))
     box_weights[looked_at] = out["bbox_weights"][0, :, :4]
     np.testing.assert_array_equal(box_weights, arrays["bbox_weights"][image])
@@ -62,7 +73,9 @@ def test_overlap_thresholds(case, image):
 @needs_golden
 @pytest.mark.parametrize("case", ["atss_basic", "atss_empty_gt"])
 def test_atss_ignores_nothing(case):
-    """In mmdetection a box's threshold spans the levels of the pyramid, in OpenPCDet one set of anchors, so the positives are not comparable."""
+    """In mmdetection a box's threshold spans the levels of the pyramid, in OpenPCDet one set of anchors, so the
+    positives are not comparable.
+    """
     arrays, record = recorded(case)
     levels = torch.split(as_boxes(arrays["anchors"]), record["num_level_anchors"])
     sets = [level.view(1, *shape, 1, 1, 7) for level, shape in zip(levels, record["featmap_sizes"])]

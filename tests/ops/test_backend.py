@@ -1,4 +1,5 @@
 """The choice of the backend, and what happens without numba."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,20 @@ from pcdet_focal.ops.iou3d_nms import iou3d_nms_utils
 from pcdet_focal.ops.rotated_iou import boxes_iou_bev
 
 
-@pytest.mark.parametrize("forced, device, has_cuda, chosen", [
-    (None, "cpu", False, "cpu"), (None, "cuda:0", True, "cuda"), (None, "cuda:0", False, "reference"),
-    ("", "cpu", False, "cpu"), ("reference", "cpu", False, "reference"), ("reference", "cuda", True, "reference"),
-    ("cpu", "cpu", False, "cpu"), ("CPU", "cuda", True, "cpu"), ("cuda", "cpu", True, "cpu")])
+@pytest.mark.parametrize(
+    "forced, device, has_cuda, chosen",
+    [
+        (None, "cpu", False, "cpu"),
+        (None, "cuda:0", True, "cuda"),
+        (None, "cuda:0", False, "reference"),
+        ("", "cpu", False, "cpu"),
+        ("reference", "cpu", False, "reference"),
+        ("reference", "cuda", True, "reference"),
+        ("cpu", "cpu", False, "cpu"),
+        ("CPU", "cuda", True, "cpu"),
+        ("cuda", "cpu", True, "cpu"),
+    ],
+)
 def test_choice(monkeypatch, forced, device, has_cuda, chosen):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr("pcdet_focal.ops.backend._can_import", lambda package: True)
@@ -92,7 +103,14 @@ def test_read_only_and_reversed_arrays_are_accepted_and_left_alone():
 
 def test_door_of_iou3d_nms():
     assert set(iou3d_nms_utils.__all__) == {
-        "boxes_bev_iou_cpu", "boxes_iou_bev", "boxes_iou3d_gpu", "boxes_aligned_iou3d_gpu", "paired_boxes_iou3d_gpu", "nms_gpu", "nms_normal_gpu"}
+        "boxes_bev_iou_cpu",
+        "boxes_iou_bev",
+        "boxes_iou3d_gpu",
+        "boxes_aligned_iou3d_gpu",
+        "paired_boxes_iou3d_gpu",
+        "nms_gpu",
+        "nms_normal_gpu",
+    }
     a = torch.tensor([[0, 0, 0, 2, 2, 2, 0.0], [5, 5, 0, 2, 2, 2, 0.0]])
     b = torch.tensor([[0, 1, 1, 2, 2, 2, 0.0], [5, 5, 0, 2, 2, 2, 0.0]])
     assert torch.allclose(iou3d_nms_utils.boxes_bev_iou_cpu(a, b), torch.tensor([[1 / 3, 0], [0, 1]]))

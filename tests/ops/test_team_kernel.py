@@ -1,4 +1,7 @@
-"""Kernels that share out their own work: each task once, on torch's team, on the pool that stands in for it, and in a forked process."""
+"""Kernels that share out their own work: each task once, on torch's team, on the pool that stands in for it, and in a
+forked process.
+"""
+
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +11,19 @@ import pytest
 import torch
 
 from pcdet_focal.ops.arrays import fresh_zeros
-from pcdet_focal.ops.team_kernel import (LINE, TeamKernel, arguments_type, array_at, clear, count_up, lowest_bit, mask_64, next_task, prefetch,
-                                         shuffle)
+from pcdet_focal.ops.team_kernel import (
+    LINE,
+    TeamKernel,
+    arguments_type,
+    array_at,
+    clear,
+    count_up,
+    lowest_bit,
+    mask_64,
+    next_task,
+    prefetch,
+    shuffle,
+)
 from pcdet_focal.ops.zeros import zeros
 
 Rows = arguments_type("Rows", "values size done last", "factor")
@@ -78,7 +92,7 @@ def test_clear_writes_what_it_should_and_no_more(begin, count):
     values = np.ones(200, np.float32)
     clear_part(values, begin, begin + count)
     expected = np.ones(200, np.float32)
-    expected[begin:begin + count] = 0
+    expected[begin : begin + count] = 0
     assert (values == expected).all()
 
 
@@ -140,8 +154,10 @@ def places(integers, first, wanted_above):
 @pytest.mark.parametrize("first", [0, 1, 5])
 def test_bits_of_64_integers(dtype, first):
     integers = np.zeros(80, dtype)
-    integers[[0, 5, 6, 20, 63, 64, 68, 79]] = [1, -1, 3, -2**31, 2**31 - 1, 1, -1, 9]
-    group = integers[first:first + 64]
+    integers[[0, 5, 6, 20, 63, 64, 68, 79]] = [1, -1, 3, -(2**31), 2**31 - 1, 1, -1, 9]
+    group = integers[first : first + 64]
     assert places(integers, first, True) == np.flatnonzero(group > 0).tolist()
     assert places(integers, first, False) == np.flatnonzero(group).tolist()
-    assert places(np.ones(64, dtype), 0, True) == list(range(64)) and places(np.ones(64, dtype), 0, False) == list(range(64))
+    assert places(np.ones(64, dtype), 0, True) == list(range(64)) and places(np.ones(64, dtype), 0, False) == list(
+        range(64)
+    )

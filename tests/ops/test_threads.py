@@ -1,4 +1,5 @@
 """Sharing out tasks: each once, errors seen, on torch's own threads or on the pool that stands in for them."""
+
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,6 @@ import pytest
 import torch
 
 from pcdet_focal.ops.threads import share_out
-
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

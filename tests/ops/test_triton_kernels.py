@@ -1,4 +1,7 @@
-"""The Triton kernels of the rooms of ``pcdet_focal.ops``: right in the interpreter, and compiled for GPUs that are not here."""
+"""The Triton kernels of the rooms of ``pcdet_focal.ops``: right in the interpreter, and compiled for GPUs that are not
+here.
+"""
+
 import importlib
 import re
 from pathlib import Path
@@ -11,8 +14,10 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="this process interprets Tri
 
 # room: the cases of its tests that take few programs; the interpreter needs about 20 ms for each
 ROOMS = {
-    "rotated_iou": "closed_forms or large_coordinates or tiny or (not_finite and nan) or further_columns or symmetric or pairs or every_backend",
-    "nms": "n65 or groups_by_hand or survivors or equal or touching or only or post_maxsize or each-65 or axis_aligned or empty",
+    "rotated_iou": "closed_forms or large_coordinates or tiny or (not_finite and nan) or further_columns or symmetric "
+    "or pairs or every_backend",
+    "nms": "n65 or groups_by_hand or survivors or equal or touching or only or post_maxsize or each-65 or "
+    "axis_aligned or empty",
     "points_in_boxes": "faces or heading or first_box or not_a_number or empty or batch or moves",
     "anchor_targets": "worked or tiles or borders or of_equal or tiny or identical_gts",
     "anchor_search": "by_hand or no_grid or not_finite or blocks",
@@ -39,27 +44,50 @@ GRID = pointers(fp32="low_x high_x low_y high_y rectangles", i64="table", i32="c
 KERNELS = {  # room.kernel: types of its arguments, constants
     "rotated_iou._fill_matrix": (pointers(fp64="a b", fp32="out") | integers("n m"), dict(WHAT=1, TILE_A=8, TILE_B=32)),
     "rotated_iou._fill_aligned": (pointers(fp64="a b out") | integers("n"), dict(WHAT=2, BLOCK=128)),
-    "rotated_iou._fill_overlap_and_derivative": (pointers(fp64="pairs area derivative") | integers("n"), dict(BLOCK=128)),
-    "nms._compare": (pointers(fp64="boxes thresh_of_tile", i32="end_of_tile", i64="suppresses") | integers("slots words"), dict(ROWS=4)),
-    "nms._settle": (pointers(i64="suppresses first_tile size most", i8="stays") | integers("words"), dict(WORDS=64, ROWS=32)),
-    **{f"points_in_boxes.{kernel}": (pointers(fp32="points position", fp64="half", i32="out") | integers("count most width"), dict(POINTS=256))
-       for kernel in ("_fill_mask", "_fill_index", "_fill_count")},
+    "rotated_iou._fill_overlap_and_derivative": (
+        pointers(fp64="pairs area derivative") | integers("n"),
+        dict(BLOCK=128),
+    ),
+    "nms._compare": (
+        pointers(fp64="boxes thresh_of_tile", i32="end_of_tile", i64="suppresses") | integers("slots words"),
+        dict(ROWS=4),
+    ),
+    "nms._settle": (
+        pointers(i64="suppresses first_tile size most", i8="stays") | integers("words"),
+        dict(WORDS=64, ROWS=32),
+    ),
+    **{
+        f"points_in_boxes.{kernel}": (
+            pointers(fp32="points position", fp64="half", i32="out") | integers("count most width"),
+            dict(POINTS=256),
+        )
+        for kernel in ("_fill_mask", "_fill_index", "_fill_count")
+    },
     "anchor_targets._find_best": (GRID | pointers(fp32="best"), dict(WIDEST=256, HIGHEST=256, CELLS=128)),
     "anchor_targets._label": (
-        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("most total"), dict(MOST=32, ROWS=8, COLUMNS=32)),
+        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("most total"),
+        dict(MOST=32, ROWS=8, COLUMNS=32),
+    ),
     "anchor_search._find_nearest": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count most topk"), dict(BLOCK=1024)),
+        pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count most topk"),
+        dict(BLOCK=1024),
+    ),
     "anchor_search._find_most_overlapping": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="best") | integers("count most"), dict(WHAT=2, BLOCK=256)),
+        pointers(fp64="anchors boxes", i8="wanted", i64="best") | integers("count most"),
+        dict(WHAT=2, BLOCK=256),
+    ),
 }
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles(name, capability):
-    """To machine code, and without fused multiply-adds: they would give other last digits than the CPU (sine and cosine have their own)."""
+    """To machine code, and without fused multiply-adds: they would give other last digits than the CPU (sine and cosine
+    have their own).
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
     room, kernel = name.split(".")
     types, constants = KERNELS[name]
     function = getattr(importlib.import_module(f"pcdet_focal.ops.{room}.cuda"), kernel)

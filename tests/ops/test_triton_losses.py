@@ -1,7 +1,10 @@
-"""The Triton kernels of the losses on a machine without a GPU: run in Triton's interpreter, and compiled to machine code for two of NVIDIA's.
+"""The Triton kernels of the losses on a machine without a GPU: run in Triton's interpreter, and compiled to machine
+code for two of NVIDIA's.
 
-Triton decides when it is imported whether it compiles or interprets, so the interpreted tests have a process of their own.
+Triton decides when it is imported whether it compiles or interprets, so the interpreted tests have a process of their
+own.
 """
+
 import os
 import re
 import subprocess
@@ -16,10 +19,14 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="this process interprets Tri
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("tests, at_least", [
-    ("tests/ops/focal_loss/interpreted_focal_loss.py", 100), ("tests/ops/anchor_box_loss/test_anchor_box_loss.py", 25),
-    ("tests/models/interpreted_head_loss.py", 12),
-])
+@pytest.mark.parametrize(
+    "tests, at_least",
+    [
+        ("tests/ops/focal_loss/interpreted_focal_loss.py", 100),
+        ("tests/ops/anchor_box_loss/test_anchor_box_loss.py", 25),
+        ("tests/models/interpreted_head_loss.py", 12),
+    ],
+)
 def test_in_the_interpreter(tests, at_least):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PCDET_FOCAL_BACKEND": "cuda", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
@@ -29,13 +36,18 @@ def test_in_the_interpreter(tests, at_least):
 
 
 def machine_code(kernel, arch, num_warps=4, **arguments):
-    """The cubin of a kernel for ``arch`` (80: A100, 90: H100); arguments are a type such as '*fp32' or 'i32', or a value that is compiled in."""
+    """The cubin of a kernel for ``arch`` (80: A100, 90: H100); arguments are a type such as '*fp32' or 'i32', or a
+    value that is compiled in.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     if isinstance(kernel, triton.runtime.Autotuner):
         kernel = kernel.fn
-    types = {name: str(a) if str(a).lstrip("*") in ("fp64", "fp32", "fp16", "bf16", "i64", "i32") else "constexpr" for name, a in arguments.items()}
+    types = {
+        name: str(a) if str(a).lstrip("*") in ("fp64", "fp32", "fp16", "bf16", "i64", "i32") else "constexpr"
+        for name, a in arguments.items()
+    }
     fixed = {name: a for name, a in arguments.items() if types[name] == "constexpr"}
     source = ASTSource(fn=kernel, signature={name: types[name] for name in kernel.arg_names}, constexprs=fixed)
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": num_warps}).asm["cubin"]
@@ -56,11 +68,40 @@ def test_losses_from_labels_compile(kind, logits, arch):
     fixed = {"KIND": kind, "IOU_WEIGHTED": True, "TILE": 4096, "COUNT_TILES": 32, "SIZE_CLASS": 10, **numbers}
     config = cuda._CONFIGS[LOGITS.index(logits) + 1].all_kwargs()
     block = {"BLOCK": config["BLOCK"], "num_warps": config["num_warps"]}
-    one_pass = {"counts": "*i32", "incoming": None, "sums": "*fp64", "grad": logits, "GAMMA_2": True, "C": 3, "per_class": None}
-    gradient = {"counts": None, "incoming": "*fp32", "sums": None, "grad": logits, "GAMMA_2": False, "C": 10,
-                "per_class": "*fp32" if kind == "focal" else None}
-    for labels, arguments in (("*i32", one_pass), ("*i64", gradient))[:2 if arch == 90 else 1]:
-        assert len(machine_code(cuda._from_labels, arch, logits=logits, labels=labels, quality=quality, **arguments, **fixed, **block)) > 1000
+    one_pass = {
+        "counts": "*i32",
+        "incoming": None,
+        "sums": "*fp64",
+        "grad": logits,
+        "GAMMA_2": True,
+        "C": 3,
+        "per_class": None,
+    }
+    gradient = {
+        "counts": None,
+        "incoming": "*fp32",
+        "sums": None,
+        "grad": logits,
+        "GAMMA_2": False,
+        "C": 10,
+        "per_class": "*fp32" if kind == "focal" else None,
+    }
+    for labels, arguments in (("*i32", one_pass), ("*i64", gradient))[: 2 if arch == 90 else 1]:
+        assert (
+            len(
+                machine_code(
+                    cuda._from_labels,
+                    arch,
+                    logits=logits,
+                    labels=labels,
+                    quality=quality,
+                    **arguments,
+                    **fixed,
+                    **block,
+                )
+            )
+            > 1000
+        )
 
 
 @ARCHS
@@ -92,9 +133,34 @@ def test_the_box_and_direction_loss_compiles(preds, arch):
     from pcdet_focal.ops.anchor_box_loss import cuda
 
     tensors = {"box_preds": preds, "box_targets": "*fp32", "labels": "*i32", "code_weights": "*fp32"}
-    numbers = {"num_anchors": "i32", "batch_size": "i32", "beta": "fp32", "dir_offset": "fp32", "TILE": cuda._TILE, "BLOCK": cuda._BLOCK}
-    forward = {"grad_box": None, "grad_dir": None, "sums": "*fp64", "counts": "*i32", "box_grad": None, "dir_grad": None, "D": 7, "L1": False}
-    backward = {"grad_box": "*fp32", "grad_dir": "*fp32", "sums": None, "counts": None, "box_grad": preds, "dir_grad": preds, "D": 9, "L1": True}
+    numbers = {
+        "num_anchors": "i32",
+        "batch_size": "i32",
+        "beta": "fp32",
+        "dir_offset": "fp32",
+        "TILE": cuda._TILE,
+        "BLOCK": cuda._BLOCK,
+    }
+    forward = {
+        "grad_box": None,
+        "grad_dir": None,
+        "sums": "*fp64",
+        "counts": "*i32",
+        "box_grad": None,
+        "dir_grad": None,
+        "D": 7,
+        "L1": False,
+    }
+    backward = {
+        "grad_box": "*fp32",
+        "grad_dir": "*fp32",
+        "sums": None,
+        "counts": None,
+        "box_grad": preds,
+        "dir_grad": preds,
+        "D": 9,
+        "L1": True,
+    }
     direction = {"dir_logits": preds, "anchor_headings": "*fp32", "K": 2}
     nothing = {"dir_logits": None, "anchor_headings": None, "K": 0}
     for arguments in ({**forward, **direction}, {**backward, **(nothing if preds == "*fp16" else direction)}):

@@ -1,4 +1,7 @@
-"""tools/benchmark.py: what it compares computes the same, the files and the page of a run, its clock and counters, mistakes."""
+"""tools/benchmark.py: what it compares computes the same, the files and the page of a run, its clock and counters,
+mistakes.
+"""
+
 import json
 import re
 import time
@@ -11,7 +14,19 @@ import tiny_kitti
 import torch
 
 from pcdet_focal.engine import cli
-from pcdet_focal.engine.benchmark import SUITES, Case, goals, losses, measure, ops, page, peak_memory, pipeline, results, run
+from pcdet_focal.engine.benchmark import (
+    SUITES,
+    Case,
+    goals,
+    losses,
+    measure,
+    ops,
+    page,
+    peak_memory,
+    pipeline,
+    results,
+    run,
+)
 
 CPU = torch.device("cpu")
 BENCHMARKS = tiny_kitti.REPOSITORY / "benchmarks"
@@ -39,7 +54,8 @@ def cheap(monkeypatch):
     monkeypatch.setattr("pcdet_focal.engine.memory.keep_freed_memory", lambda: False)
 
 
-# ---- the sides of a row compute the same --------------------------------------------------------------------------------------------
+# ---- the sides of a row compute the same
+# --------------------------------------------------------------------------------------------
 
 
 def cases(suite: str, row: str) -> list[Case]:
@@ -53,12 +69,14 @@ def test_both_sides_have_the_same_gradients(row):
     for case in found:
         for ours, plain in zip(case.sides["ours"](), case.sides["eager"](), strict=True):
             assert float(plain.abs().max()) > 0
-            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()), msg=lambda text: f"{case.case}: {text}")
+            torch.testing.assert_close(
+                ours, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()), msg=lambda text: f"{case.case}: {text}"
+            )
     assert sum(case.kept_bytes for case in found) == sum(losses.nbytes(*case.sides["ours"]()) for case in found)
 
 
 def test_target_assignment_gives_the_same_targets():
-    case, = cases("ops", "target_assignment")
+    (case,) = cases("ops", "target_assignment")
     ours, plain, dense = (case.sides[side]() for side in ("ours", "eager", "reference"))
     assert (ours["box_cls_labels"] > 0).sum() > 50 and (ours["box_cls_labels"] < 0).sum() > 20
     for key in ("box_cls_labels", "box_reg_targets"):
@@ -68,15 +86,18 @@ def test_target_assignment_gives_the_same_targets():
 
 def test_operators_agree_with_the_packages_they_are_compared_with():
     pytest.importorskip("shapely")
-    iou, = cases("ops", "rotated_iou")
+    (iou,) = cases("ops", "rotated_iou")
     np.testing.assert_allclose(iou.sides["ours"](), iou.sides["shapely"](), atol=1e-5)
     assert float(iou.sides["ours"]().max()) > 0.05
-    nms, = cases("ops", "rotated_nms")
+    (nms,) = cases("ops", "rotated_nms")
     kept = {name: side().tolist() for name, side in nms.sides.items()}
     assert 10 < len(kept["ours"]) < 64 and kept.keys() == {"ours", "reference", "shapely", "shapely loop"}
     assert all(indices == kept["ours"] for indices in kept.values())
-    points, = cases("ops", "points_in_boxes")
-    assert torch.equal(points.sides["ours"](), points.sides["reference"]()) and int((points.sides["ours"]() >= 0).sum()) > 100
+    (points,) = cases("ops", "points_in_boxes")
+    assert (
+        torch.equal(points.sides["ours"](), points.sides["reference"]())
+        and int((points.sides["ours"]() >= 0).sum()) > 100
+    )
 
 
 def test_voxels_and_the_sparse_encoder_agree_with_spconv():
@@ -99,13 +120,14 @@ def test_one_training_step_with_either_losses_goes_the_same_way():
 
 
 def test_the_frames_of_the_evaluation_have_true_and_false_detections():
-    case, = cases("ops", "kitti_ap")
+    (case,) = cases("ops", "kitti_ap")
     strict = {name: case.sides["ours"]().ap[name]["3d"]["strict"]["R40"] for name in ("Car", "Pedestrian", "Cyclist")}
     assert all(((values >= 0) & (values < 100)).all() for values in strict.values()) and strict["Car"].max() > 1
     assert "14 detections each" in case.shape
 
 
-# ---- clock and counters -------------------------------------------------------------------------------------------------------------
+# ---- clock and counters
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_clock_takes_turns_and_gives_ratios():
@@ -115,12 +137,16 @@ def test_the_clock_takes_turns_and_gives_ratios():
         def side():
             order.append(name)
             time.sleep(seconds)
+
         return side
 
-    timed = measure.time_case(Case("row", "case", "", {"ours": sleeper("ours", 0.06), "other": sleeper("other", 0.12)}), rounds=3)
+    timed = measure.time_case(
+        Case("row", "case", "", {"ours": sleeper("ours", 0.06), "other": sleeper("other", 0.12)}), rounds=3
+    )
     assert order[4:] == ["ours", "other", "other", "ours", "other", "ours"]  # after two calls of each that do not count
     assert timed["sides"]["ours"]["n"] == 3 and timed["sides"]["ours"]["calls"] == 1
-    assert 0.06 <= timed["sides"]["ours"]["median"] and 0.12 <= timed["sides"]["other"]["median"]  # sleep never wakes early
+    # sleep never wakes early
+    assert 0.06 <= timed["sides"]["ours"]["median"] and 0.12 <= timed["sides"]["other"]["median"]
     assert timed["ratios"].keys() == {"other"}
     assert timed["ratios"]["other"]["q1"] <= timed["ratios"]["other"]["median"] <= timed["ratios"]["other"]["q3"]
     asleep = measure.time_case(Case("row", "case", "", {"ours": sleeper("ours", 0.06)}), rounds=2, cpu_time=True)
@@ -132,9 +158,9 @@ def test_the_clock_takes_turns_and_gives_ratios():
 def test_peak_memory_counts_torch_and_numpy():
     def side():
         a = torch.ones(1000, 250)  # 1 MB
-        b = a + a                  # 1 MB more
+        b = a + a  # 1 MB more
         del a
-        c = np.ones(375_000)       # 3 MB of numpy's own
+        c = np.ones(375_000)  # 3 MB of numpy's own
         return b, c
 
     assert peak_memory.peak_bytes(side, CPU) == pytest.approx(5_000_000, rel=0.02)
@@ -169,7 +195,12 @@ def test_a_stopwatch_charges_each_stage_for_its_own_time():
 
 def test_one_thread_is_also_one_of_numpys_matrix_products():
     def threads() -> list[int]:
-        blas = [getattr(library, get)() for library in pipeline._openblas() for get in pipeline._BLAS_THREADS if hasattr(library, get)]
+        blas = [
+            getattr(library, get)()
+            for library in pipeline._openblas()
+            for get in pipeline._BLAS_THREADS
+            if hasattr(library, get)
+        ]
         return [torch.get_num_threads(), *blas]
 
     before = threads()
@@ -179,18 +210,26 @@ def test_one_thread_is_also_one_of_numpys_matrix_products():
 
 
 def test_goals_are_judged_by_medians():
-    row = {"row": "classification", "case": "SECOND KITTI", "device": "cpu", "sides": {"ours": {"median": 0.002, "extra_memory": 1_500_000}},
-           "ratios": {"eager": {"median": 26.0}, "copy": {"median": 0.25}}}
+    row = {
+        "row": "classification",
+        "case": "SECOND KITTI",
+        "device": "cpu",
+        "sides": {"ours": {"median": 0.002, "extra_memory": 1_500_000}},
+        "ratios": {"eager": {"median": 26.0}, "copy": {"median": 0.25}},
+    }
     judged = {entry["goal"]: (entry["found"], entry["met"]) for entry in goals.judge("losses", row)}
     assert judged == {
-        "at least 25 times as fast as eager": (26.0, True), "at least 20 times as fast as compiled": (None, None),
-        "at most 5 times the time of copy": (4.0, True), "at most 1 MB beyond the gradient": (1_500_000, False),
+        "at least 25 times as fast as eager": (26.0, True),
+        "at least 20 times as fast as compiled": (None, None),
+        "at most 5 times the time of copy": (4.0, True),
+        "at most 1 MB beyond the gradient": (1_500_000, False),
     }
     known = {(suite, row) for suite in SUITES for row in SUITES[suite]} | {("data", "pipeline")}
     assert {(goal.suite, goal.row) for goal in goals.GOALS} <= known
 
 
-# ---- whole runs ---------------------------------------------------------------------------------------------------------------------
+# ---- whole runs
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_schema(content: dict, suite: str) -> None:
@@ -201,7 +240,12 @@ def check_schema(content: dict, suite: str) -> None:
         assert row["device"] == "cpu" or content["machine"]["gpu"]
         assert "ours" in row["sides"] and row["ratios"].keys() == row["sides"].keys() - {"ours"}
         for side in row["sides"].values():
-            assert 0 < side["q1"] <= side["median"] <= side["q3"] and side["n"] >= 1 and side["calls"] >= 1 and side["first_call"] > 0
+            assert (
+                0 < side["q1"] <= side["median"] <= side["q3"]
+                and side["n"] >= 1
+                and side["calls"] >= 1
+                and side["first_call"] > 0
+            )
 
 
 def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypatch, capsys):
@@ -212,10 +256,20 @@ def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypat
     content = results.read("there/x.json")
     check_schema(content, "losses")
     assert list(dict.fromkeys(row["row"] for row in content["rows"])) == list(SUITES["losses"])
-    assert content["command"] == "python tools/benchmark.py losses --quick --repeats 1 --threads 1" and content["threads"] == 1
+    assert (
+        content["command"] == "python tools/benchmark.py losses --quick --repeats 1 --threads 1"
+        and content["threads"] == 1
+    )
     second = content["rows"][0]
-    assert second["case"] == "SECOND KITTI" and second["shape"] == "4 x 4,000 x 3" and second["kept_bytes"] == 4 * 4000 * 3 * 4
-    assert second["sides"]["eager"]["extra_memory"] > 5 * second["kept_bytes"] and second["sides"]["ours"]["extra_memory"] < 200_000
+    assert (
+        second["case"] == "SECOND KITTI"
+        and second["shape"] == "4 x 4,000 x 3"
+        and second["kept_bytes"] == 4 * 4000 * 3 * 4
+    )
+    assert (
+        second["sides"]["eager"]["extra_memory"] > 5 * second["kept_bytes"]
+        and second["sides"]["ours"]["extra_memory"] < 200_000
+    )
     assert second["sides"]["ours"]["rss"] == pytest.approx(12_345_678 - second["kept_bytes"], rel=1e-3)
     assert re.search(r"eager +[\d.]+ ms .* x ours .* MB more", printed) and "startup: import 0.50 s" in printed
     assert benchmark("page", "--out", "there/README.md") == 2
@@ -224,7 +278,10 @@ def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypat
 
 def test_quick_ops_and_a_row_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for argv in (["--cpu_time", "--out", "x.json", "--only", "points_in_boxes", "kitti_ap", "rotated_nms"], ["--only", "kitti_ap"]):
+    for argv in (
+        ["--cpu_time", "--out", "x.json", "--only", "points_in_boxes", "kitti_ap", "rotated_nms"],
+        ["--only", "kitti_ap"],
+    ):
         assert benchmark("ops", "--quick", "--repeats", 1, *argv) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]  # a part of a run is kept only where --out says so
     content = results.read("x.json")
@@ -243,9 +300,20 @@ def test_quick_data_pipeline_stage_by_stage(tmp_path, monkeypatch, capsys):
     assert content["threads"] == 1 and whole["row"] == "pipeline" and "3 frames simulated" in whole["shape"]
     assert whole["goals"][0]["goal"] == "at least 150 a second"
     names = [row["case"] for row in stages]
-    steps = ["gt_sampling", "random_world_flip", "random_world_rotation", "random_world_scaling",
-             "mask_points_and_boxes_outside_range", "shuffle_points", "transform_points_to_voxels"]
-    assert [name for name in names if name in steps] == steps and {"load the scan", "crop to the image", pipeline.REST} <= set(names)
+    steps = [
+        "gt_sampling",
+        "random_world_flip",
+        "random_world_rotation",
+        "random_world_scaling",
+        "mask_points_and_boxes_outside_range",
+        "shuffle_points",
+        "transform_points_to_voxels",
+    ]
+    assert [name for name in names if name in steps] == steps and {
+        "load the scan",
+        "crop to the image",
+        pipeline.REST,
+    } <= set(names)
 
 
 def test_the_data_pipeline_of_a_folder_given(tmp_path, monkeypatch):
@@ -256,7 +324,8 @@ def test_the_data_pipeline_of_a_folder_given(tmp_path, monkeypatch):
     assert "--root KITTI" in content["command"] and str(tiny_kitti.dataset()) not in json.dumps(content)
 
 
-# ---- the page -----------------------------------------------------------------------------------------------------------------------
+# ---- the page
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_in_the_repository_is_that_of_its_files():
@@ -265,45 +334,86 @@ def test_the_page_in_the_repository_is_that_of_its_files():
 
 def made_up(device: str = "cpu", gpu: str | None = None, ratio: float = 30.0) -> dict:
     side = {"median": 0.002, "q1": 0.0019, "q3": 0.0021, "n": 9, "calls": 5, "first_call": 0.1}
-    row = {"row": "classification", "case": "SECOND KITTI", "shape": "4 x 9 x 3", "device": device, "note": "", "kept_bytes": 10,
-           "sides": {"ours": {**side, "extra_memory": 2_500_000, "rss": 2_600_000}, "eager": {**side, "median": 0.06}},
-           "ratios": {"eager": {"median": ratio, "q1": ratio - 1, "q3": ratio + 1}}, "goals": []}
+    row = {
+        "row": "classification",
+        "case": "SECOND KITTI",
+        "shape": "4 x 9 x 3",
+        "device": device,
+        "note": "",
+        "kept_bytes": 10,
+        "sides": {"ours": {**side, "extra_memory": 2_500_000, "rss": 2_600_000}, "eager": {**side, "median": 0.06}},
+        "ratios": {"eager": {"median": ratio, "q1": ratio - 1, "q3": ratio + 1}},
+        "goals": [],
+    }
     machine = {"kind": "CPU 9, 2 cores", "cpu": "CPU 9", "cores": 2, "gpu": gpu, "system": "Linux"}
-    return {"schema": 1, "suite": "losses", "quick": False, "command": "python tools/benchmark.py losses", "date": "2026-01-02", "machine": machine,
-            "load": 0.25, "threads": 2, "clock": "wall", "versions": {"torch": "2.13.0"}, "startup": {}, "rows": [row]}
+    return {
+        "schema": 1,
+        "suite": "losses",
+        "quick": False,
+        "command": "python tools/benchmark.py losses",
+        "date": "2026-01-02",
+        "machine": machine,
+        "load": 0.25,
+        "threads": 2,
+        "clock": "wall",
+        "versions": {"torch": "2.13.0"},
+        "startup": {},
+        "rows": [row],
+    }
 
 
 def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys):
     results.write(made_up(ratio=24.5), tmp_path / "losses-a.json")
     assert benchmark("page", "--out", tmp_path / "README.md") == 0
     text = (tmp_path / "README.md").read_text()
-    assert "| classification: SECOND KITTI | at least 25 times as fast as eager | 24.5 x (23.5 to 25.5) | **missed** | CPU 9, 2 of 2 cores |" in text
-    assert "- classification: SECOND KITTI: at most 1 MB beyond the gradient; it is 2.5 MB (CPU 9, 2 of 2 cores)" in text
+    assert (
+        "| classification: SECOND KITTI | at least 25 times as fast as eager | 24.5 x (23.5 to 25.5) | **missed** | "
+        "CPU 9, 2 of 2 cores |" in text
+    )
+    assert (
+        "- classification: SECOND KITTI: at most 1 MB beyond the gradient; it is 2.5 MB (CPU 9, 2 of 2 cores)" in text
+    )
     assert "| classification: SECOND KITTI, GPU | at least 15 times as fast as eager | not measured yet |  |  |" in text
     assert "## Data pipeline\n\nNot measured yet.\n" in text and "On a GPU: not measured yet." in text
-    assert "| classification: SECOND KITTI, 4 x 9 x 3 | ours | 2 ms (1.9 to 2.1) |  | 2.5 MB (2.6) |\n|  | eager | 60 ms" in text
+    assert (
+        "| classification: SECOND KITTI, 4 x 9 x 3 | ours | 2 ms (1.9 to 2.1) |  | 2.5 MB (2.6) |\n|  | eager | 60 ms"
+        in text
+    )
 
     results.write(made_up("cuda", "GPU 7"), tmp_path / "losses-b.json")
     assert benchmark("page", "--out", tmp_path / "README.md") == 0
     text = (tmp_path / "README.md").read_text()
-    assert "| classification: SECOND KITTI, GPU | at least 15 times as fast as eager | 30 x (29 to 31) | reached | GPU 7 |" in text
-    losses_part = text[text.index("## Losses"):text.index("## Operators")]
+    assert (
+        "| classification: SECOND KITTI, GPU | at least 15 times as fast as eager | 30 x (29 to 31) | reached | GPU 7 |"
+        in text
+    )
+    losses_part = text[text.index("## Losses") : text.index("## Operators")]
     assert "### GPU 7\n" in losses_part and "not measured yet" not in losses_part
 
 
-# ---- mistakes -----------------------------------------------------------------------------------------------------------------------
+# ---- mistakes
+# -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv, told", [
-    (["losses", "--only", "clasification"], "--only clasification: there is no such row; did you mean classification? there are classification, box"),
-    (["ops", "--threads", "0"], "--repeats and --threads must be at least 1"),
-    (["ops", "--cpu_time", "--threads", "2"], "--cpu_time adds up the time of all threads, so it needs --threads 1"),
-    (["data", "--samples", "0"], "--samples 0: at least one sample is needed"),
-    (["data", "--quick", "--root", "nowhere"], "nowhere"),
-    (["page"], "there is no JSON file in benchmarks; measure first: python tools/benchmark.py losses"),
-    (["speed"], "invalid choice: 'speed'"),
-    (["ops", "--repeats", "many"], "'many' is not a number"),
-])
+@pytest.mark.parametrize(
+    "argv, told",
+    [
+        (
+            ["losses", "--only", "clasification"],
+            "--only clasification: there is no such row; did you mean classification? there are classification, box",
+        ),
+        (["ops", "--threads", "0"], "--repeats and --threads must be at least 1"),
+        (
+            ["ops", "--cpu_time", "--threads", "2"],
+            "--cpu_time adds up the time of all threads, so it needs --threads 1",
+        ),
+        (["data", "--samples", "0"], "--samples 0: at least one sample is needed"),
+        (["data", "--quick", "--root", "nowhere"], "nowhere"),
+        (["page"], "there is no JSON file in benchmarks; measure first: python tools/benchmark.py losses"),
+        (["speed"], "invalid choice: 'speed'"),
+        (["ops", "--repeats", "many"], "'many' is not a number"),
+    ],
+)
 def test_a_mistake_is_told_and_nothing_is_written(argv, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert benchmark(*argv) == 2
@@ -318,12 +428,15 @@ def test_a_folder_without_infos_is_named(tmp_path, monkeypatch, capsys):
     assert "create_kitti_infos" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text, told", [
-    ("{", r"x\.json:1: not valid JSON"),
-    ("[]", r"x\.json is not a result of tools/benchmark\.py with schema 1"),
-    ('{"schema": 2}', r"x\.json is not a result of tools/benchmark\.py with schema 1"),
-    (json.dumps({**made_up(), "rows": [{"row": "a"}]}), r"x\.json has no rows\[0\]\.case, "),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("{", r"x\.json:1: not valid JSON"),
+        ("[]", r"x\.json is not a result of tools/benchmark\.py with schema 1"),
+        ('{"schema": 2}', r"x\.json is not a result of tools/benchmark\.py with schema 1"),
+        (json.dumps({**made_up(), "rows": [{"row": "a"}]}), r"x\.json has no rows\[0\]\.case, "),
+    ],
+)
 def test_a_damaged_file_is_named(text, told, tmp_path, capsys):
     (tmp_path / "x.json").write_text(text)
     assert benchmark("page", "--out", tmp_path / "README.md") == 2

@@ -1,4 +1,5 @@
 """tools/check_dataset.py: what it prints, draws and returns."""
+
 import re
 import shutil
 
@@ -46,7 +47,9 @@ def test_good_data(workplace, capsys):
     assert run("--cfg_file", "cfg.yaml", "--num_scans", 2) == 0
     out = capsys.readouterr().out
     assert re.search(r"^3 frames, \d+ boxes, 2 scans: 0 errors, 0 warnings$", out, re.M)
-    assert re.search(r"^note     class balance +boxes of each class: Vehicle \d+, Pedestrian \d+, Cyclist \d+$", out, re.M)
+    assert re.search(
+        r"^note     class balance +boxes of each class: Vehicle \d+, Pedestrian \d+, Cyclist \d+$", out, re.M
+    )
     image = (workplace / "output/check/boxes.png").read_bytes()
     assert image.startswith(b"\x89PNG")
 
@@ -55,12 +58,15 @@ def test_a_mistake_is_an_error_and_its_boxes_are_drawn(workplace, capsys):
     spoil(workplace / "data/custom", checked_data.columns("x", "y", "z", bottom=-0.5))
     assert run("--cfg_file", "cfg.yaml", "--out", "looked_at") == 1
     out = capsys.readouterr().out
-    assert re.search(r"^error    z origin +boxes are 0\.\d\d m too low", out, re.M) and "-> write z + dz/2 in place of z" in out
+    assert (
+        re.search(r"^error    z origin +boxes are 0\.\d\d m too low", out, re.M)
+        and "-> write z + dz/2 in place of z" in out
+    )
     assert out.index("error    z origin") < out.index("note     ") and ": 1 errors, 0 warnings" in out
     from matplotlib.image import imread
 
     picture = imread(workplace / "looked_at/boxes.png")
-    red = np.abs(picture[..., :3] - np.array([0xd6, 0x33, 0x6c]) / 255).max(axis=-1) < 0.1
+    red = np.abs(picture[..., :3] - np.array([0xD6, 0x33, 0x6C]) / 255).max(axis=-1) < 0.1
     assert red.sum() > 300  # where the boxes should be
 
 

@@ -1,4 +1,7 @@
-"""The command lines as a user types them: what they write and print, and one line with exit status 2 for each mistake a user can make."""
+"""The command lines as a user types them: what they write and print, and one line with exit status 2 for each mistake a
+user can make.
+"""
+
 import json
 import multiprocessing
 import os
@@ -27,7 +30,9 @@ RUN = Path("output/tiny_models/tiny")
 def typed(*words, workplace) -> subprocess.CompletedProcess:
     """python tools/WORDS, in a process of its own."""
     command = [sys.executable, str(tiny_kitti.REPOSITORY / "tools" / words[0]), *map(str, words[1:])]
-    return subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        command, cwd=workplace, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,29 @@ def trained(tmp_path_factory):
     content["MODEL"]["POST_PROCESSING"]["SCORE_THRESH"] = 0.0
     content["MODEL"]["UNUSED_KEY"] = 1
     tiny_kitti.write_config(workplace / CFG, content)
-    more = ["--workers", 1, "--logger_iter_interval", 1, "--ckpt_save_interval", 1, "--save_to_file", "--num_epochs_to_eval", 2]
-    done = typed("train.py", "--cfg_file", CFG, "--extra_tag", "first", *more, "--set", "OPTIMIZATION.LR", "0.002", workplace=workplace)
+    more = [
+        "--workers",
+        1,
+        "--logger_iter_interval",
+        1,
+        "--ckpt_save_interval",
+        1,
+        "--save_to_file",
+        "--num_epochs_to_eval",
+        2,
+    ]
+    done = typed(
+        "train.py",
+        "--cfg_file",
+        CFG,
+        "--extra_tag",
+        "first",
+        *more,
+        "--set",
+        "OPTIMIZATION.LR",
+        "0.002",
+        workplace=workplace,
+    )
     assert done.returncode == 0, done.stderr
     return workplace, done
 
@@ -61,23 +87,40 @@ def run(name: str, *argv) -> int:
     return 0
 
 
-# ---- what they do ------------------------------------------------------------------------------------------------------------------
+# ---- what they do
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_training_writes_checkpoints_log_curves_and_the_table(trained):
     workplace, done = trained
     folder = workplace / RUN / "first"
-    assert sorted(path.name for path in (folder / "ckpt").iterdir()) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
+    assert sorted(path.name for path in (folder / "ckpt").iterdir()) == [
+        "checkpoint_epoch_1.pth",
+        "checkpoint_epoch_2.pth",
+    ]
     assert (folder / "tiny.yaml").read_text() == (workplace / CFG).read_text()
     (log,) = folder.glob("train_*.log")
     for text in (done.stdout, log.read_text()):
-        for what in (r"epoch 1/2  iteration 2/3  loss [\d.]+  lr 1\.\d+e-03  grad norm .*left 00:", r"epoch 2/2: mean loss [\d.]+ in 00:\d\d",
-                     "Car AP_R40@0.70, 0.70, 0.70:", "Cyclist AP@0.50, 0.25, 0.25:", "Objects behind the table"):
+        for what in (
+            r"epoch 1/2  iteration 2/3  loss [\d.]+  lr 1\.\d+e-03  grad norm .*left 00:",
+            r"epoch 2/2: mean loss [\d.]+ in 00:\d\d",
+            "Car AP_R40@0.70, 0.70, 0.70:",
+            "Cyclist AP@0.50, 0.25, 0.25:",
+            "Objects behind the table",
+        ):
             assert re.search(what, text), what
     assert re.search(r"cfg\.OPTIMIZATION\.LR: 0\.002", log.read_text()) and "cfg.OPTIMIZATION" not in done.stdout
-    assert [line for line in done.stderr.splitlines() if line.strip()] == [f"warning: {CFG}: nothing here reads the key MODEL.UNUSED_KEY"]
+    assert [line for line in done.stderr.splitlines() if line.strip()] == [
+        f"warning: {CFG}: nothing here reads the key MODEL.UNUSED_KEY"
+    ]
     values = read_metrics(folder / "metrics.jsonl")
-    assert {"train/loss", "train/rpn_loss_cls", "train/rpn_loss_loc", "train/rpn_loss_dir", "meta_data/learning_rate"} <= values.keys()
+    assert {
+        "train/loss",
+        "train/rpn_loss_cls",
+        "train/rpn_loss_loc",
+        "train/rpn_loss_dir",
+        "meta_data/learning_rate",
+    } <= values.keys()
     assert [iteration for iteration, _ in values["train/loss"]] == [1, 2, 3, 4, 5, 6]
     assert values["meta_data/learning_rate"][0][1] == pytest.approx(0.0002)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
@@ -88,12 +131,16 @@ def test_training_writes_checkpoints_log_curves_and_the_table(trained):
     figures = json.loads((evaluation / "epoch_2/val/result.json").read_text())
     assert {"Car_3d/moderate_R40", "recall/rcnn_0.3"} <= figures.keys()
     results = sorted((evaluation / "epoch_2/val/final_result/data").iterdir())
-    assert [path.stem for path in results] == [f"{tiny_kitti.NUM_TRAIN + place:06d}" for place in range(tiny_kitti.NUM_VAL)]
+    assert [path.stem for path in results] == [
+        f"{tiny_kitti.NUM_TRAIN + place:06d}" for place in range(tiny_kitti.NUM_VAL)
+    ]
     assert all(len(line.split()) == 16 for path in results for line in path.read_text().splitlines())
 
 
 def test_evaluation_of_one_and_of_all_checkpoints(workplace, capsys):
-    assert run("test", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--infer_time", "--eval_tag", "one") == 0
+    assert (
+        run("test", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--infer_time", "--eval_tag", "one") == 0
+    )
     out = capsys.readouterr().out
     assert "Car AP_R40@0.70, 0.70, 0.70:" in out and "inference: " in out and "checkpoint_epoch_2.pth" in out
     result = RUN / "first/eval/epoch_2/val/one/result.pkl"
@@ -107,7 +154,8 @@ def test_evaluation_of_one_and_of_all_checkpoints(workplace, capsys):
 
     assert run("test", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--eval_all") == 0
     assert re.findall(r"results of epoch (\d)", capsys.readouterr().out) == ["1", "2"]
-    assert run("test", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--eval_all") == 0  # nothing is left to do
+    # nothing is left to do
+    assert run("test", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--eval_all") == 0
     assert "results of" not in capsys.readouterr().out
 
 
@@ -120,16 +168,47 @@ def test_a_finished_run_started_again_does_nothing_and_more_epochs_go_on(workpla
 
 def test_pretrained_weights_start_a_new_run(workplace, capsys):
     pretrained = RUN / "first/ckpt/checkpoint_epoch_2.pth"
-    assert run("train", "--cfg_file", CFG, "--extra_tag", "second", "--workers", 0, "--epochs", 0, "--pretrained_model", pretrained) == 0
+    assert (
+        run(
+            "train",
+            "--cfg_file",
+            CFG,
+            "--extra_tag",
+            "second",
+            "--workers",
+            0,
+            "--epochs",
+            0,
+            "--pretrained_model",
+            pretrained,
+        )
+        == 0
+    )
     assert f"weights from {pretrained}" in capsys.readouterr().out
 
 
 def test_demo_prints_boxes_and_draws_them(workplace, capsys):
     scans = tiny_kitti.dataset() / "training/velodyne"
     checkpoint = RUN / "first/ckpt/checkpoint_epoch_2.pth"
-    assert run("demo", "--cfg_file", CFG, "--ckpt", checkpoint, "--data_path", scans / "000001.bin", "--score_thresh", 0, "--html") == 0
+    assert (
+        run(
+            "demo",
+            "--cfg_file",
+            CFG,
+            "--ckpt",
+            checkpoint,
+            "--data_path",
+            scans / "000001.bin",
+            "--score_thresh",
+            0,
+            "--html",
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert re.search(r"^000001\.bin: (\d+) boxes with a score of at least 0, drawn in output/demo_scan/000001\.png$", out, re.M)
+    assert re.search(
+        r"^000001\.bin: (\d+) boxes with a score of at least 0, drawn in output/demo_scan/000001\.png$", out, re.M
+    )
     rows = [line.split() for line in out.splitlines() if re.match(r"  (Car|Pedestrian|Cyclist) ", line)]
     assert len(rows) > 10 and all(len(row) == 9 for row in rows)
     scores = [float(row[1]) for row in rows]
@@ -154,13 +233,19 @@ def test_pictures_of_a_run(workplace, capsys):
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "first", "--num", 2, "--score_thresh", 0.9) == 0
     drawn = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
     first, last = tiny_kitti.NUM_TRAIN, tiny_kitti.NUM_TRAIN + tiny_kitti.NUM_VAL - 1
-    assert [path.name for path in drawn] == [f"{first:06d}.png", f"{last:06d}.png", "precision_recall.png", "training.png"]
+    assert [path.name for path in drawn] == [
+        f"{first:06d}.png",
+        f"{last:06d}.png",
+        "precision_recall.png",
+        "training.png",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert run("visualize", "--cfg_file", CFG, "--extra_tag", "none") == 2
     assert "there is no result.pkl below output/tiny_models/tiny/none/eval" in capsys.readouterr().err
 
 
-# ---- mistakes ----------------------------------------------------------------------------------------------------------------------
+# ---- mistakes
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def edit(old: str, new: str):
@@ -178,6 +263,7 @@ def second_config(workplace: Path) -> None:
 
 def own_data(change):
     """The configuration reads a copy of the data, which ``change(root)`` spoils."""
+
     def prepare(workplace: Path) -> None:
         root = workplace / "own_data"
         shutil.copytree(tiny_kitti.dataset(), root)
@@ -209,7 +295,7 @@ def scan(name: str, content):
 
 def half_a_checkpoint(workplace: Path) -> None:
     content = (workplace / CHECKPOINT).read_bytes()
-    (workplace / "x.pth").write_bytes(content[:len(content) // 2])
+    (workplace / "x.pth").write_bytes(content[: len(content) // 2])
 
 
 NOTHING = lambda workplace: None  # noqa: E731
@@ -220,39 +306,117 @@ DEMO = ["demo", "--cfg_file", CFG, "--ckpt", RUN / "first/ckpt/checkpoint_epoch_
 CHECKPOINT = RUN / "first/ckpt/checkpoint_epoch_1.pth"
 
 MISTAKES = {
-    "no such configuration": (NOTHING, ["train", "--cfg_file", "cfgs/tiny.yaml"], r"cannot read the configuration file cfgs/tiny\.yaml"),
+    "no such configuration": (
+        NOTHING,
+        ["train", "--cfg_file", "cfgs/tiny.yaml"],
+        r"cannot read the configuration file cfgs/tiny\.yaml",
+    ),
     "not YAML": (edit("CLASS_NAMES:", "CLASS_NAMES: ["), TRAIN, r"cfgs/tiny_models/tiny\.yaml:\d+: not valid YAML"),
-    "typo in a key of the model": (edit("DIR_OFFSET", "DIR_OFSET"), TRAIN, r"key MODEL\.DENSE_HEAD\.DIR_OFFSET is missing .*DIR_OFSET.*typo"),
-    "typo in a key of the data": (edit("VOXEL_SIZE", "VOXELSIZE"), TRAIN, r"DATA_CONFIG\.DATA_PROCESSOR\[2\]\.VOXEL_SIZE is missing"),
-    "typo in a key of the optimiser": (edit("GRAD_NORM_CLIP", "GRAD_NORM_CLP"), TRAIN, r"key OPTIMIZATION\.GRAD_NORM_CLIP is missing"),
-    "typo in a key that only evaluation reads": (edit("NMS_THRESH", "NMS_TRESH"), TRAIN, r"key MODEL\.POST_PROCESSING\.NMS_CONFIG\.NMS_THRESH is"),
-    "unknown model": (edit("NAME: PointPillar\n", "NAME: PointPilar\n"), TRAIN, r"MODEL\.NAME: .*PointPilar.*PointPillar"),
-    "--set a key that is not there": (NOTHING, [*TRAIN, "--set", "OPTIMIZATION.LRR", "1"], r"--set OPTIMIZATION\.LRR: .*no key LRR .*did you mean"),
-    "--set a value of another type": (NOTHING, [*TRAIN, "--set", "OPTIMIZATION.LR", "fast"], r"--set OPTIMIZATION\.LR fast: .*0\.003"),
+    "typo in a key of the model": (
+        edit("DIR_OFFSET", "DIR_OFSET"),
+        TRAIN,
+        r"key MODEL\.DENSE_HEAD\.DIR_OFFSET is missing .*DIR_OFSET.*typo",
+    ),
+    "typo in a key of the data": (
+        edit("VOXEL_SIZE", "VOXELSIZE"),
+        TRAIN,
+        r"DATA_CONFIG\.DATA_PROCESSOR\[2\]\.VOXEL_SIZE is missing",
+    ),
+    "typo in a key of the optimiser": (
+        edit("GRAD_NORM_CLIP", "GRAD_NORM_CLP"),
+        TRAIN,
+        r"key OPTIMIZATION\.GRAD_NORM_CLIP is missing",
+    ),
+    "typo in a key that only evaluation reads": (
+        edit("NMS_THRESH", "NMS_TRESH"),
+        TRAIN,
+        r"key MODEL\.POST_PROCESSING\.NMS_CONFIG\.NMS_THRESH is",
+    ),
+    "unknown model": (
+        edit("NAME: PointPillar\n", "NAME: PointPilar\n"),
+        TRAIN,
+        r"MODEL\.NAME: .*PointPilar.*PointPillar",
+    ),
+    "--set a key that is not there": (
+        NOTHING,
+        [*TRAIN, "--set", "OPTIMIZATION.LRR", "1"],
+        r"--set OPTIMIZATION\.LRR: .*no key LRR .*did you mean",
+    ),
+    "--set a value of another type": (
+        NOTHING,
+        [*TRAIN, "--set", "OPTIMIZATION.LR", "fast"],
+        r"--set OPTIMIZATION\.LR fast: .*0\.003",
+    ),
     "--set without a value": (NOTHING, [*TRAIN, "--set", "OPTIMIZATION.LR"], r"--set takes pairs"),
     "no data": (edit(str(tiny_kitti.dataset()), "nowhere/kitti"), TRAIN, r"DATA_CONFIG\.DATA_PATH.*nowhere/kitti"),
-    "no training infos": (own_data(lose("kitti_infos_train.pkl")), TRAIN, r"own_data/kitti_infos_train\.pkl .*create_kitti_infos"),
-    "no validation infos": (own_data(lose("kitti_infos_val.pkl")), TRAIN, r"own_data/kitti_infos_val\.pkl .*create_kitti_infos"),
+    "no training infos": (
+        own_data(lose("kitti_infos_train.pkl")),
+        TRAIN,
+        r"own_data/kitti_infos_train\.pkl .*create_kitti_infos",
+    ),
+    "no validation infos": (
+        own_data(lose("kitti_infos_val.pkl")),
+        TRAIN,
+        r"own_data/kitti_infos_val\.pkl .*create_kitti_infos",
+    ),
     "no database": (own_data(lose("kitti_dbinfos_train.pkl")), TRAIN, r"own_data/kitti_dbinfos_train\.pkl"),
-    "a scan that is cut off": (own_data(truncate), TRAIN, r"frame 0000\d\d: the scan .*own_data/training/velodyne/0000\d\d\.bin has \d+ bytes"),
+    "a scan that is cut off": (
+        own_data(truncate),
+        TRAIN,
+        r"frame 0000\d\d: the scan .*own_data/training/velodyne/0000\d\d\.bin has \d+ bytes",
+    ),
     "batch size 0": (NOTHING, [*TRAIN, "--batch_size", 0], r"--batch_size 0 must be a positive multiple"),
     "a launcher without its surroundings": (NOTHING, [*TRAIN, "--launcher", "pytorch"], r"needs torchrun"),
     "a device that is none": (NOTHING, [*TRAIN, "--device", "gpu0"], r"--device gpu0: "),
     "go on from no checkpoint": (NOTHING, [*TRAIN, "--ckpt", "none.pth"], r"there is no checkpoint none\.pth"),
-    "go on from another architecture": (second_config, [*TRAIN, "--ckpt", CHECKPOINT], r"checkpoint_epoch_1\.pth is .* of another architecture"),
+    "go on from another architecture": (
+        second_config,
+        [*TRAIN, "--ckpt", CHECKPOINT],
+        r"checkpoint_epoch_1\.pth is .* of another architecture",
+    ),
     "evaluate no checkpoint": (NOTHING, [*TEST, "--ckpt", "none.pth"], r"there is no checkpoint none\.pth"),
-    "evaluate an empty run": (NOTHING, [*TEST[:-1], "empty"], r"there is no checkpoint in output/tiny_models/tiny/empty/ckpt"),
-    "evaluate half a checkpoint": (half_a_checkpoint, [*TEST, "--ckpt", "x.pth"], r"x\.pth is not a readable checkpoint"),
-    "evaluate another architecture": (second_config, [*TEST, "--ckpt", CHECKPOINT], r"epoch_1\.pth .* another architecture: it lacks \d+ weights"),
+    "evaluate an empty run": (
+        NOTHING,
+        [*TEST[:-1], "empty"],
+        r"there is no checkpoint in output/tiny_models/tiny/empty/ckpt",
+    ),
+    "evaluate half a checkpoint": (
+        half_a_checkpoint,
+        [*TEST, "--ckpt", "x.pth"],
+        r"x\.pth is not a readable checkpoint",
+    ),
+    "evaluate another architecture": (
+        second_config,
+        [*TEST, "--ckpt", CHECKPOINT],
+        r"epoch_1\.pth .* another architecture: it lacks \d+ weights",
+    ),
     "demo: no such path": (NOTHING, [*DEMO, "none"], r"there is no file or folder none"),
     "demo: a folder without scans": (NOTHING, [*DEMO, "cfgs"], r"the folder cfgs has no \.bin file"),
-    "demo: a scan that is cut off": (scan("a.bin", b"123456789012345"), [*DEMO, "a.bin"], r"a\.bin has 15 bytes, not a multiple of 16"),
-    "demo: another kind of file": (scan("a.txt", b"1 2 3"), [*DEMO, "a.txt"], r"a\.txt: a scan is a \.bin or a \.npy file"),
-    "demo: NaN points": (scan("a.bin", NAN.tobytes()), [*DEMO, "a.bin"], r"2 of the 3 points in a\.bin have NaN .* point 1; .*DROP_NONFINITE_POINTS"),
-    "demo: an array of another shape": (scan("a.npy", NAN[:, :3]), [*DEMO, "a.npy"], r"a\.npy holds an array \(3, 3\) .*; a scan has 4 columns"),
+    "demo: a scan that is cut off": (
+        scan("a.bin", b"123456789012345"),
+        [*DEMO, "a.bin"],
+        r"a\.bin has 15 bytes, not a multiple of 16",
+    ),
+    "demo: another kind of file": (
+        scan("a.txt", b"1 2 3"),
+        [*DEMO, "a.txt"],
+        r"a\.txt: a scan is a \.bin or a \.npy file",
+    ),
+    "demo: NaN points": (
+        scan("a.bin", NAN.tobytes()),
+        [*DEMO, "a.bin"],
+        r"2 of the 3 points in a\.bin have NaN .* point 1; .*DROP_NONFINITE_POINTS",
+    ),
+    "demo: an array of another shape": (
+        scan("a.npy", NAN[:, :3]),
+        [*DEMO, "a.npy"],
+        r"a\.npy holds an array \(3, 3\) .*; a scan has 4 columns",
+    ),
     "demo: not an array": (scan("a.npy", b"\x93NUMPY"), [*DEMO, "a.npy"], r"a\.npy is not an array saved by numpy"),
     "demo: another architecture": (
-        second_config, [*DEMO, tiny_kitti.dataset() / "training/velodyne/000001.bin"], r"checkpoint_epoch_2\.pth is .* of another architecture"
+        second_config,
+        [*DEMO, tiny_kitti.dataset() / "training/velodyne/000001.bin"],
+        r"checkpoint_epoch_2\.pth is .* of another architecture",
     ),
 }
 
@@ -266,7 +430,9 @@ def test_a_mistake_is_one_line_and_exit_status_2(workplace, capsys, mistake):
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert lines[0].startswith("error: ") and re.search(told, lines[0]), lines
     assert len(lines) == 1 or mistake == "no data"  # which shows the layout of a KITTI folder below it
-    left = {path for path in workplace.rglob("*") if path.suffix in (".pth", ".pkl", ".png")} | set(workplace.rglob("*.part"))
+    left = {path for path in workplace.rglob("*") if path.suffix in (".pth", ".pkl", ".png")} | set(
+        workplace.rglob("*.part")
+    )
     assert left == before  # nothing half-done
 
 
@@ -279,7 +445,10 @@ def test_what_ends_a_run_is_in_its_log(workplace):
 def test_a_mistake_in_a_process_of_its_own_shows_no_traceback(trained, tmp_path):
     done = typed("train.py", "--cfg_file", "cfgs/none.yaml", workplace=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: cannot read the configuration file cfgs/none.yaml") and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith("error: cannot read the configuration file cfgs/none.yaml")
+        and len(done.stderr.splitlines()) == 1
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -292,7 +461,8 @@ def test_a_mistake_met_in_a_loader_process_shows_none_either(workplace):
 
 
 def test_ctrl_c_is_one_word(workplace, monkeypatch, capsys):
-    def press(*_, **__):  # a terminal tells every process; here the loader hears it long before the rest, and must go on loading
+    # a terminal tells every process; here the loader hears it long before the rest, and must go on loading
+    def press(*_, **__):
         steps.append(1)
         if len(steps) == 1:
             (loader,) = set(multiprocessing.active_children()) - others

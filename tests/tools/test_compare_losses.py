@@ -1,4 +1,5 @@
 """tools/compare_losses.py: runs, resuming, failures, the table, and the numbers behind the pictures."""
+
 import json
 import math
 import re
@@ -45,10 +46,15 @@ def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypa
     words = ["--cfg_file", cfg_file, "--seeds", 3, "--jobs", 2, "--out", "out"]
     assert run(*words, "--recipes", "focal", "cross_entropy", broken) == 2
     printed = capsys.readouterr()
-    assert re.search(r"broken seed 3 failed: error: MODEL\.DENSE_HEAD\.LOSS_CONFIG\.DIR_LOSS.*NoSuchLoss", printed.out), printed.out
+    assert re.search(
+        r"broken seed 3 failed: error: MODEL\.DENSE_HEAD\.LOSS_CONFIG\.DIR_LOSS.*NoSuchLoss", printed.out
+    ), printed.out
     assert "1 of 3 runs failed: broken seed 3" in printed.err
 
-    results = {name: json.loads((tmp_path / f"out/{name}/seed_3/result.json").read_text()) for name in ("focal", "cross_entropy")}
+    results = {
+        name: json.loads((tmp_path / f"out/{name}/seed_3/result.json").read_text())
+        for name in ("focal", "cross_entropy")
+    }
     table = (tmp_path / "out/table.md").read_text()
     for name, result in results.items():
         evaluated = json.loads((tmp_path / f"out/{name}/seed_3/eval/result.json").read_text())
@@ -56,7 +62,9 @@ def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypa
         assert result["iterations"] == 3 and [step for step, _ in result["easy_negative_share"]] == [1]
         assert f"| {name} | {result['ap']['Car']:.1f} | " in table
     assert "broken seed 3: error:" in table
-    assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 5000 for name in ("ap", "loss_curves", "easy_negatives"))
+    assert all(
+        (tmp_path / "out" / f"{name}.png").stat().st_size > 5000 for name in ("ap", "loss_curves", "easy_negatives")
+    )
 
     marked = tmp_path / "out/focal/seed_3/result.json"
     results["focal"]["ap"]["Car"] = 77.25
@@ -79,7 +87,10 @@ def test_the_recipe_replaces_the_models_own_loss_and_its_schedule_fits(cfg_file)
     before = json.dumps(cfg, default=str)
     for name in NAMES:
         (recipe,) = compare.find_recipes([name])
-        entry, written = compare.with_recipe(cfg, recipe).MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS, read_yaml(recipe)["CLS_LOSS"]
+        entry, written = (
+            compare.with_recipe(cfg, recipe).MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS,
+            read_yaml(recipe)["CLS_LOSS"],
+        )
         if name == "focal_gamma_schedule":
             assert entry.GAMMA_SCHEDULE.TO == 6 and written["GAMMA_SCHEDULE"]["TO"] == 20
         else:
@@ -151,8 +162,12 @@ def test_curves_of_known_losses(cfg_file):
     p = 1 / (1 + math.exp(-x))
     curves = {name: compare.response_curves(cfg, compare.RECIPES / f"{name}.yaml", [x]) for name in NAMES}
     entropy, focal = curves["cross_entropy"], curves["focal"]
-    assert entropy["positive"]["loss"] == pytest.approx([-math.log(p)]) and entropy["positive"]["gradient"] == pytest.approx([p - 1])
-    assert entropy["negative"]["loss"] == pytest.approx([-math.log(1 - p)]) and entropy["negative"]["gradient"] == pytest.approx([p])
+    assert entropy["positive"]["loss"] == pytest.approx([-math.log(p)]) and entropy["positive"][
+        "gradient"
+    ] == pytest.approx([p - 1])
+    assert entropy["negative"]["loss"] == pytest.approx([-math.log(1 - p)]) and entropy["negative"][
+        "gradient"
+    ] == pytest.approx([p])
     assert focal["positive"]["loss"] == pytest.approx([-0.25 * (1 - p) ** 2 * math.log(p)])
     assert focal["negative"]["loss"] == pytest.approx([-0.75 * p**2 * math.log(1 - p)])
     assert focal["negative"]["gradient"] == pytest.approx([0.75 * (p**3 - 2 * p**2 * (1 - p) * math.log(1 - p))])
@@ -164,10 +179,19 @@ def test_curves_of_known_losses(cfg_file):
 
 def test_the_table_has_mean_and_spread_over_the_seeds():
     def result(seed, car, cyclist):
-        return {"seed": seed, "ap": {"Car": car, "Cyclist": cyclist}, "seconds": 10.0, "epochs": 7, "iterations": 700,
-                "training_frames": 200, "test_frames": 50}
+        return {
+            "seed": seed,
+            "ap": {"Car": car, "Cyclist": cyclist},
+            "seconds": 10.0,
+            "epochs": 7,
+            "iterations": 700,
+            "training_frames": 200,
+            "test_frames": 50,
+        }
 
-    text = compare.table({"a": [result(0, 10.0, 40.0), result(1, 30.0, 40.0)], "b": [result(1, 1.0, 2.0)]}, "python it", {})
+    text = compare.table(
+        {"a": [result(0, 10.0, 40.0), result(1, 30.0, 40.0)], "b": [result(1, 1.0, 2.0)]}, "python it", {}
+    )
     assert "| a | 20.0 (10.0 to 30.0) | 40.0 (40.0 to 40.0) | 30.0 (25.0 to 35.0) | 2 |" in text
     assert "| b | 1.0 | 2.0 | 1.5 | 1 |" in text and "mean over seeds 0, 1" in text and "`python it`" in text
 
@@ -184,7 +208,9 @@ def test_an_interruption_ends_the_processes_and_keeps_what_is_done(cfg_file, tmp
         raise KeyboardInterrupt
 
     runs[0].folder.mkdir(parents=True)
-    runs[0].result.write_text(json.dumps({"fingerprint": compare.fingerprint(compare.with_recipe(cfg, runs[0].recipe))}))
+    runs[0].result.write_text(
+        json.dumps({"fingerprint": compare.fingerprint(compare.with_recipe(cfg, runs[0].recipe))})
+    )
     monkeypatch.setattr(compare, "_start", start)
     monkeypatch.setattr(compare.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):

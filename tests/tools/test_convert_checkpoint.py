@@ -1,4 +1,5 @@
 """tools/convert_checkpoint.py: there, back, and what it refuses."""
+
 import pytest
 import tiny_kitti
 import torch
@@ -15,12 +16,18 @@ def convert(*words) -> None:
 
 def test_there_and_back(tmp_path, capsys):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    source = save_checkpoint(checkpoint_state(model, torch.optim.SGD(model.parameters(), lr=1.0), epoch=7, it=91), tmp_path / "a.pth")
+    source = save_checkpoint(
+        checkpoint_state(model, torch.optim.SGD(model.parameters(), lr=1.0), epoch=7, it=91), tmp_path / "a.pth"
+    )
     convert(source, tmp_path / "b.safetensors")
     convert(tmp_path / "b.safetensors", tmp_path / "c.pth")
     assert capsys.readouterr().out.splitlines()[1] == f"{tmp_path}/c.pth: 7 weights, epoch 7, iteration 91"
     first, last = read_checkpoint(source), torch.load(tmp_path / "c.pth", weights_only=True)
-    assert last["optimizer_state"] is None and last["version"] == first["version"] and (last["epoch"], last["it"]) == (7, 91)
+    assert (
+        last["optimizer_state"] is None
+        and last["version"] == first["version"]
+        and (last["epoch"], last["it"]) == (7, 91)
+    )
     assert all(torch.equal(last["model_state"][key], value) for key, value in first["model_state"].items())
 
 

@@ -1,4 +1,7 @@
-"""Custom data through the command lines, from a folder of arrays and labels to detections in a scan, as docs/custom_data.md goes."""
+"""Custom data through the command lines, from a folder of arrays and labels to detections in a scan, as
+docs/custom_data.md goes.
+"""
+
 import contextlib
 import io
 import json
@@ -46,8 +49,22 @@ def trained(tmp_path_factory):
     assert made.returncode == 0, made.stderr
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(workplace)
-        assert run("train", "--cfg_file", CFG, "--extra_tag", "first", "--workers", 0, "--save_to_file", "--fix_random_seed",
-                   "--logger_iter_interval", 1) == 0
+        assert (
+            run(
+                "train",
+                "--cfg_file",
+                CFG,
+                "--extra_tag",
+                "first",
+                "--workers",
+                0,
+                "--save_to_file",
+                "--fix_random_seed",
+                "--logger_iter_interval",
+                1,
+            )
+            == 0
+        )
     return workplace, (made.stdout, printed.getvalue())
 
 
@@ -59,9 +76,16 @@ def workplace(trained, monkeypatch):
 
 def test_infos_and_training(workplace, trained):
     made, training = trained[1]
-    assert "custom_infos_train.pkl: 5" in made and "custom_infos_val.pkl: 3" in made and re.search(r"custom_dbinfos_train\.pkl: Vehicle: \d+", made)
+    assert (
+        "custom_infos_train.pkl: 5" in made
+        and "custom_infos_val.pkl: 3" in made
+        and re.search(r"custom_dbinfos_train\.pkl: Vehicle: \d+", made)
+    )
     assert "Total samples for CUSTOM dataset: 5" in training and "Car AP_R40@0.70, 0.70, 0.70:" in training
-    assert sorted(path.name for path in (RUN / "ckpt").iterdir()) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
+    assert sorted(path.name for path in (RUN / "ckpt").iterdir()) == [
+        "checkpoint_epoch_1.pth",
+        "checkpoint_epoch_2.pth",
+    ]
     losses = [value for _, value in read_metrics(RUN / "metrics.jsonl")["train/loss"]]
     assert len(losses) == 6 and np.isfinite(losses).all() and losses[-1] < losses[0]
     files = sorted((RUN / "eval/eval_with_train/epoch_2/val/final_result/data").iterdir())
@@ -80,13 +104,34 @@ def test_evaluation_and_pictures(workplace, capsys):
 
 
 def test_demo_on_an_array(workplace, capsys):
-    words = ["--ckpt", RUN / "ckpt/checkpoint_epoch_2.pth", "--data_path", "data/custom/points/000006.npy", "--score_thresh", 0]
+    words = [
+        "--ckpt",
+        RUN / "ckpt/checkpoint_epoch_2.pth",
+        "--data_path",
+        "data/custom/points/000006.npy",
+        "--score_thresh",
+        0,
+    ]
     assert run("demo", "--cfg_file", CFG, *words) == 0
     assert re.search(r"^000006\.npy: (\d+) boxes with a score of at least 0", capsys.readouterr().out, re.M)
 
 
 def test_a_training_without_infos_names_the_command(workplace, tmp_path, capsys):
     shutil.copytree(tiny_custom.dataset(), tmp_path / "custom")
-    assert run("train", "--cfg_file", CFG, "--workers", 0, "--extra_tag", "none", "--set", "DATA_CONFIG.DATA_PATH", tmp_path / "custom") == 2
+    assert (
+        run(
+            "train",
+            "--cfg_file",
+            CFG,
+            "--workers",
+            0,
+            "--extra_tag",
+            "none",
+            "--set",
+            "DATA_CONFIG.DATA_PATH",
+            tmp_path / "custom",
+        )
+        == 2
+    )
     assert "create_custom_infos" in capsys.readouterr().err
     assert custom_dataset.main(["create_custom_infos", CFG, "--data_path", str(tmp_path / "nowhere")]) == 2

@@ -1,4 +1,5 @@
 """The doors hold OpenPCDet's names and lead to the functions of geometry; importing them stays light."""
+
 import subprocess
 import sys
 
@@ -34,8 +35,10 @@ def test_doors_lead_to_the_same_objects():
 
 def test_the_doors_import_nothing_heavy():
     code = (
-        "import sys; import pcdet_focal.utils.box_utils, pcdet_focal.utils.common_utils, pcdet_focal.utils.calibration_kitti; "
-        "print([name for name in ('scipy', 'numba', 'triton', 'spconv', 'matplotlib', 'plotly', 'tensorboard') if name in sys.modules])"
+        "import sys; import pcdet_focal.utils.box_utils, pcdet_focal.utils.common_utils, "
+        "pcdet_focal.utils.calibration_kitti; "
+        "print([name for name in ('scipy', 'numba', 'triton', 'spconv', 'matplotlib', 'plotly', 'tensorboard') if "
+        "name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
 """The door with OpenPCDet's name: every name of its loss_utils, and the call its users write."""
+
 import subprocess
 import sys
 
@@ -9,10 +10,27 @@ import pcdet_focal.losses
 from pcdet_focal.utils import loss_utils
 
 NAMES = {
-    "SigmoidFocalClassificationLoss", "WeightedSmoothL1Loss", "WeightedL1Loss", "WeightedCrossEntropyLoss", "get_corner_loss_lidar",
-    "compute_fg_mask", "neg_loss_cornernet", "neg_loss_sparse", "FocalLossCenterNet", "_reg_loss", "_gather_feat",
-    "_transpose_and_gather_feat", "RegLossCenterNet", "FocalLossSparse", "RegLossSparse", "IouLossSparse", "IouRegLossSparse", "L1Loss",
-    "GaussianFocalLoss", "calculate_iou_loss_centerhead", "calculate_iou_reg_loss_centerhead",
+    "SigmoidFocalClassificationLoss",
+    "WeightedSmoothL1Loss",
+    "WeightedL1Loss",
+    "WeightedCrossEntropyLoss",
+    "get_corner_loss_lidar",
+    "compute_fg_mask",
+    "neg_loss_cornernet",
+    "neg_loss_sparse",
+    "FocalLossCenterNet",
+    "_reg_loss",
+    "_gather_feat",
+    "_transpose_and_gather_feat",
+    "RegLossCenterNet",
+    "FocalLossSparse",
+    "RegLossSparse",
+    "IouLossSparse",
+    "IouRegLossSparse",
+    "L1Loss",
+    "GaussianFocalLoss",
+    "calculate_iou_loss_centerhead",
+    "calculate_iou_reg_loss_centerhead",
 }
 
 
@@ -30,7 +48,9 @@ def test_the_call_its_users_write():
     one_hot_targets[0, 1, 2] = 1
     cls_weights = torch.ones(2, 4)
     cls_weights[0] = 0.5
-    loss = loss_utils.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)(cls_preds, one_hot_targets, weights=cls_weights)
+    loss = loss_utils.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)(
+        cls_preds, one_hot_targets, weights=cls_weights
+    )
     log2 = torch.log(torch.tensor(2.0)).item()
     assert loss.shape == (2, 4, 3)
     assert loss[0, 1, 2].item() == pytest.approx(0.5 * 0.25 * 0.25 * log2)
@@ -48,7 +68,9 @@ def test_losses_add_nothing_to_a_models_state_dict():
 
 
 def test_importing_it_brings_no_heavy_package():
-    code = ("import sys; from pcdet_focal.utils import loss_utils; "
-            "print([m for m in ('triton', 'spconv', 'matplotlib', 'tensorboard', 'plotly') if m in sys.modules])")
+    code = (
+        "import sys; from pcdet_focal.utils import loss_utils; "
+        "print([m for m in ('triton', 'spconv', 'matplotlib', 'tensorboard', 'plotly') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

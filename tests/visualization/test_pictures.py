@@ -1,4 +1,5 @@
 """Pictures: they are written at the expected size, boxes change the pixels where they are, and mistakes are named."""
+
 import base64
 import builtins
 import json
@@ -20,7 +21,9 @@ RANGE = [0.0, -20.0, -3.0, 40.0, 20.0, 1.0]
 @pytest.fixture()
 def scan():
     rng = np.random.default_rng(0)
-    return np.column_stack([rng.uniform(0, 40, 2000), rng.uniform(-20, 20, 2000), rng.uniform(-2, 1, 2000), rng.random(2000)]).astype(np.float32)
+    return np.column_stack(
+        [rng.uniform(0, 40, 2000), rng.uniform(-20, 20, 2000), rng.uniform(-2, 1, 2000), rng.random(2000)]
+    ).astype(np.float32)
 
 
 def pixels(path):
@@ -31,7 +34,7 @@ def pixels(path):
 
 def colour_of(image, colour):
     """(rows, columns) bool: pixels near a colour given as #rrggbb."""
-    rgb = np.array([int(colour[k:k + 2], 16) for k in (1, 3, 5)]) / 255.0
+    rgb = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255.0
     return np.abs(image[..., :3] - rgb).max(axis=-1) < 0.12
 
 
@@ -39,7 +42,17 @@ def test_bev_has_the_expected_size_and_boxes_change_it(scan, tmp_path):
     boxes = np.array([[10.0, 5.0, -1.0, 4.0, 1.6, 1.5, 0.3, 1.0], [0.0] * 8])
     draw_bev(scan, point_cloud_range=RANGE, path=tmp_path / "plain.png")
     draw_bev(scan, boxes, ["Car", ""], point_cloud_range=RANGE, path=tmp_path / "truth.png")
-    draw_bev(scan, boxes, ["Car", ""], boxes[:1, :7] + [20.0, -8.0, 0, 0, 0, 0, 0], [0.87], ["Car"], RANGE, "frame 1", tmp_path / "both.png")
+    draw_bev(
+        scan,
+        boxes,
+        ["Car", ""],
+        boxes[:1, :7] + [20.0, -8.0, 0, 0, 0, 0, 0],
+        [0.87],
+        ["Car"],
+        RANGE,
+        "frame 1",
+        tmp_path / "both.png",
+    )
     plain, truth, both = (pixels(tmp_path / f"{name}.png") for name in ("plain", "truth", "both"))
     assert plain.shape == truth.shape == both.shape == (round(13.1 * 120), round(13.6 * 120), 4)
     assert not colour_of(plain, GROUND_TRUTH).any() and not colour_of(plain, DETECTION).any()
@@ -57,9 +70,18 @@ def test_bev_takes_tensors_class_numbers_nan_and_nothing(scan, tmp_path):
     import torch
 
     scan[5, 0] = np.nan
-    figure = draw_bev(torch.from_numpy(scan), torch.ones(2, 8), torch.tensor([1, 2]), torch.zeros(0, 7), torch.zeros(0), torch.zeros(0),
-                      path=tmp_path / "a" / "b.png")
-    assert (tmp_path / "a" / "b.png").exists() and "ground truth (2)" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    figure = draw_bev(
+        torch.from_numpy(scan),
+        torch.ones(2, 8),
+        torch.tensor([1, 2]),
+        torch.zeros(0, 7),
+        torch.zeros(0),
+        torch.zeros(0),
+        path=tmp_path / "a" / "b.png",
+    )
+    assert (tmp_path / "a" / "b.png").exists() and "ground truth (2)" in [
+        text.get_text() for text in figure.axes[0].get_legend().get_texts()
+    ]
     draw_bev(np.zeros((0, 4)), path=tmp_path / "empty.png")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "empty.png"]
 
@@ -98,7 +120,10 @@ def test_a_missing_matplotlib_says_how_to_install_it(scan, monkeypatch):
 
 def test_training_curves(tmp_path):
     steps = np.arange(100)
-    history = {"train/loss": [(int(s), float(2.0 / (1 + s))) for s in steps], "meta_data/lr": [(int(s), 1e-3) for s in steps]}
+    history = {
+        "train/loss": [(int(s), float(2.0 / (1 + s))) for s in steps],
+        "meta_data/lr": [(int(s), 1e-3) for s in steps],
+    }
     figure = draw_training_curves(history, tmp_path / "curves.png")
     assert pixels(tmp_path / "curves.png").shape == (round(5.2 * 120), 1080, 4)
     top, bottom = figure.axes
@@ -112,13 +137,17 @@ def test_training_curves(tmp_path):
 
 def test_smoothing_keeps_constants_and_skips_what_is_not_finite():
     np.testing.assert_allclose(smooth(np.full(50, 3.0), 10.0), 3.0)
-    np.testing.assert_allclose(smooth(np.array([np.nan, 1.0, np.inf, 3.0]), 2.0)[1:], [1.0, 1.0, (0.25 * 1.0 + 0.5 * 3.0) / 0.75])
+    np.testing.assert_allclose(
+        smooth(np.array([np.nan, 1.0, np.inf, 3.0]), 2.0)[1:], [1.0, 1.0, (0.25 * 1.0 + 0.5 * 3.0) / 0.75]
+    )
     np.testing.assert_allclose(smooth(np.arange(5.0), 1.0), np.arange(5.0))
 
 
 def test_scene_page_holds_points_and_boxes_and_loads_nothing(scan, tmp_path):
     boxes = np.array([[10.0, 5.0, -1.0, 4.0, 2.0, 1.5, 0.0]])
-    path = write_scene_html(scan, boxes, boxes, ["</script><b>"], ["Car"], [0.5], tmp_path / "scene.html", title="a <b> c")
+    path = write_scene_html(
+        scan, boxes, boxes, ["</script><b>"], ["Car"], [0.5], tmp_path / "scene.html", title="a <b> c"
+    )
     page = path.read_text()
     assert "a &lt;b&gt; c" in page and page.count("</script>") == 1 and not re.search(r"(src|href)=|https?://", page)
     data = json.loads(re.search(r"const data = (.*);\n", page).group(1))

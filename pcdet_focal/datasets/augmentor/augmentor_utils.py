@@ -1,4 +1,5 @@
 """Door with OpenPCDet's name: every augmentation function, from the files by subject beside this one."""
+
 from .frustum import (
     global_frustum_dropout_bottom,
     global_frustum_dropout_left,
@@ -17,7 +18,14 @@ from .local import (
     random_local_translation_along_y,
     random_local_translation_along_z,
 )
-from .pyramid import get_pyramids, local_pyramid_dropout, local_pyramid_sparsify, local_pyramid_swap, one_hot, points_in_pyramids_mask
+from .pyramid import (
+    get_pyramids,
+    local_pyramid_dropout,
+    local_pyramid_sparsify,
+    local_pyramid_swap,
+    one_hot,
+    points_in_pyramids_mask,
+)
 from .world import (
     global_rotation,
     global_scaling,
@@ -28,9 +36,30 @@ from .world import (
 )
 
 __all__ = [
-    "get_points_in_box", "get_pyramids", "global_frustum_dropout_bottom", "global_frustum_dropout_left", "global_frustum_dropout_right",
-    "global_frustum_dropout_top", "global_rotation", "global_scaling", "global_scaling_with_roi_boxes", "local_frustum_dropout_bottom",
-    "local_frustum_dropout_left", "local_frustum_dropout_right", "local_frustum_dropout_top", "local_pyramid_dropout", "local_pyramid_sparsify",
-    "local_pyramid_swap", "local_rotation", "local_scaling", "one_hot", "points_in_pyramids_mask", "random_flip_along_x", "random_flip_along_y",
-    "random_image_flip_horizontal", "random_local_translation_along_x", "random_local_translation_along_y", "random_local_translation_along_z",
+    "get_points_in_box",
+    "get_pyramids",
+    "global_frustum_dropout_bottom",
+    "global_frustum_dropout_left",
+    "global_frustum_dropout_right",
+    "global_frustum_dropout_top",
+    "global_rotation",
+    "global_scaling",
+    "global_scaling_with_roi_boxes",
+    "local_frustum_dropout_bottom",
+    "local_frustum_dropout_left",
+    "local_frustum_dropout_right",
+    "local_frustum_dropout_top",
+    "local_pyramid_dropout",
+    "local_pyramid_sparsify",
+    "local_pyramid_swap",
+    "local_rotation",
+    "local_scaling",
+    "one_hot",
+    "points_in_pyramids_mask",
+    "random_flip_along_x",
+    "random_flip_along_y",
+    "random_image_flip_horizontal",
+    "random_local_translation_along_x",
+    "random_local_translation_along_y",
+    "random_local_translation_along_z",
 ]

@@ -1,9 +1,11 @@
 """The list of augmentations that a configuration asks for, applied one after the other to a training frame."""
+
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +33,9 @@ _STEPS: dict[str, dict[str, Any]] = {
     "random_local_scaling": {"LOCAL_SCALE_RANGE": _RANGE},
     "random_world_frustum_dropout": {"INTENSITY_RANGE": _RANGE, "DIRECTION": ("top", "bottom", "left", "right")},
     "random_local_frustum_dropout": {"INTENSITY_RANGE": _RANGE, "DIRECTION": ("top", "bottom", "left", "right")},
-    "random_local_pyramid_aug": {key: "a number" for key in ("DROP_PROB", "SPARSIFY_PROB", "SPARSIFY_MAX_NUM", "SWAP_PROB", "SWAP_MAX_NUM")},
+    "random_local_pyramid_aug": {
+        key: "a number" for key in ("DROP_PROB", "SPARSIFY_PROB", "SPARSIFY_MAX_NUM", "SWAP_PROB", "SWAP_MAX_NUM")
+    },
     "random_image_flip": {"ALONG_AXIS_LIST": ("horizontal",)},
 }
 
@@ -46,8 +50,14 @@ def _check_values(config: Mapping[str, Any], key_path: str) -> None:
         elif isinstance(check, tuple):
             choice_list(config, key, check, key_path)
         elif check == "three numbers":
-            if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(v, (int, float)) and v >= 0 for v in value):
-                raise InputError(f"{key_path}.{key} must be three standard deviations [x, y, z] in metres, not {value!r}.")
+            if (
+                not isinstance(value, (list, tuple))
+                or len(value) != 3
+                or not all(isinstance(v, (int, float)) and v >= 0 for v in value)
+            ):
+                raise InputError(
+                    f"{key_path}.{key} must be three standard deviations [x, y, z] in metres, not {value!r}."
+                )
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{key_path}.{key} must be a number, not {value!r}.")
 
@@ -56,14 +66,18 @@ def _on_rois(data_dict: dict, augment: Callable[[np.ndarray, np.ndarray], np.nda
     """Apply a box augmentation to the region proposals (frames, R, 7 or 9) that some data sets bring along."""
     if "roi_boxes" in data_dict:
         rois = data_dict["roi_boxes"]
-        data_dict["roi_boxes"] = augment(rois.reshape(-1, rois.shape[-1]), np.zeros((0, 3), dtype=rois.dtype)).reshape(rois.shape)
+        data_dict["roi_boxes"] = augment(rois.reshape(-1, rois.shape[-1]), np.zeros((0, 3), dtype=rois.dtype)).reshape(
+            rois.shape
+        )
 
 
 class DataAugmentor:
-    """OpenPCDet's DataAugmentor: each method is one step, named by ``NAME`` in ``AUG_CONFIG_LIST`` and skipped if in ``DISABLE_AUG_LIST``.
+    """OpenPCDet's DataAugmentor: each method is one step, named by ``NAME`` in ``AUG_CONFIG_LIST`` and skipped if in
+    ``DISABLE_AUG_LIST``.
 
-    A method called with only its configuration returns the step as a function of ``data_dict``; a subclass adds a step by adding a method. What a
-    step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``, ``noise_scale``, ``noise_translate``) for ``lidar_aug_matrix``.
+    A method called with only its configuration returns the step as a function of ``data_dict``; a subclass adds a step
+    by adding a method. What a step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``,
+    ``noise_scale``, ``noise_translate``) for ``lidar_aug_matrix``.
 
     Args:
         root_path: data folder; the object database is looked for below it.
@@ -99,7 +113,11 @@ class DataAugmentor:
 
     def _known_steps(self) -> list[str]:
         others = ("forward", "disable_augmentation")
-        return [name for name in dir(type(self)) if not name.startswith("_") and name not in others and callable(getattr(type(self), name))]
+        return [
+            name
+            for name in dir(type(self))
+            if not name.startswith("_") and name not in others and callable(getattr(type(self), name))
+        ]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "logger": None}  # loggers do not travel to worker processes
@@ -107,15 +125,21 @@ class DataAugmentor:
     def gt_sampling(self, config=None) -> DataBaseSampler:
         """Paste objects from the database into the scene (:class:`DataBaseSampler`)."""
         index = next((i for i, entry in enumerate(self.aug_config_list) if entry is config), "gt_sampling")
-        return DataBaseSampler(self.root_path, config, self.class_names, logger=self.logger, key_path=f"{KEY_PATH}[{index}]")
+        return DataBaseSampler(
+            self.root_path, config, self.class_names, logger=self.logger, key_path=f"{KEY_PATH}[{index}]"
+        )
 
     def random_world_flip(self, data_dict: dict | None = None, config=None):
-        """Mirror the scene at the axes in ``ALONG_AXIS_LIST``, each with probability 1/2; leaves ``flip_x`` / ``flip_y``."""
+        """Mirror the scene at the axes in ``ALONG_AXIS_LIST``, each with probability 1/2; leaves ``flip_x`` /
+        ``flip_y``.
+        """
         if data_dict is None:
             return partial(self.random_world_flip, config=config)
         for axis in config["ALONG_AXIS_LIST"]:
             flip = getattr(augmentor_utils, f"random_flip_along_{axis}")
-            data_dict["gt_boxes"], data_dict["points"], enable = flip(data_dict["gt_boxes"], data_dict["points"], return_flip=True)
+            data_dict["gt_boxes"], data_dict["points"], enable = flip(
+                data_dict["gt_boxes"], data_dict["points"], return_flip=True
+            )
             data_dict[f"flip_{axis}"] = enable
             _on_rois(data_dict, lambda boxes, points: flip(boxes, points, enable=enable)[0])
         return data_dict
@@ -126,7 +150,9 @@ class DataAugmentor:
             return partial(self.random_world_rotation, config=config)
         rot_range = number_range(config, "WORLD_ROT_ANGLE", KEY_PATH, symmetric=True)
         rotate = partial(augmentor_utils.global_rotation, rot_range=rot_range)
-        data_dict["gt_boxes"], data_dict["points"], angle = rotate(data_dict["gt_boxes"], data_dict["points"], return_rot=True)
+        data_dict["gt_boxes"], data_dict["points"], angle = rotate(
+            data_dict["gt_boxes"], data_dict["points"], return_rot=True
+        )
         data_dict["noise_rot"] = angle
         _on_rois(data_dict, lambda boxes, points: rotate(boxes, points, noise_rotation=angle)[0])
         return data_dict
@@ -146,10 +172,13 @@ class DataAugmentor:
         return data_dict
 
     def random_world_translation(self, data_dict: dict | None = None, config=None):
-        """Move the scene by a vector with standard deviations ``NOISE_TRANSLATE_STD`` [x, y, z]; leaves ``noise_translate`` (1, 3) float32."""
+        """Move the scene by a vector with standard deviations ``NOISE_TRANSLATE_STD`` [x, y, z]; leaves
+        ``noise_translate`` (1, 3) float32.
+        """
         if data_dict is None:
             return partial(self.random_world_translation, config=config)
-        shift = np.array([np.random.normal(0, std, 1) for std in config["NOISE_TRANSLATE_STD"]], dtype=np.float32).T  # (1, 3)
+        # (1, 3)
+        shift = np.array([np.random.normal(0, std, 1) for std in config["NOISE_TRANSLATE_STD"]], dtype=np.float32).T
         for key in ("points", "gt_boxes", "roi_boxes"):
             if key in data_dict:
                 moved = data_dict[key].copy()
@@ -165,12 +194,17 @@ class DataAugmentor:
         for key in ("images", "depth_maps", "calib"):
             if key not in data_dict:
                 raise InputError(
-                    f"random_image_flip needs {key!r}, which frame {data_dict.get('frame_id', '?')} has not: add it to DATA_CONFIG.GET_ITEM_LIST "
+                    f"random_image_flip needs {key!r}, which frame {data_dict.get('frame_id', '?')} has not: add it "
+                    "to DATA_CONFIG.GET_ITEM_LIST "
                     "(gt_sampling with USE_ROAD_PLANE removes the calibration)."
                 )
         for _ in config["ALONG_AXIS_LIST"]:
             images, depth_maps, gt_boxes, enable = random_image_flip_horizontal(
-                data_dict["images"], data_dict["depth_maps"], data_dict["gt_boxes"], data_dict["calib"], return_flip=True
+                data_dict["images"],
+                data_dict["depth_maps"],
+                data_dict["gt_boxes"],
+                data_dict["calib"],
+                return_flip=True,
             )
             data_dict["images"], data_dict["depth_maps"], data_dict["gt_boxes"] = images, depth_maps, gt_boxes
             if enable and "gt_boxes2d" in data_dict:
@@ -185,7 +219,9 @@ class DataAugmentor:
             return partial(self.random_local_translation, config=config)
         for axis in config["ALONG_AXIS_LIST"]:
             move = getattr(augmentor_utils, f"random_local_translation_along_{axis}")
-            data_dict["gt_boxes"], data_dict["points"] = move(data_dict["gt_boxes"], data_dict["points"], config["LOCAL_TRANSLATION_RANGE"])
+            data_dict["gt_boxes"], data_dict["points"] = move(
+                data_dict["gt_boxes"], data_dict["points"], config["LOCAL_TRANSLATION_RANGE"]
+            )
         return data_dict
 
     def random_local_rotation(self, data_dict: dict | None = None, config=None):
@@ -193,7 +229,9 @@ class DataAugmentor:
         if data_dict is None:
             return partial(self.random_local_rotation, config=config)
         rot_range = number_range(config, "LOCAL_ROT_ANGLE", KEY_PATH, symmetric=True)
-        data_dict["gt_boxes"], data_dict["points"] = augmentor_utils.local_rotation(data_dict["gt_boxes"], data_dict["points"], rot_range)
+        data_dict["gt_boxes"], data_dict["points"] = augmentor_utils.local_rotation(
+            data_dict["gt_boxes"], data_dict["points"], rot_range
+        )
         return data_dict
 
     def random_local_scaling(self, data_dict: dict | None = None, config=None):
@@ -206,11 +244,15 @@ class DataAugmentor:
         return data_dict
 
     def random_world_frustum_dropout(self, data_dict: dict | None = None, config=None):
-        """Drop a slab of the scene from each side in ``DIRECTION``; names, masks and 2-D boxes lose the same rows as the boxes."""
+        """Drop a slab of the scene from each side in ``DIRECTION``; names, masks and 2-D boxes lose the same rows as
+        the boxes.
+        """
         if data_dict is None:
             return partial(self.random_world_frustum_dropout, config=config)
         for direction in config["DIRECTION"]:
-            keep, keep_points = global_frustum_masks(data_dict["gt_boxes"], data_dict["points"], config["INTENSITY_RANGE"], direction)
+            keep, keep_points = global_frustum_masks(
+                data_dict["gt_boxes"], data_dict["points"], config["INTENSITY_RANGE"], direction
+            )
             data_dict["points"] = data_dict["points"][keep_points]
             for key in ("gt_boxes", "gt_names", "gt_boxes2d", "gt_boxes_mask"):
                 if key in data_dict:
@@ -223,7 +265,9 @@ class DataAugmentor:
             return partial(self.random_local_frustum_dropout, config=config)
         for direction in config["DIRECTION"]:
             drop = getattr(augmentor_utils, f"local_frustum_dropout_{direction}")
-            data_dict["gt_boxes"], data_dict["points"] = drop(data_dict["gt_boxes"], data_dict["points"], config["INTENSITY_RANGE"])
+            data_dict["gt_boxes"], data_dict["points"] = drop(
+                data_dict["gt_boxes"], data_dict["points"], config["INTENSITY_RANGE"]
+            )
         return data_dict
 
     def random_local_pyramid_aug(self, data_dict: dict | None = None, config=None):
@@ -244,11 +288,13 @@ class DataAugmentor:
         """Augment one frame.
 
         Args:
-            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), optionally ``gt_boxes_mask`` (M,) bool: which boxes are of
-                classes to train on (the others leave at the end), ``calib`` and ``road_plane`` for ``gt_sampling``. Its arrays are not changed.
+            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), optionally ``gt_boxes_mask``
+                (M,) bool: which boxes are of classes to train on (the others leave at the end), ``calib`` and
+                ``road_plane`` for ``gt_sampling``. Its arrays are not changed.
 
         Returns:
-            A new dict with the augmented arrays, headings in [-pi, pi), without ``road_plane`` and ``gt_boxes_mask``, plus what was drawn.
+            A new dict with the augmented arrays, headings in [-pi, pi), without ``road_plane`` and ``gt_boxes_mask``,
+            plus what was drawn.
         """
         data_dict = dict(data_dict)
         for step in self.data_augmentor_queue:

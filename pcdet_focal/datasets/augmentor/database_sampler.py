@@ -1,9 +1,11 @@
 """Pasting objects of other frames into a scene ("ground-truth sampling", SECOND, Yan et al., Sensors 2018)."""
+
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +29,17 @@ def _name_and_number(entry: Any, key_path: str) -> tuple[str, int]:
 
 
 class DataBaseSampler:
-    """OpenPCDet's DataBaseSampler: ``sampler(data_dict)`` pastes objects from ``kitti_dbinfos_train.pkl`` and its points (``object_points.py``).
+    """OpenPCDet's DataBaseSampler: ``sampler(data_dict)`` pastes objects from ``kitti_dbinfos_train.pkl`` and its
+    points (``object_points.py``).
 
-    For each class of ``SAMPLE_GROUPS`` it draws that many different objects (with ``LIMIT_WHOLE_SCENE`` so many that the scene then has that number),
-    drops those whose bird's-eye rectangle shares area with a box of the scene, one pasted before, or another one drawn, and adds the rest: their
-    points first, then the scene's points outside the pasted boxes (enlarged by ``REMOVE_EXTRA_WIDTH``).
+    For each class of ``SAMPLE_GROUPS`` it draws that many different objects (with ``LIMIT_WHOLE_SCENE`` so many that
+    the scene then has that number), drops those whose bird's-eye rectangle shares area with a box of the scene, one
+    pasted before, or another one drawn, and adds the rest: their points first, then the scene's points outside the
+    pasted boxes (enlarged by ``REMOVE_EXTRA_WIDTH``).
 
-    Every call draws its own permutation of each class's objects. OpenPCDet works through one permutation over many calls, which makes a frame
-    depend on what its worker did before; both draw the same at the first call of a new sampler. ``ONE_PERMUTATION: True`` does as OpenPCDet.
+    Every call draws its own permutation of each class's objects. OpenPCDet works through one permutation over many
+    calls, which makes a frame depend on what its worker did before; both draw the same at the first call of a new
+    sampler. ``ONE_PERMUTATION: True`` does as OpenPCDet.
 
     Args:
         root_path: folder that ``DB_INFO_PATH`` and the paths in it are relative to.
@@ -47,8 +52,14 @@ class DataBaseSampler:
         InputError: a missing or malformed key (with its key path) or database file (with the command that makes it).
     """
 
-    def __init__(self, root_path: str | Path, sampler_cfg: Mapping[str, Any], class_names: Sequence[str], logger=None,
-                 key_path: str = "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST[gt_sampling]"):
+    def __init__(
+        self,
+        root_path: str | Path,
+        sampler_cfg: Mapping[str, Any],
+        class_names: Sequence[str],
+        logger=None,
+        key_path: str = "DATA_CONFIG.DATA_AUGMENTOR.AUG_CONFIG_LIST[gt_sampling]",
+    ):
         require_keys(sampler_cfg, _REQUIRED, key_path)
         self.root_path = Path(root_path)
         self.class_names = list(class_names)
@@ -56,7 +67,9 @@ class DataBaseSampler:
         self.logger = logger
         self.key_path = key_path
         if sampler_cfg.get("IMG_AUG_TYPE", None) is not None:
-            raise InputError(f"{key_path}.IMG_AUG_TYPE: pasting image crops is not supported; remove the key to paste points only.")
+            raise InputError(
+                f"{key_path}.IMG_AUG_TYPE: pasting image crops is not supported; remove the key to paste points only."
+            )
         width = sampler_cfg["REMOVE_EXTRA_WIDTH"]
         if not isinstance(width, (list, tuple)) or len(width) != 3:
             raise InputError(f"{key_path}.REMOVE_EXTRA_WIDTH must be three widths [x, y, z] in metres, not {width!r}.")
@@ -78,14 +91,17 @@ class DataBaseSampler:
         self.object_points = ObjectPoints(self.root_path, features, packed)
 
         self.limit_whole_scene = bool(sampler_cfg.get("LIMIT_WHOLE_SCENE", False))
-        self._undrawn: dict[str, np.ndarray] | None = {} if sampler_cfg.get("ONE_PERMUTATION", False) else None  # class -> rest of its permutation
+        # class -> rest of its permutation
+        self._undrawn: dict[str, np.ndarray] | None = {} if sampler_cfg.get("ONE_PERMUTATION", False) else None
         self.sample_groups: dict[str, dict[str, int]] = {}
         for i, entry in enumerate(sampler_cfg["SAMPLE_GROUPS"]):
             name, number = _name_and_number(entry, f"{key_path}.SAMPLE_GROUPS[{i}]")
             if name not in self.class_names:
                 continue
             if not self.db_infos[name] and number > 0:
-                self._warn(f"{key_path}: the database has no {name} left to paste (after PREPARE); none will be pasted.")
+                self._warn(
+                    f"{key_path}: the database has no {name} left to paste (after PREPARE); none will be pasted."
+                )
                 continue
             self.sample_groups[name] = {"sample_num": number}
 
@@ -99,36 +115,58 @@ class DataBaseSampler:
             warnings.warn(message, stacklevel=3)
 
     def _database_paths(self) -> tuple[list[Path], list[Path | None], int]:
-        """Index files, the packed point file of each (None: the one beside its folder) and number of point features: those configured, or the
-        ``BACKUP_DB_INFO`` if they are not there.
+        """Index files, the packed point file of each (None: the one beside its folder) and number of point features:
+        those configured, or the ``BACKUP_DB_INFO`` if they are not there.
 
-        ``USE_SHARED_MEMORY``, with which OpenPCDet copies the packed file to /dev/shm, here only says that it must be there: it is mapped, which
-        shares it as well, wherever it is.
+        ``USE_SHARED_MEMORY``, with which OpenPCDet copies the packed file to /dev/shm, here only says that it must be
+        there: it is mapped, which shares it as well, wherever it is.
         """
         cfg = self.sampler_cfg
-        names, data, features = list(cfg["DB_INFO_PATH"]), list(cfg.get("DB_DATA_PATH", ())), int(cfg["NUM_POINT_FEATURES"])
+        names, data, features = (
+            list(cfg["DB_INFO_PATH"]),
+            list(cfg.get("DB_DATA_PATH", ())),
+            int(cfg["NUM_POINT_FEATURES"]),
+        )
         backup = cfg.get("BACKUP_DB_INFO", None)
         if backup is not None and len(names) == 1 and not (self.root_path / names[0]).exists():
-            names, data, features = [backup["DB_INFO_PATH"]], [backup["DB_DATA_PATH"]], int(backup["NUM_POINT_FEATURES"])
+            names, data, features = (
+                [backup["DB_INFO_PATH"]],
+                [backup["DB_DATA_PATH"]],
+                int(backup["NUM_POINT_FEATURES"]),
+            )
         paths = [self.root_path / name for name in names]
         for i, path in enumerate(paths):
             if not path.is_file():
-                raise InputError(f"{self.key_path}.DB_INFO_PATH[{i}]: there is no object database {path}. {MAKE_DATABASE}")
-        packed = [self.root_path / name for name in data[:len(paths)]]
+                raise InputError(
+                    f"{self.key_path}.DB_INFO_PATH[{i}]: there is no object database {path}. {MAKE_DATABASE}"
+                )
+        packed = [self.root_path / name for name in data[: len(paths)]]
         if cfg.get("USE_SHARED_MEMORY", False):
             for i, path in enumerate(packed):
                 if not path.is_file():
-                    raise InputError(f"{self.key_path}.DB_DATA_PATH[{i}]: there is no file {path} with the points of the database. {MAKE_DATABASE}")
+                    raise InputError(
+                        f"{self.key_path}.DB_DATA_PATH[{i}]: there is no file {path} with the points of the database. "
+                        f"{MAKE_DATABASE}"
+                    )
         found = [path if path.is_file() else None for path in packed]
         return paths, [*found, *[None] * (len(paths) - len(found))], features
 
-    def filter_by_difficulty(self, db_infos: dict[str, list[dict]], removed_difficulty: Sequence[int]) -> dict[str, list[dict]]:
-        """The objects whose KITTI difficulty (0, 1, 2, or -1 for none; 0 where the data set has none) is not in ``removed_difficulty``."""
-        kept = {name: [info for info in infos if info.get("difficulty", 0) not in removed_difficulty] for name, infos in db_infos.items()}
+    def filter_by_difficulty(
+        self, db_infos: dict[str, list[dict]], removed_difficulty: Sequence[int]
+    ) -> dict[str, list[dict]]:
+        """The objects whose KITTI difficulty (0, 1, 2, or -1 for none; 0 where the data set has none) is not in
+        ``removed_difficulty``.
+        """
+        kept = {
+            name: [info for info in infos if info.get("difficulty", 0) not in removed_difficulty]
+            for name, infos in db_infos.items()
+        }
         self._log_filter("difficulty", db_infos, kept)
         return kept
 
-    def filter_by_min_points(self, db_infos: dict[str, list[dict]], min_gt_points_list: Sequence[str]) -> dict[str, list[dict]]:
+    def filter_by_min_points(
+        self, db_infos: dict[str, list[dict]], min_gt_points_list: Sequence[str]
+    ) -> dict[str, list[dict]]:
         """The objects with at least the number of points that ``["Car:5", ...]`` gives for their class."""
         kept = dict(db_infos)
         for i, entry in enumerate(min_gt_points_list):
@@ -144,7 +182,9 @@ class DataBaseSampler:
                 self.logger.info("Database filter by %s %s: %d => %d", what, name, len(before[name]), len(after[name]))
 
     def sample_with_fixed_number(self, class_name: str, sample_group: Mapping[str, Any]) -> list[dict]:
-        """``sample_group['sample_num']`` different objects of a class in random order, or all where there are fewer (or fewer undrawn)."""
+        """``sample_group['sample_num']`` different objects of a class in random order, or all where there are fewer (or
+        fewer undrawn).
+        """
         infos, number = self.db_infos[class_name], int(sample_group["sample_num"])
         order = () if self._undrawn is None else self._undrawn.get(class_name, ())
         if len(order) == 0:
@@ -168,15 +208,22 @@ class DataBaseSampler:
         gt_boxes[:, 2] -= lowered
         return gt_boxes, lowered
 
-    def add_sampled_boxes_to_scene(self, data_dict: dict, sampled_gt_boxes: np.ndarray, total_valid_sampled_dict: Sequence[dict]) -> dict:
-        """Put the chosen objects (boxes (K, 7+), entries of the database) into a scene whose boxes are all to be kept."""
+    def add_sampled_boxes_to_scene(
+        self, data_dict: dict, sampled_gt_boxes: np.ndarray, total_valid_sampled_dict: Sequence[dict]
+    ) -> dict:
+        """Put the chosen objects (boxes (K, 7+), entries of the database) into a scene whose boxes are all to be
+        kept.
+        """
         points, lowered = data_dict["points"], None
         if self.sampler_cfg.get("USE_ROAD_PLANE", False) and data_dict.get("road_plane", None) is not None:
-            sampled_gt_boxes, lowered = self.put_boxes_on_road_planes(sampled_gt_boxes, data_dict["road_plane"], data_dict["calib"])
+            sampled_gt_boxes, lowered = self.put_boxes_on_road_planes(
+                sampled_gt_boxes, data_dict["road_plane"], data_dict["calib"]
+            )
         loaded = [self.object_points.read(info) for info in total_valid_sampled_dict]
         counts = [len(part) for part in loaded]
         obj_points = np.concatenate(loaded, axis=0)
-        shifts = np.zeros((len(counts), obj_points.shape[1]), dtype=np.float32)  # whole rows: numpy adds them faster than three columns
+        # whole rows: numpy adds them faster than three columns
+        shifts = np.zeros((len(counts), obj_points.shape[1]), dtype=np.float32)
         shifts[:, :3] = [info["box3d_lidar"][:3] for info in total_valid_sampled_dict]
         obj_points += np.repeat(shifts, counts, axis=0)
         if lowered is not None:
@@ -185,13 +232,19 @@ class DataBaseSampler:
 
         enlarged = sampled_gt_boxes[:, 0:7].copy()
         enlarged[:, 3:6] += np.asarray(self.sampler_cfg["REMOVE_EXTRA_WIDTH"], dtype=enlarged.dtype)
-        data_dict["points"] = np.concatenate([obj_points, points.take(np.flatnonzero(outside_boxes(points, enlarged)), axis=0)], axis=0)
+        data_dict["points"] = np.concatenate(
+            [obj_points, points.take(np.flatnonzero(outside_boxes(points, enlarged)), axis=0)], axis=0
+        )
         data_dict["gt_boxes"] = np.concatenate([data_dict["gt_boxes"], sampled_gt_boxes], axis=0)
-        data_dict["gt_names"] = np.concatenate([data_dict["gt_names"], np.array([info["name"] for info in total_valid_sampled_dict])], axis=0)
+        data_dict["gt_names"] = np.concatenate(
+            [data_dict["gt_names"], np.array([info["name"] for info in total_valid_sampled_dict])], axis=0
+        )
         return data_dict
 
     def _match_features(self, obj_points: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Database points with the columns of the scene's, those of other moments (last column: time, seconds) removed where asked."""
+        """Database points with the columns of the scene's, those of other moments (last column: time, seconds) removed
+        where asked.
+        """
         cfg, columns = self.sampler_cfg, points.shape[1]
         if cfg.get("FILTER_OBJ_POINTS_BY_TIMESTAMP", False):
             low, high = sorted(cfg["TIME_RANGE"][:2])
@@ -201,7 +254,8 @@ class DataBaseSampler:
             return obj_points
         else:
             raise InputError(
-                f"{self.key_path}.NUM_POINT_FEATURES: the points of the database have {obj_points.shape[1]} columns, those of the scene {columns}."
+                f"{self.key_path}.NUM_POINT_FEATURES: the points of the database have {obj_points.shape[1]} columns, "
+                f"those of the scene {columns}."
             )
         time = obj_points[:, -1]
         return obj_points[(time < high + 1e-6) & (time > low - 1e-6), :columns]
@@ -210,16 +264,20 @@ class DataBaseSampler:
         """Paste objects into one scene.
 
         Args:
-            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), ``gt_boxes_mask`` (M,) bool (which boxes to keep; all are
-                avoided), and, for ``USE_ROAD_PLANE``, ``calib`` and ``road_plane`` (4,); without a plane objects keep their own heights.
+            data_dict: ``points`` (N, 3+C), ``gt_boxes`` (M, 7 or 9), ``gt_names`` (M,), ``gt_boxes_mask`` (M,) bool
+                (which boxes to keep; all are avoided), and, for ``USE_ROAD_PLANE``, ``calib`` and ``road_plane`` (4,);
+                without a plane objects keep their own heights.
 
         Returns:
-            A dict with points, boxes and names of the scene with what was pasted, without ``gt_boxes_mask`` and, with ``USE_ROAD_PLANE``, without
-            ``calib`` and ``road_plane``. Arrays given are not changed.
+            A dict with points, boxes and names of the scene with what was pasted, without ``gt_boxes_mask`` and, with
+            ``USE_ROAD_PLANE``, without ``calib`` and ``road_plane``. Arrays given are not changed.
         """
         if "gt_boxes2d" in data_dict:
-            raise InputError(f"{self.key_path}: gt_sampling cannot add to 'gt_boxes2d', because pasted objects are not in the image; "
-                             "remove gt_boxes2d from DATA_CONFIG.GET_ITEM_LIST or put gt_sampling into DISABLE_AUG_LIST.")
+            raise InputError(
+                f"{self.key_path}: gt_sampling cannot add to 'gt_boxes2d', because pasted objects are not in the "
+                "image; "
+                "remove gt_boxes2d from DATA_CONFIG.GET_ITEM_LIST or put gt_sampling into DISABLE_AUG_LIST."
+            )
         data_dict = dict(data_dict)
         existing, names = data_dict["gt_boxes"], data_dict["gt_names"].astype(str)
         n_existing, columns = existing.shape
@@ -236,7 +294,8 @@ class DataBaseSampler:
                 boxes = boxes3d_kitti_fakelidar_to_lidar(boxes)
             if boxes.shape[1] < columns:
                 raise InputError(
-                    f"{self.key_path}: boxes of the database have {boxes.shape[1]} columns, those of the scene {columns} (with velocity); "
+                    f"{self.key_path}: boxes of the database have {boxes.shape[1]} columns, those of the scene "
+                    f"{columns} (with velocity); "
                     "make the database from the same infos."
                 )
             free = np.flatnonzero(~collides(boxes, existing))

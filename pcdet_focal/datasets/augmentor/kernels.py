@@ -1,7 +1,9 @@
 """The loops of the augmentation over points and boxes (numba, one thread: they run inside data-loader workers).
 
-Arithmetic is float64 whatever the input type, so the answers are those of exact geometry except within rounding of a face.
+Arithmetic is float64 whatever the input type, so the answers are those of exact geometry except within rounding of a
+face.
 """
+
 from __future__ import annotations
 
 import math
@@ -31,8 +33,8 @@ def _index_in_box(points, box, margin):
 
 
 def index_in_box(points: np.ndarray, box: np.ndarray, margin: float = 0.1) -> np.ndarray:
-    """Indices (K,) int64, ascending, of the points (N, 3+C) inside one box (7+): ``margin`` metres are added to its length and width on
-    each side, none to its height; faces count as inside."""
+    """Indices (K,) int64, ascending, of the points (N, 3+C) inside one box (7+): ``margin`` metres are added to its
+    length and width on each side, none to its height; faces count as inside."""
     return _index_in_box(np.ascontiguousarray(points), np.ascontiguousarray(box[:7], dtype=np.float64), float(margin))
 
 
@@ -44,8 +46,8 @@ def _outside_boxes(points, boxes, margin):
         frame[j, 0], frame[j, 1] = math.cos(boxes[j, 6]), math.sin(boxes[j, 6])
         frame[j, 2], frame[j, 3], frame[j, 4] = boxes[j, 3] / 2 + margin, boxes[j, 4] / 2 + margin, boxes[j, 5] / 2
         frame[j, 5] = math.sqrt(frame[j, 2] ** 2 + frame[j, 3] ** 2)
-    # Square metres of ground that a box may reach, in a table that repeats itself: most points are on none and need no look at the boxes.
-    # int(x + _FAR) is floor(x) but for whole rounds, and takes a fraction of its time.
+    # Square metres of ground that a box may reach, in a table that repeats itself: most points are on none and need no
+    # look at the boxes. int(x + _FAR) is floor(x) but for whole rounds, and takes a fraction of its time.
     squares = np.zeros((_SQUARES, _SQUARES), np.bool_)
     for j in range(m):
         x, y, reach = boxes[j, 0], boxes[j, 1], frame[j, 5] + 1e-6
@@ -58,7 +60,11 @@ def _outside_boxes(points, boxes, margin):
     outside = np.ones(points.shape[0], np.bool_)
     for i in range(points.shape[0]):
         px, py, pz = np.float64(points[i, 0]), np.float64(points[i, 1]), points[i, 2]
-        if abs(px) < _FAR and abs(py) < _FAR and not squares[int(px + _FAR) & (_SQUARES - 1), int(py + _FAR) & (_SQUARES - 1)]:
+        if (
+            abs(px) < _FAR
+            and abs(py) < _FAR
+            and not squares[int(px + _FAR) & (_SQUARES - 1), int(py + _FAR) & (_SQUARES - 1)]
+        ):
             continue
         for j in range(m):
             x, y = px - boxes[j, 0], py - boxes[j, 1]
@@ -72,9 +78,11 @@ def _outside_boxes(points, boxes, margin):
 
 
 def outside_boxes(points: np.ndarray, boxes: np.ndarray, margin: float = 0.01) -> np.ndarray:
-    """Mask (N,) bool of the points (N, 3+C) that are in none of the boxes (M, 7+); ``margin`` metres are added to length and width on each
-    side (1 cm is what OpenPCDet's CPU operator adds)."""
-    return _outside_boxes(np.ascontiguousarray(points), np.ascontiguousarray(boxes[:, :7], dtype=np.float64), float(margin))
+    """Mask (N,) bool of the points (N, 3+C) that are in none of the boxes (M, 7+); ``margin`` metres are added to
+    length and width on each side (1 cm is what OpenPCDet's CPU operator adds)."""
+    return _outside_boxes(
+        np.ascontiguousarray(points), np.ascontiguousarray(boxes[:, :7], dtype=np.float64), float(margin)
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -87,9 +95,15 @@ def _rectangles_overlap(a, b):
     ca, sa, cb, sb = math.cos(a[6]), math.sin(a[6]), math.cos(b[6]), math.sin(b[6])
     c, s = abs(ca * cb + sa * sb), abs(sb * ca - cb * sa)  # of the angle between them
     # two convex shapes are apart exactly if the normal of one of their sides separates them
-    if abs(x * ca + y * sa) >= (a[3] + b[3] * c + b[4] * s) / 2 or abs(y * ca - x * sa) >= (a[4] + b[3] * s + b[4] * c) / 2:
+    if (
+        abs(x * ca + y * sa) >= (a[3] + b[3] * c + b[4] * s) / 2
+        or abs(y * ca - x * sa) >= (a[4] + b[3] * s + b[4] * c) / 2
+    ):
         return False
-    return abs(x * cb + y * sb) < (b[3] + a[3] * c + a[4] * s) / 2 and abs(y * cb - x * sb) < (b[4] + a[3] * s + a[4] * c) / 2
+    return (
+        abs(x * cb + y * sb) < (b[3] + a[3] * c + a[4] * s) / 2
+        and abs(y * cb - x * sb) < (b[4] + a[3] * s + a[4] * c) / 2
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -110,11 +124,15 @@ def _collides(boxes, others):
 
 
 def collides(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mask (N,) bool: does the bird's-eye rectangle of a box (N, 7+) share area with that of another of ``boxes`` or of ``others`` (M, 7+)?
+    """Mask (N,) bool: does the bird's-eye rectangle of a box (N, 7+) share area with that of another of ``boxes`` or of
+    ``others`` (M, 7+)?
 
-    Separating axes, that is exactly "rotated IoU above 0"; touching is not overlapping, and a box without area overlaps nothing.
+    Separating axes, that is exactly "rotated IoU above 0"; touching is not overlapping, and a box without area overlaps
+    nothing.
     """
-    return _collides(np.ascontiguousarray(boxes[:, :7], dtype=np.float64), np.ascontiguousarray(others[:, :7], dtype=np.float64))
+    return _collides(
+        np.ascontiguousarray(boxes[:, :7], dtype=np.float64), np.ascontiguousarray(others[:, :7], dtype=np.float64)
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -132,7 +150,9 @@ def _index_in_ranges(points, low, high):
 
 
 def index_near(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Indices (K,) int64, ascending, of the points (M, 3+C) in the axis-aligned bounds of any of N bodies, given by corners (N, P, 3)."""
+    """Indices (K,) int64, ascending, of the points (M, 3+C) in the axis-aligned bounds of any of N bodies, given by
+    corners (N, P, 3).
+    """
     corners = np.asarray(corners, dtype=np.float64)
     return _index_in_ranges(np.ascontiguousarray(points), corners.min(axis=1) - 1e-6, corners.max(axis=1) + 1e-6)
 
@@ -147,7 +167,8 @@ def _in_pyramids(points, planes, low, high):
                 continue
             ok = True
             for k in range(5):
-                if not planes[j, k, 0] * x + planes[j, k, 1] * y + planes[j, k, 2] * z >= planes[j, k, 3]:  # so that NaN is outside
+                # so that NaN is outside
+                if not planes[j, k, 0] * x + planes[j, k, 1] * y + planes[j, k, 2] * z >= planes[j, k, 3]:
                     ok = False
                     break
             inside[i, j] = ok
@@ -155,7 +176,8 @@ def _in_pyramids(points, planes, low, high):
 
 
 def in_pyramids(points: np.ndarray, pyramids: np.ndarray) -> np.ndarray:
-    """Mask (M, N) bool: which points (M, 3+C) are in which pyramids (N, 5, 3), given as apex and four base corners in cyclic order.
+    """Mask (M, N) bool: which points (M, 3+C) are in which pyramids (N, 5, 3), given as apex and four base corners in
+    cyclic order.
 
     Faces count as inside (to 1e-9 m); a pyramid without volume contains nothing.
     """
@@ -167,7 +189,8 @@ def in_pyramids(points: np.ndarray, pyramids: np.ndarray) -> np.ndarray:
     normals = normals / np.where(length > 0, length, 1.0)
     on_plane = np.concatenate([np.repeat(apex, 4, axis=1), base[:, :1]], axis=1)
     centre = corners.mean(axis=1, keepdims=True)
-    depth = ((centre - on_plane) * normals).sum(axis=2, keepdims=True)  # how far the centre is inside each plane, up to sign
+    # how far the centre is inside each plane, up to sign
+    depth = ((centre - on_plane) * normals).sum(axis=2, keepdims=True)
     normals = np.where(depth < 0, -normals, normals)
     offset = (on_plane * normals).sum(axis=2, keepdims=True) - 1e-9
     flat = (np.abs(depth) <= 1e-12).any(axis=1, keepdims=True)

@@ -1,26 +1,30 @@
 """The points of database objects: one packed file of all of them, mapped into memory, and one small file each.
 
-A database is an index (``kitti_dbinfos_train.pkl``: class -> entries) and a folder (``gt_database``) with a ``.bin`` file for every object, raw
-float32 (n, C), x, y, z relative to the box centre. Beside the folder lies ``gt_database_global.npy``: all objects, float32 (N, C), one after the
-other; the entry of an object has its rows, ``global_data_offset`` [first, last + 1], and ``global_data_crc32``, the CRC-32 of their bytes. File
-name and offsets are what OpenPCDet has for Waymo (its ``tools/process_tools/create_integrated_database.py`` makes them for any database); the check
-sum is ours, and optional.
+A database is an index (``kitti_dbinfos_train.pkl``: class -> entries) and a folder (``gt_database``) with a ``.bin``
+file for every object, raw float32 (n, C), x, y, z relative to the box centre. Beside the folder lies
+``gt_database_global.npy``: all objects, float32 (N, C), one after the other; the entry of an object has its rows,
+``global_data_offset`` [first, last + 1], and ``global_data_crc32``, the CRC-32 of their bytes. File
+name and offsets are what OpenPCDet has for Waymo (its ``tools/process_tools/create_integrated_database.py`` makes them
+for any database); the check sum is ours, and optional.
 """
+
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Iterable, Mapping
 
 import numpy as np
 
 from pcdet_focal.errors import InputError
 
 MAKE_DATABASE = (
-    "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG' (KITTI's folder layout) or "
+    "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG' (KITTI's folder layout) "
+    "or "
     "'python -m pcdet_focal.datasets.custom.custom_dataset create_custom_infos CFG' (custom data)."
 )
-CACHE_BYTES = 256 * 2**20  # a process stops keeping objects of small files above this; KITTI's train split needs about 90 MB
+# a process stops keeping objects of small files above this; KITTI's train split needs about 90 MB
+CACHE_BYTES = 256 * 2**20
 
 
 def database_folder(entry: Mapping) -> str:
@@ -37,7 +41,8 @@ def pack_objects(entries: Iterable[dict], root_path: str | Path, num_features: i
     """Copy the small files of ``entries`` into one, in this order, and note offsets and check sums in the entries.
 
     Args:
-        entries: of an index, with ``path`` (relative to ``root_path``) and ``num_points_in_gt``; they get the two keys above.
+        entries: of an index, with ``path`` (relative to ``root_path``) and ``num_points_in_gt``; they get the two keys
+            above.
         num_features: columns of a point.
         packed: the ``.npy`` file to make.
     """
@@ -45,7 +50,9 @@ def pack_objects(entries: Iterable[dict], root_path: str | Path, num_features: i
     total = sum(int(entry["num_points_in_gt"]) for entry in entries)
     first = 0
     with open(packed, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (total, num_features)})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (total, num_features)}
+        )
         for entry in entries:
             points = files._read_file(entry)
             file.write(points.tobytes())
@@ -55,14 +62,17 @@ def pack_objects(entries: Iterable[dict], root_path: str | Path, num_features: i
 
 
 class ObjectPoints:
-    """Reader of database objects: from the packed file where there is one and the entry has an offset, else from the object's own file.
+    """Reader of database objects: from the packed file where there is one and the entry has an offset, else from the
+    object's own file.
 
-    Files are opened when they are first read, in each process for itself; processes of one machine share the memory of a packed file.
+    Files are opened when they are first read, in each process for itself; processes of one machine share the memory of
+    a packed file.
 
     Args:
         root_path: folder that the paths in the database index are relative to.
         num_features: columns of a point.
-        packed: database folder (as in the entries' paths) -> its packed file, where that is not the one beside the folder.
+        packed: database folder (as in the entries' paths) -> its packed file, where that is not the one beside the
+            folder.
     """
 
     def __init__(self, root_path: str | Path, num_features: int, packed: Mapping[str, Path] | None = None):
@@ -72,7 +82,8 @@ class ObjectPoints:
         self._forget()
 
     def _forget(self) -> None:
-        self._mapped: dict[str, np.ndarray | None] = {}  # database folder -> rows of its packed file, None where it has none
+        # database folder -> rows of its packed file, None where it has none
+        self._mapped: dict[str, np.ndarray | None] = {}
         self._kept: dict[str, np.ndarray] = {}  # path of an object -> its points
         self._kept_bytes = 0
 
@@ -84,7 +95,8 @@ class ObjectPoints:
         self._forget()  # a worker process opens its own
 
     def read(self, info: Mapping) -> np.ndarray:
-        """Points (n, num_features) float32 of one entry, relative to its box centre. Not to be changed: they may be shared.
+        """Points (n, num_features) float32 of one entry, relative to its box centre. Not to be changed: they may be
+        shared.
 
         Raises:
             InputError: a file is missing or damaged, or is not the one that the index was made with.
@@ -97,7 +109,8 @@ class ObjectPoints:
             if folder not in self._mapped:
                 self._mapped[folder] = self._map(self._packed_file(folder))
             if self._mapped[folder] is not None:
-                points = self._kept[info["path"]] = self._slice(info, self._mapped[folder], folder)  # a view: it holds no memory
+                # a view: it holds no memory
+                points = self._kept[info["path"]] = self._slice(info, self._mapped[folder], folder)
                 return points
         points = self._read_file(info)
         if self._kept_bytes + points.nbytes <= CACHE_BYTES:
@@ -115,11 +128,13 @@ class ObjectPoints:
             rows = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path} with the points of the object database cannot be read ({error}): it is cut off or damaged. {MAKE_DATABASE}"
+                f"{path} with the points of the object database cannot be read ({error}): it is cut off or damaged. "
+                f"{MAKE_DATABASE}"
             ) from error
         if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != self.num_features:
             raise InputError(
-                f"{path} holds {rows.dtype} {rows.shape}, and the points of the object database should be float32 (N, {self.num_features}) "
+                f"{path} holds {rows.dtype} {rows.shape}, and the points of the object database should be float32 (N, "
+                f"{self.num_features}) "
                 f"(NUM_POINT_FEATURES). {MAKE_DATABASE}"
             )
         return rows.view(np.ndarray)  # slices of a plain array cost less than those of a memmap
@@ -127,10 +142,14 @@ class ObjectPoints:
     def _slice(self, info: Mapping, rows: np.ndarray, folder: str) -> np.ndarray:
         first, end = info["global_data_offset"]
         points = rows[first:end]
-        if len(points) == end - first == info["num_points_in_gt"] and info.get("global_data_crc32") in (None, zlib.crc32(points)):
+        if len(points) == end - first == info["num_points_in_gt"] and info.get("global_data_crc32") in (
+            None,
+            zlib.crc32(points),
+        ):
             return points
         raise InputError(
-            f"{self._packed_file(folder)} has not the {info['num_points_in_gt']} points of {info['path']} in its rows {first} to {end} (of "
+            f"{self._packed_file(folder)} has not the {info['num_points_in_gt']} points of {info['path']} in its rows "
+            f"{first} to {end} (of "
             f"{len(rows)}): it was made at another time than the database index. {MAKE_DATABASE}"
         )
 
@@ -139,12 +158,22 @@ class ObjectPoints:
         try:
             content = path.read_bytes()
         except OSError as error:
-            packed = f", nor is there {self._packed_file(database_folder(info))}" if info.get("global_data_offset") is not None else ""
-            raise InputError(f"Cannot read {path}, which the object database lists: {error.strerror or error}{packed}. {MAKE_DATABASE}") from error
+            packed = (
+                f", nor is there {self._packed_file(database_folder(info))}"
+                if info.get("global_data_offset") is not None
+                else ""
+            )
+            raise InputError(
+                f"Cannot read {path}, which the object database lists: {error.strerror or error}{packed}. "
+                f"{MAKE_DATABASE}"
+            ) from error
         for dtype in (np.float32, np.float64):
             if len(content) == count * self.num_features * np.dtype(dtype).itemsize:
-                return np.frombuffer(content, dtype=dtype).reshape(count, self.num_features).astype(np.float32, copy=False)
+                return (
+                    np.frombuffer(content, dtype=dtype).reshape(count, self.num_features).astype(np.float32, copy=False)
+                )
         raise InputError(
-            f"{path} has {len(content)} bytes, not the {count * self.num_features * 4} of {count} points with {self.num_features} float32 features "
+            f"{path} has {len(content)} bytes, not the {count * self.num_features * 4} of {count} points with "
+            f"{self.num_features} float32 features "
             f"(NUM_POINT_FEATURES); the file and the database index do not belong together. {MAKE_DATABASE}"
         )

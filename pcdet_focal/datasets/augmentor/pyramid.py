@@ -1,8 +1,11 @@
-"""Shape-aware augmentation of SE-SSD (Zheng et al., CVPR 2021, arXiv 2104.09804): each box is cut into six pyramids, apex in its centre and one
-face as base, and pyramids are emptied, thinned out, or exchanged with the same face of another object.
+"""Shape-aware augmentation of SE-SSD (Zheng et al., CVPR 2021, arXiv 2104.09804): each box is cut into six pyramids,
+apex in its centre and one face as base, and pyramids are emptied, thinned out, or exchanged with the same face of
+another object.
 
-Random numbers come from numpy's global generator in OpenPCDet's order. The arguments are never changed. Arrays as in ``world.py``.
+Random numbers come from numpy's global generator in OpenPCDet's order. The arguments are never changed. Arrays as in
+``world.py``.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,11 +14,14 @@ from pcdet_focal.geometry.boxes import boxes_to_corners_3d
 
 from .kernels import in_pyramids, index_near
 
-_FACES = np.array([[0, 1, 5, 4], [4, 5, 6, 7], [7, 6, 2, 3], [3, 2, 1, 0], [1, 2, 6, 5], [0, 4, 7, 3]])  # +x, top, -x, bottom, -y, +y
+# +x, top, -x, bottom, -y, +y
+_FACES = np.array([[0, 1, 5, 4], [4, 5, 6, 7], [7, 6, 2, 3], [3, 2, 1, 0], [1, 2, 6, 5], [0, 4, 7, 3]])
 
 
 def get_pyramids(boxes: np.ndarray) -> np.ndarray:
-    """The six pyramids of each box (N, 7+): (N, 6, 15), each the apex and four base corners in cyclic order; faces +x, top, -x, bottom, -y, +y."""
+    """The six pyramids of each box (N, 7+): (N, 6, 15), each the apex and four base corners in cyclic order; faces +x,
+    top, -x, bottom, -y, +y.
+    """
     corners = boxes_to_corners_3d(boxes[:, :7])[:, _FACES]  # (N, 6, 4, 3)
     apex = np.broadcast_to(boxes[:, None, None, 0:3], (len(boxes), 6, 1, 3))
     return np.concatenate([apex, corners], axis=2).astype(corners.dtype).reshape(-1, 6, 15)
@@ -38,7 +44,9 @@ def _pyramids_of(gt_boxes: np.ndarray, pyramids: np.ndarray | None) -> np.ndarra
 
 
 def _members(points: np.ndarray, pyramids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """For pyramids (N, ..., 5, 3), N at least 1: the indices, ascending, of the points in each, and the mask of the points in none of them."""
+    """For pyramids (N, ..., 5, 3), N at least 1: the indices, ascending, of the points in each, and the mask of the
+    points in none of them.
+    """
     near = index_near(points, pyramids.reshape(len(pyramids), -1, 3))
     inside = points_in_pyramids_mask(points[near], pyramids)
     outside = np.ones(len(points), dtype=bool)
@@ -52,10 +60,13 @@ def _draw_one_face(n: int, prob: float) -> tuple[np.ndarray, np.ndarray]:
     return face, np.random.uniform(0, 1, (n,)) <= prob
 
 
-def local_pyramid_dropout(gt_boxes: np.ndarray, points: np.ndarray, dropout_prob: float, pyramids: np.ndarray | None = None) -> tuple:
+def local_pyramid_dropout(
+    gt_boxes: np.ndarray, points: np.ndarray, dropout_prob: float, pyramids: np.ndarray | None = None
+) -> tuple:
     """Empty one random pyramid of each box, each with probability ``dropout_prob``.
 
-    Returns ``(gt_boxes, points, pyramids)``: the points that stay, in order, and the pyramids (K, 6, 5, 3) of the boxes that were not hit.
+    Returns ``(gt_boxes, points, pyramids)``: the points that stay, in order, and the pyramids (K, 6, 5, 3) of the boxes
+    that were not hit.
     """
     pyramids = _pyramids_of(gt_boxes, pyramids)
     face, hit = _draw_one_face(len(pyramids), dropout_prob)
@@ -64,10 +75,13 @@ def local_pyramid_dropout(gt_boxes: np.ndarray, points: np.ndarray, dropout_prob
     return gt_boxes, points, pyramids[~hit]
 
 
-def local_pyramid_sparsify(gt_boxes: np.ndarray, points: np.ndarray, prob: float, max_num_pts: int, pyramids: np.ndarray | None = None) -> tuple:
+def local_pyramid_sparsify(
+    gt_boxes: np.ndarray, points: np.ndarray, prob: float, max_num_pts: int, pyramids: np.ndarray | None = None
+) -> tuple:
     """Thin one random pyramid of each box to ``max_num_pts`` points if it has more, each with probability ``prob``.
 
-    Returns ``(gt_boxes, points, pyramids)``: untouched points first, then those kept of each thinned pyramid; pyramids of boxes not hit.
+    Returns ``(gt_boxes, points, pyramids)``: untouched points first, then those kept of each thinned pyramid; pyramids
+    of boxes not hit.
     """
     pyramids = _pyramids_of(gt_boxes, pyramids)
     if not len(pyramids):
@@ -84,7 +98,9 @@ def local_pyramid_sparsify(gt_boxes: np.ndarray, points: np.ndarray, prob: float
 
 
 def _frame(pyramid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Origins (3, 3) and axes (3, 3) of the pyramid's own coordinates: along two base edges from the first corner, and base centre to apex."""
+    """Origins (3, 3) and axes (3, 3) of the pyramid's own coordinates: along two base edges from the first corner, and
+    base centre to apex.
+    """
     apex, first, second, _, last = pyramid
     centre = pyramid[1:].mean(axis=0)
     return np.stack((first, first, centre)), np.stack((second - first, last - first, apex - centre)), first
@@ -95,8 +111,12 @@ def _coordinates(points: np.ndarray, pyramid: np.ndarray) -> np.ndarray:
     return ((points[:, None, :3] - origins) * axes).sum(axis=2) / (axes**2).sum(axis=1)  # (K, 3)
 
 
-def _exchange(source: np.ndarray, target: np.ndarray, source_pyramid: np.ndarray, target_pyramid: np.ndarray) -> np.ndarray:
-    """The points ``source`` carried into ``target_pyramid``, their last column stretched to the range it has among the points ``target``."""
+def _exchange(
+    source: np.ndarray, target: np.ndarray, source_pyramid: np.ndarray, target_pyramid: np.ndarray
+) -> np.ndarray:
+    """The points ``source`` carried into ``target_pyramid``, their last column stretched to the range it has among the
+    points ``target``.
+    """
     _, axes, first = _frame(target_pyramid)
     moved = source.copy()
     moved[:, :3] = _coordinates(source, source_pyramid) @ axes + first
@@ -107,10 +127,13 @@ def _exchange(source: np.ndarray, target: np.ndarray, source_pyramid: np.ndarray
     return moved
 
 
-def local_pyramid_swap(gt_boxes: np.ndarray, points: np.ndarray, prob: float, max_num_pts: int, pyramids: np.ndarray | None = None) -> tuple:
+def local_pyramid_swap(
+    gt_boxes: np.ndarray, points: np.ndarray, prob: float, max_num_pts: int, pyramids: np.ndarray | None = None
+) -> tuple:
     """Exchange one pyramid of each box, each with probability ``prob``, with the same face of another object.
 
-    Only pyramids with more than ``max_num_pts`` points take part. Returns ``(gt_boxes, points)``: untouched points, then the exchanged ones.
+    Only pyramids with more than ``max_num_pts`` points take part. Returns ``(gt_boxes, points)``: untouched points,
+    then the exchanged ones.
     """
     pyramids = _pyramids_of(gt_boxes, pyramids)
     hit = np.random.uniform(0, 1, (len(pyramids),)) <= prob
@@ -123,7 +146,9 @@ def local_pyramid_swap(gt_boxes: np.ndarray, points: np.ndarray, prob: float, ma
         return gt_boxes, points
     faces = [int(np.random.choice(np.flatnonzero(filled[i]))) for i in boxes]
     filled[boxes, faces] = False
-    partners = [int(np.random.choice(np.flatnonzero(filled[:, j]))) if filled[:, j].any() else i for i, j in zip(boxes, faces)]
+    partners = [
+        int(np.random.choice(np.flatnonzero(filled[:, j]))) if filled[:, j].any() else i for i, j in zip(boxes, faces)
+    ]
     first, second = pyramids[boxes, faces].astype(np.float64), pyramids[partners, faces].astype(np.float64)
     members, outside = _members(points, np.concatenate([first, second], axis=0))
     result = [points[outside]]

@@ -1,8 +1,12 @@
-"""Preparing a folder of one's own data: info files of its splits and the object database, published only when all of them are complete."""
+"""Preparing a folder of one's own data: info files of its splits and the object database, published only when all of
+them are complete.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from ...errors import InputError
 from ..kitti.database import write_database
@@ -16,20 +20,26 @@ def create_custom_infos(
 ) -> dict[str, int]:
     """Make the info files and the object database of a folder, with OpenPCDet's names and content.
 
-    For each of the splits train, val and test that ImageSets lists: ``custom_infos_<split>.pkl`` (test has no labels where the first of its frames
-    has none); and of the train split ``gt_database/*.bin`` with ``custom_dbinfos_train.pkl``. Nothing appears in ``save_path`` before all of it is
-    complete.
+    For each of the splits train, val and test that ImageSets lists: ``custom_infos_<split>.pkl`` (test has no labels
+    where the first of its frames has none); and of the train split ``gt_database/*.bin`` with
+    ``custom_dbinfos_train.pkl``. Nothing appears in ``save_path`` before all of it is complete.
 
     Args:
-        dataset_cfg: the DATA_CONFIG. class_names: of the model; the files hold every class. data_path: the folder. save_path: where the files go;
-            training looks for them in the folder itself. workers: threads.
+        dataset_cfg: the DATA_CONFIG. class_names: of the model; the files hold every class. data_path: the folder.
+            save_path: where the files go; training looks for them in the folder itself. workers: threads.
 
-    Returns {file name: frames in it, for the database objects}. Raises InputError for a folder without ImageSets and for any faulty file.
+    Returns {file name: frames in it, for the database objects}. Raises InputError for a folder without ImageSets and
+    for any faulty file.
     """
     dataset = CustomDataset(dataset_cfg=dataset_cfg, class_names=class_names, root_path=data_path, training=False)
-    splits = [split for split in ("train", "val", "test") if (dataset.root_path / "ImageSets" / f"{split}.txt").is_file()]
+    splits = [
+        split for split in ("train", "val", "test") if (dataset.root_path / "ImageSets" / f"{split}.txt").is_file()
+    ]
     if not splits:
-        raise InputError(f"there is neither train.txt nor val.txt nor test.txt in {dataset.root_path / 'ImageSets'}. The layout is:\n{LAYOUT}")
+        raise InputError(
+            f"there is neither train.txt nor val.txt nor test.txt in {dataset.root_path / 'ImageSets'}. The layout "
+            f"is:\n{LAYOUT}"
+        )
     counts: dict[str, int] = {}
     with published(Path(save_path)) as folder:
         for split in splits:

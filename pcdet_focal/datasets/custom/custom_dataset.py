@@ -4,11 +4,12 @@
 
 The configuration is that of a data set or of a model. The files go into the folder itself.
 """
+
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from ...errors import InputError
 from ..paths import data_path_candidates
@@ -19,13 +20,17 @@ from .reader import find_root
 __all__ = ["CustomDataset", "create_custom_infos"]
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for a mistake that the user can mend."""
     from ...config import Config, cfg_from_yaml_file
 
-    parser = argparse.ArgumentParser(prog="python -m pcdet_focal.datasets.custom.custom_dataset", description="Prepare your own data for training.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pcdet_focal.datasets.custom.custom_dataset", description="Prepare your own data for training."
+    )
     parser.add_argument("command", choices=["create_custom_infos"])
-    parser.add_argument("cfg_file", help="YAML file of a data set (cfgs/dataset_configs/custom_dataset.yaml) or of a model")
+    parser.add_argument(
+        "cfg_file", help="YAML file of a data set (cfgs/dataset_configs/custom_dataset.yaml) or of a model"
+    )
     parser.add_argument("--data_path", help="the folder of the data, instead of DATA_PATH in the file")
     parser.add_argument("--workers", type=int, default=4, help="threads (default %(default)s)")
     options = parser.parse_args(arguments)

@@ -1,10 +1,12 @@
 """Frames of one's own: scans as numpy arrays, labels as text."""
+
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +28,16 @@ HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.custom.custom_dataset create
 
 
 class CustomDataset(DatasetTemplate):
-    """Frames of a folder in the layout of ``reader.LAYOUT``, listed by the info files that ``create_custom_infos`` makes.
+    """Frames of a folder in the layout of ``reader.LAYOUT``, listed by the info files that ``create_custom_infos``
+    makes.
 
-    Names, files and results are OpenPCDet's. Beside its configuration keys: ``DROP_NONFINITE_POINTS`` (False: NaN and infinite points are an
-    error), ``ALLOW_EMPTY_FRAMES`` (False: see ``DatasetTemplate.prepare_data``), ``FILTER_MIN_POINTS_IN_GT`` (0: boxes with fewer points are
-    neither trained on nor evaluated).
+    Names, files and results are OpenPCDet's. Beside its configuration keys: ``DROP_NONFINITE_POINTS`` (False: NaN and
+    infinite points are an error), ``ALLOW_EMPTY_FRAMES`` (False: see ``DatasetTemplate.prepare_data``),
+    ``FILTER_MIN_POINTS_IN_GT`` (0: boxes with fewer points are neither trained on nor evaluated).
 
-    Raises InputError where the folder is missing, and for evaluation where MAP_CLASS_TO_KITTI does not cover the classes. Missing info files are
-    reported once there is a need for them (``why_empty``), because making them needs this class.
+    Raises InputError where the folder is missing, and for evaluation where MAP_CLASS_TO_KITTI does not cover the
+    classes. Missing info files are reported once there is a need for them (``why_empty``), because making them needs
+    this class.
     """
 
     how_to_make_infos = HOW_TO_MAKE_INFOS
@@ -47,8 +51,12 @@ class CustomDataset(DatasetTemplate):
         logger: Any = None,
     ) -> None:
         # First of all: the steps of the configuration also look for files in there, and would complain of those.
-        root_path = reader.find_root([Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH))
-        super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger)
+        root_path = reader.find_root(
+            [Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH)
+        )
+        super().__init__(
+            dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger
+        )
         self.map_class_to_kitti = dataset_cfg.MAP_CLASS_TO_KITTI
         if not training:
             check_class_map(self.map_class_to_kitti, class_names)
@@ -77,10 +85,13 @@ class CustomDataset(DatasetTemplate):
         split_file = self.root_path / "ImageSets" / f"{split}.txt"
         self.sample_id_list = read_split(split_file) if split_file.exists() else None
 
-    # ---- files of a frame ----------------------------------------------------------------------------------------------------------
+    # ---- files of a frame
+    # ----------------------------------------------------------------------------------------------------------
 
     def get_lidar(self, idx: str) -> np.ndarray:
-        """The whole scan, float32 (N, columns of src_feature_list). One without a point is worth a warning; training refuses it."""
+        """The whole scan, float32 (N, columns of src_feature_list). One without a point is worth a warning; training
+        refuses it.
+        """
         path = self.root_path / "points" / f"{idx}.npy"
         names = self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list
         points = reader.read_points(path, idx, names, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
@@ -92,12 +103,14 @@ class CustomDataset(DatasetTemplate):
         """Boxes float32 (M, 7) and their names (M,); M may be 0."""
         return reader.read_labels(self.root_path / "labels" / f"{idx}.txt", idx)
 
-    # ---- info files and database ---------------------------------------------------------------------------------------------------
+    # ---- info files and database
+    # ---------------------------------------------------------------------------------------------------
 
     def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
         """The info of a frame, from its files.
 
-        point_cloud: num_features (columns of a scan), lidar_idx; with ``has_label`` annos: name (M,), gt_boxes_lidar (M, 7) float32, and, which
+        point_cloud: num_features (columns of a scan), lidar_idx; with ``has_label`` annos: name (M,), gt_boxes_lidar
+        (M, 7) float32, and, which
         OpenPCDet's have not, with ``count_inside_pts`` num_points_in_gt (M,) int32.
         """
         num_features = len(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
@@ -111,36 +124,51 @@ class CustomDataset(DatasetTemplate):
         return info
 
     def get_infos(
-        self, class_names: Optional[Sequence[str]] = None, num_workers: int = 4, has_label: bool = True,
-        sample_id_list: Optional[Sequence[str]] = None, num_features: Optional[int] = None,
+        self,
+        class_names: Sequence[str] | None = None,
+        num_workers: int = 4,
+        has_label: bool = True,
+        sample_id_list: Sequence[str] | None = None,
+        num_features: int | None = None,
     ) -> list[dict[str, Any]]:
         """The infos of the frames of this split (or of ``sample_id_list``), read in threads, with a progress bar.
 
-        ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns are those of
-        src_feature_list.
+        ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns
+        are those of src_feature_list.
         """
         if sample_id_list is None:
             sample_id_list = self.sample_id_list
         if sample_id_list is None:
-            raise InputError(f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, one id a line")
-        return over_frames(partial(self.get_info, has_label=has_label), sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
+            raise InputError(
+                f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, "
+                "one id a line"
+            )
+        return over_frames(
+            partial(self.get_info, has_label=has_label),
+            sample_id_list,
+            len(sample_id_list),
+            f"infos {self.split}",
+            num_workers,
+        )
 
     def create_groundtruth_database(
         self,
         info_path: str | Path | None = None,
-        used_classes: Optional[Sequence[str]] = None,
+        used_classes: Sequence[str] | None = None,
         split: str = "train",
         save_path: str | Path | None = None,
         num_workers: int = 4,
     ) -> None:
         """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
 
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train) and ``custom_dbinfos_<split>.pkl``; both appear complete or
-        not at all.
+        Folder ``gt_database`` (``gt_database_<split>`` for another split than train) and
+        ``custom_dbinfos_<split>.pkl``; both appear complete or not at all.
         """
         name = "gt_database" if split == "train" else f"gt_database_{split}"
         with published(Path(save_path or self.root_path)) as folder:
-            index = database.write_database(load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers)
+            index = database.write_database(
+                load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers
+            )
             save_pickle(index, folder / f"custom_dbinfos_{split}.pkl")
 
     @staticmethod
@@ -151,14 +179,18 @@ class CustomDataset(DatasetTemplate):
         kept = [place for place, name in enumerate(gt_names) if name in class_names]
         reader.write_labels(Path(save_label_path), np.asarray(gt_boxes)[kept], [gt_names[place] for place in kept])
 
-    # ---- results -------------------------------------------------------------------------------------------------------------------
+    # ---- results
+    # -------------------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def generate_prediction_dicts(
-        batch_dict: dict[str, Any], pred_dicts: Sequence[dict[str, Any]], class_names: Sequence[str], output_path: Path | None = None
+        batch_dict: dict[str, Any],
+        pred_dicts: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: Path | None = None,
     ) -> list[dict[str, Any]]:
-        """What ``DatasetTemplate.generate_prediction_dicts`` returns; into ``output_path`` it also writes ``<frame>.txt`` in the form of the labels,
-        the score between heading and class.
+        """What ``DatasetTemplate.generate_prediction_dicts`` returns; into ``output_path`` it also writes
+        ``<frame>.txt`` in the form of the labels, the score between heading and class.
         """
         annos = DatasetTemplate.generate_prediction_dicts(batch_dict, pred_dicts, class_names)
         for anno in annos if output_path is not None else ():
@@ -166,21 +198,31 @@ class CustomDataset(DatasetTemplate):
             reader.write_labels(Path(output_path) / f"{anno['frame_id']}.txt", anno["boxes_lidar"], named)
         return annos
 
-    def evaluation(self, det_annos: Sequence[dict[str, Any]], class_names: Sequence[str], **kwargs: Any) -> tuple[Optional[str], dict[str, float]]:
-        """KITTI average precision of ``det_annos`` (one dict a frame, in the order of the infos): the printed table, and name -> value.
+    def evaluation(
+        self, det_annos: Sequence[dict[str, Any]], class_names: Sequence[str], **kwargs: Any
+    ) -> tuple[str | None, dict[str, float]]:
+        """KITTI average precision of ``det_annos`` (one dict a frame, in the order of the infos): the printed table,
+        and name -> value.
 
-        (None, {}) where the frames have no labels. See ``evaluation.evaluate_as_kitti``. Raises InputError for an ``eval_metric`` other than kitti.
+        (None, {}) where the frames have no labels. See ``evaluation.evaluate_as_kitti``. Raises InputError for an
+        ``eval_metric`` other than kitti.
         """
         if kwargs.get("eval_metric", "kitti") != "kitti":
-            raise InputError(f"MODEL.POST_PROCESSING.EVAL_METRIC is {kwargs['eval_metric']!r}; custom data is evaluated by 'kitti'")
+            raise InputError(
+                f"MODEL.POST_PROCESSING.EVAL_METRIC is {kwargs['eval_metric']!r}; custom data is evaluated by 'kitti'"
+            )
         if not self.custom_infos or "annos" not in self.custom_infos[0]:
             return None, {}
         return evaluate_as_kitti(
-            [self._ground_truth(info["annos"]) for info in self.custom_infos], det_annos, class_names, self.map_class_to_kitti,
+            [self._ground_truth(info["annos"]) for info in self.custom_infos],
+            det_annos,
+            class_names,
+            self.map_class_to_kitti,
             self.dataset_cfg.get("INFO_WITH_FAKELIDAR", False),
         )
 
-    # ---- samples -------------------------------------------------------------------------------------------------------------------
+    # ---- samples
+    # -------------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.custom_infos) * (self.total_epochs if self._merge_all_iters_to_one_epoch else 1)
@@ -193,7 +235,8 @@ class CustomDataset(DatasetTemplate):
         points = self.get_lidar(frame_id)
         if self.training and len(points) == 0:
             raise InputError(
-                f"frame {frame_id}: its scan in {self.root_path / 'points'} has no point, and this is training; take {frame_id} out of "
+                f"frame {frame_id}: its scan in {self.root_path / 'points'} has no point, and this is training; take "
+                f"{frame_id} out of "
                 "ImageSets/train.txt and make the infos anew"
             )
         frame = {"frame_id": frame_id, "points": points}
@@ -203,14 +246,17 @@ class CustomDataset(DatasetTemplate):
         return self.prepare_data(data_dict=frame)
 
     def _ground_truth(self, annos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The objects to train on and to find: without DontCare and those with fewer points than FILTER_MIN_POINTS_IN_GT."""
+        """The objects to train on and to find: without DontCare and those with fewer points than
+        FILTER_MIN_POINTS_IN_GT.
+        """
         annos = drop_info_with_name(annos, name="DontCare")
         least = self.dataset_cfg.get("FILTER_MIN_POINTS_IN_GT", 0)
         if not least:
             return annos
         if "num_points_in_gt" not in annos:
             raise InputError(
-                f"DATA_CONFIG.FILTER_MIN_POINTS_IN_GT: the infos in {self.root_path} do not tell how many points a box has (OpenPCDet's do not); "
+                f"DATA_CONFIG.FILTER_MIN_POINTS_IN_GT: the infos in {self.root_path} do not tell how many points a "
+                "box has (OpenPCDet's do not); "
                 f"make them with: {HOW_TO_MAKE_INFOS}"
             )
         kept = annos["num_points_in_gt"] >= least

@@ -1,9 +1,12 @@
-"""The files of a folder of one's own data, one function each. Every mistake in a file is an InputError that names it."""
+"""The files of a folder of one's own data, one function each. Every mistake in a file is an InputError that names
+it.
+"""
+
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -21,15 +24,17 @@ _FIELDS = ("x", "y", "z", "dx", "dy", "dz", "heading")
 
 
 def find_root(candidates: Sequence[Path]) -> Path:
-    """The first of the candidates that is a folder. Raises InputError, with what was tried and the layout, where none is."""
+    """The first of the candidates that is a folder. Raises InputError, with what was tried and the layout, where none
+    is.
+    """
     return find_folder(candidates, f"The layout is:\n{LAYOUT}")
 
 
 def read_points(path: Path, frame_id: str, feature_names: Sequence[str], drop_nonfinite: bool = False) -> np.ndarray:
     """The scan as float32 (N, columns): x, y, z in metres and further features. N may be 0.
 
-    Raises InputError for a missing file, one that is not an array (N, len(feature_names)) of numbers, and NaN or infinite values unless
-    ``drop_nonfinite``.
+    Raises InputError for a missing file, one that is not an array (N, len(feature_names)) of numbers, and NaN or
+    infinite values unless ``drop_nonfinite``.
     """
     require_file(path, "the scan", frame_id, LAYOUT)
     where = f"frame {frame_id}: "
@@ -37,10 +42,12 @@ def read_points(path: Path, frame_id: str, feature_names: Sequence[str], drop_no
 
 
 def read_labels(path: Path, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes float32 (M, 7) x, y, z, dx, dy, dz, heading, and their names (M,) str. M may be 0; blank lines and lines after a # are skipped.
+    """Boxes float32 (M, 7) x, y, z, dx, dy, dz, heading, and their names (M,) str. M may be 0; blank lines and lines
+    after a # are skipped.
 
-    A line's last word is the class; numbers between the heading and the class are left out, as in OpenPCDet. Raises InputError for a missing
-    file and, with the line's number, for a line of fewer than eight words, a word that is not a finite number, and a size that is not positive.
+    A line's last word is the class; numbers between the heading and the class are left out, as in OpenPCDet. Raises
+    InputError for a missing file and, with the line's number, for a line of fewer than eight words, a word that is not
+    a finite number, and a size that is not positive.
     """
     require_file(path, "the label file", frame_id, LAYOUT, "a frame without objects has an empty one: add it")
     boxes: list[list[float]] = []
@@ -50,12 +57,18 @@ def read_labels(path: Path, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
         if not words or words[0].startswith("#"):
             continue
         if len(words) < 8:
-            raise InputError(f"{path}:{number}: {len(words)} words; a label is: x y z dx dy dz heading class (a class name has no blanks)")
+            raise InputError(
+                f"{path}:{number}: {len(words)} words; a label is: x y z dx dy dz heading class (a class name has no "
+                "blanks)"
+            )
         boxes.append([_number(word, field, f"{path}:{number}") for word, field in zip(words, _FIELDS)])
         for word in words[7:-1]:
             _number(word, "column before the class", f"{path}:{number}")
         if min(boxes[-1][3:6]) <= 0:
-            raise InputError(f"{path}:{number}: the sizes dx, dy, dz are {', '.join(words[3:6])}; they are metres and must be positive")
+            raise InputError(
+                f"{path}:{number}: the sizes dx, dy, dz are {', '.join(words[3:6])}; they are metres and must be "
+                "positive"
+            )
         names.append(words[-1])
     return np.array(boxes, dtype=np.float32).reshape(-1, 7), np.array(names, dtype=str)
 
@@ -64,7 +77,9 @@ def _number(word: str, field: str, where: str) -> float:
     try:
         number = float(word)
     except ValueError:
-        raise InputError(f"{where}: the {field} is '{word}', which is not a number; a label is: x y z dx dy dz heading class") from None
+        raise InputError(
+            f"{where}: the {field} is '{word}', which is not a number; a label is: x y z dx dy dz heading class"
+        ) from None
     if not math.isfinite(number):
         raise InputError(f"{where}: the {field} is {word}; it must be a finite number")
     return number

@@ -1,10 +1,12 @@
 """The KITTI 3-D object benchmark as a data set."""
+
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +28,14 @@ HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_k
 
 
 class KittiDataset(DatasetTemplate):
-    """Frames of a folder in KITTI's layout (``reader.LAYOUT``), listed by the info files that ``create_kitti_infos`` makes.
+    """Frames of a folder in KITTI's layout (``reader.LAYOUT``), listed by the info files that ``create_kitti_infos``
+    makes.
 
-    Names and results are OpenPCDet's. Beside its configuration keys: ``DROP_NONFINITE_POINTS`` (False: NaN and infinite points are an error)
-    and ``ALLOW_EMPTY_FRAMES`` (False: see ``DatasetTemplate.prepare_data``).
+    Names and results are OpenPCDet's. Beside its configuration keys: ``DROP_NONFINITE_POINTS`` (False: NaN and infinite
+    points are an error) and ``ALLOW_EMPTY_FRAMES`` (False: see ``DatasetTemplate.prepare_data``).
 
-    Raises InputError where the folder is missing. Missing info files are reported once there is a need for them (``why_empty``), because
-    making them needs this class.
+    Raises InputError where the folder is missing. Missing info files are reported once there is a need for them
+    (``why_empty``), because making them needs this class.
     """
 
     how_to_make_infos = HOW_TO_MAKE_INFOS
@@ -46,8 +49,12 @@ class KittiDataset(DatasetTemplate):
         logger: Any = None,
     ) -> None:
         # First of all: the steps of the configuration also look for files in there, and would complain of those.
-        root_path = reader.find_root([Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH))
-        super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger)
+        root_path = reader.find_root(
+            [Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH)
+        )
+        super().__init__(
+            dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger
+        )
         self.set_split(dataset_cfg.DATA_SPLIT[self.mode])
         self.kitti_infos: list[dict[str, Any]] = []
         self.include_kitti_data(self.mode)
@@ -74,10 +81,13 @@ class KittiDataset(DatasetTemplate):
         split_file = self.root_path / "ImageSets" / f"{split}.txt"
         self.sample_id_list = read_split(split_file) if split_file.exists() else None
 
-    # ---- files of a frame ----------------------------------------------------------------------------------------------------------
+    # ---- files of a frame
+    # ----------------------------------------------------------------------------------------------------------
 
     def get_lidar(self, idx: str) -> np.ndarray:
-        """The whole scan, float32 (N, 4): x, y, z in metres, intensity. One without a point is worth a warning; training refuses it."""
+        """The whole scan, float32 (N, 4): x, y, z in metres, intensity. One without a point is worth a warning;
+        training refuses it.
+        """
         path = self.root_split_path / "velodyne" / f"{idx}.bin"
         points = reader.read_points(path, idx, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
         if len(points) == 0 and not self.training:
@@ -108,19 +118,22 @@ class KittiDataset(DatasetTemplate):
         reader.require_file(path, "the calibration", idx)
         return Calibration(path)
 
-    def get_road_plane(self, idx: str) -> Optional[np.ndarray]:
+    def get_road_plane(self, idx: str) -> np.ndarray | None:
         """float64 (4,) a, b, c, d in the rectified camera frame, unit normal upwards; None where the frame has none."""
         return reader.read_road_plane(self.root_split_path / "planes" / f"{idx}.txt")
 
     @staticmethod
     def get_fov_flag(pts_rect: np.ndarray, img_shape: Sequence[int], calib: Calibration) -> np.ndarray:
-        """bool (N,): which points (N, 3) of the rectified camera frame the image shows. The projection is OpenPCDet's, see Calibration."""
+        """bool (N,): which points (N, 3) of the rectified camera frame the image shows. The projection is OpenPCDet's,
+        see Calibration.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):  # a point in the plane of the camera projects to nowhere
             pixels, depth = calib.rect_to_img(pts_rect)
             u, v = pixels[:, 0], pixels[:, 1]
             return (u >= 0) & (u < img_shape[1]) & (v >= 0) & (v < img_shape[0]) & (depth >= 0)
 
-    # ---- info files and database ---------------------------------------------------------------------------------------------------
+    # ---- info files and database
+    # ---------------------------------------------------------------------------------------------------
 
     def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
         """The info of a frame, from its files; see ``infos``."""
@@ -134,45 +147,61 @@ class KittiDataset(DatasetTemplate):
         return info
 
     def get_infos(
-        self, num_workers: int = 4, has_label: bool = True, count_inside_pts: bool = True, sample_id_list: Optional[Sequence[str]] = None
+        self,
+        num_workers: int = 4,
+        has_label: bool = True,
+        count_inside_pts: bool = True,
+        sample_id_list: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """The infos of the frames of this split (or of ``sample_id_list``), read in threads, with a progress bar."""
         if sample_id_list is None:
             sample_id_list = self.sample_id_list
         if sample_id_list is None:
-            raise InputError(f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, one id a line")
+            raise InputError(
+                f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, "
+                "one id a line"
+            )
         info_of = partial(self.get_info, has_label=has_label, count_inside_pts=count_inside_pts)
         return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
         self,
         info_path: str | Path | None = None,
-        used_classes: Optional[Sequence[str]] = None,
+        used_classes: Sequence[str] | None = None,
         split: str = "train",
         save_path: str | Path | None = None,
         num_workers: int = 4,
     ) -> None:
         """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
 
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train), the same name with ``_global.npy``, and
-        ``kitti_dbinfos_<split>.pkl``; all appear complete or not at all.
+        Folder ``gt_database`` (``gt_database_<split>`` for another split than train), the same name with
+        ``_global.npy``, and ``kitti_dbinfos_<split>.pkl``; all appear complete or not at all.
         """
         name = "gt_database" if split == "train" else f"gt_database_{split}"
         with published(Path(save_path or self.root_path)) as folder:
-            index = database.write_database(load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers)
+            index = database.write_database(
+                load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers
+            )
             save_pickle(index, folder / f"kitti_dbinfos_{split}.pkl")
 
-    # ---- results -------------------------------------------------------------------------------------------------------------------
+    # ---- results
+    # -------------------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def generate_prediction_dicts(
-        batch_dict: dict[str, Any], pred_dicts: Sequence[dict[str, Any]], class_names: Sequence[str], output_path: Path | None = None
+        batch_dict: dict[str, Any],
+        pred_dicts: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: Path | None = None,
     ) -> list[dict[str, Any]]:
         """The detections of a batch as KITTI annotations; see ``predictions.generate_prediction_dicts``."""
         return predictions.generate_prediction_dicts(batch_dict, pred_dicts, class_names, output_path)
 
-    def evaluation(self, det_annos: Sequence[dict[str, Any]], class_names: Sequence[str], **kwargs: Any) -> tuple[Optional[str], dict[str, float]]:
-        """KITTI average precision of ``det_annos`` (one dict a frame, in the order of the infos): the printed table, and name -> value.
+    def evaluation(
+        self, det_annos: Sequence[dict[str, Any]], class_names: Sequence[str], **kwargs: Any
+    ) -> tuple[str | None, dict[str, float]]:
+        """KITTI average precision of ``det_annos`` (one dict a frame, in the order of the infos): the printed table,
+        and name -> value.
 
         (None, {}) where the frames have no labels.
         """
@@ -182,7 +211,8 @@ class KittiDataset(DatasetTemplate):
 
         return get_official_eval_result([info["annos"] for info in self.kitti_infos], list(det_annos), class_names)
 
-    # ---- samples -------------------------------------------------------------------------------------------------------------------
+    # ---- samples
+    # -------------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.kitti_infos) * (self.total_epochs if self._merge_all_iters_to_one_epoch else 1)
@@ -205,7 +235,8 @@ class KittiDataset(DatasetTemplate):
             points = self.get_lidar(frame_id)
             if self.training and len(points) == 0:
                 raise InputError(
-                    f"frame {frame_id}: its scan in {self.root_split_path / 'velodyne'} has no point, and this is training; take {frame_id} out of "
+                    f"frame {frame_id}: its scan in {self.root_split_path / 'velodyne'} has no point, and this is "
+                    f"training; take {frame_id} out of "
                     "ImageSets/train.txt and make the infos anew"
                 )
             if self.dataset_cfg.FOV_POINTS_ONLY:
@@ -221,7 +252,9 @@ class KittiDataset(DatasetTemplate):
     @staticmethod
     def _ground_truth(annos: dict[str, np.ndarray], calib: Calibration, with_boxes2d: bool) -> dict[str, np.ndarray]:
         kept = annos["name"] != "DontCare"
-        boxes_camera = np.column_stack([annos["location"], annos["dimensions"], annos["rotation_y"]])[kept].astype(np.float32)
+        boxes_camera = np.column_stack([annos["location"], annos["dimensions"], annos["rotation_y"]])[kept].astype(
+            np.float32
+        )
         truth = {"gt_names": annos["name"][kept], "gt_boxes": boxes3d_kitti_camera_to_lidar(boxes_camera, calib)}
         if with_boxes2d:
             truth["gt_boxes2d"] = annos["bbox"][kept]

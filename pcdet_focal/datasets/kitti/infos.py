@@ -1,7 +1,9 @@
 """The info of a frame: what training and evaluation need to know of it without its scan, in OpenPCDet's form."""
+
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from .object3d import Object3d
 
 
 def frame_info(frame_id: str, image_shape: np.ndarray, calib: Calibration) -> dict[str, Any]:
-    """The part of an info that every frame has: ids, image size (height, width) and the calibration as 4 x 4 matrices."""
+    """The part of an info that every frame has: ids, image size (height, width) and the calibration as 4 x 4
+    matrices.
+    """
     r0_rect = np.eye(4, dtype=calib.R0.dtype)
     r0_rect[:3, :3] = calib.R0
     last_row = np.array([[0.0, 0.0, 0.0, 1.0]])
@@ -30,12 +34,14 @@ def annotations(objects: Sequence[Object3d], calib: Calibration) -> dict[str, np
     """The labels of a frame as arrays over its objects.
 
     Returns:
-        name; truncated; occluded; alpha; bbox (N, 4) float32 pixels; dimensions (N, 3) length, height, width in metres; location (N, 3) float32,
-        bottom centre in the rectified camera frame; rotation_y; score; difficulty (N,) int32 (0 easy, 1 moderate, 2 hard, -1 none); index (N,)
-        int32, -1 for DontCare; and gt_boxes_lidar (M, 7) float64 without DontCare: x, y, z of the centre, l, w, h, heading = -(pi/2 + ry).
-        DontCare objects stand last, so that the first M rows of everything are the boxes.
+        name; truncated; occluded; alpha; bbox (N, 4) float32 pixels; dimensions (N, 3) length, height, width in metres;
+        location (N, 3) float32, bottom centre in the rectified camera frame; rotation_y; score; difficulty (N,) int32
+        (0 easy, 1 moderate, 2 hard, -1 none); index (N,) int32, -1 for DontCare; and gt_boxes_lidar (M, 7) float64
+        without DontCare: x, y, z of the centre, l, w, h, heading = -(pi/2 + ry). DontCare objects stand last, so that
+            the first M rows of everything are the boxes.
     """
-    objects = sorted(objects, key=lambda obj: obj.cls_type == "DontCare")  # KITTI's own files have this order; the sort is stable
+    # KITTI's own files have this order; the sort is stable
+    objects = sorted(objects, key=lambda obj: obj.cls_type == "DontCare")
     number = sum(obj.cls_type != "DontCare" for obj in objects)
     location = np.array([obj.loc for obj in objects], dtype=np.float32).reshape(-1, 3)
     dimensions = np.array([(obj.l, obj.h, obj.w) for obj in objects], dtype=np.float64).reshape(-1, 3)
@@ -64,5 +70,5 @@ def num_points_in_gt(annos: dict[str, np.ndarray], points: np.ndarray) -> np.nda
     """int32 (N,): how many of ``points`` (K, 3 or more) lie in each object's box; -1 for DontCare."""
     counts = np.full(len(annos["name"]), -1, dtype=np.int32)
     boxes = annos["gt_boxes_lidar"]
-    counts[:len(boxes)] = count_points_in_boxes(points[:, :3], boxes, margin=0.0)
+    counts[: len(boxes)] = count_points_in_boxes(points[:, :3], boxes, margin=0.0)
     return counts

@@ -1,7 +1,9 @@
 """Annotations of other data sets in KITTI's form, so that KITTI's evaluator can score them."""
+
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,8 @@ from ...geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
 def transform_annotations_to_kitti_format(
     annos: Sequence[dict[str, Any]], map_name_to_kitti: Mapping[str, str], info_with_fakelidar: bool = False
 ) -> list[dict[str, Any]]:
-    """Give annotations that have LiDAR boxes only the fields that KITTI's evaluator reads. Changes the dicts, not the arrays in them: its
-    callers in OpenPCDet's data sets ignore what it returns.
+    """Give annotations that have LiDAR boxes only the fields that KITTI's evaluator reads. Changes the dicts, not the
+    arrays in them: its callers in OpenPCDet's data sets ignore what it returns.
 
     Args:
         annos: each with ``name`` or ``gt_names`` (N,), and ``boxes_lidar`` or ``gt_boxes_lidar`` (N, 7 or more).
@@ -20,8 +22,8 @@ def transform_annotations_to_kitti_format(
         info_with_fakelidar: the boxes are in the old LiDAR convention.
 
     Returns:
-        The same dicts with name mapped; bbox (0, 0, 50, 50), so that every object counts as easy; truncated and occluded 0; location, dimensions
-        (l, h, w), rotation_y and alpha of a camera at the LiDAR that looks along +x.
+        The same dicts with name mapped; bbox (0, 0, 50, 50), so that every object counts as easy; truncated and
+        occluded 0; location, dimensions (l, h, w), rotation_y and alpha of a camera at the LiDAR that looks along +x.
     """
     for anno in annos:
         _transform(anno, map_name_to_kitti, info_with_fakelidar)

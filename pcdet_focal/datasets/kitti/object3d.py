@@ -1,4 +1,5 @@
 """One object of a KITTI label file."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,7 +8,23 @@ import numpy as np
 
 from ...errors import InputError
 
-_FIELDS = ("truncation", "occlusion", "alpha", "x1", "y1", "x2", "y2", "height", "width", "length", "x", "y", "z", "rotation_y", "score")
+_FIELDS = (
+    "truncation",
+    "occlusion",
+    "alpha",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    "height",
+    "width",
+    "length",
+    "x",
+    "y",
+    "z",
+    "rotation_y",
+    "score",
+)
 _CLASS_IDS = {"Car": 1, "Pedestrian": 2, "Cyclist": 3, "Van": 4}
 
 
@@ -17,7 +34,9 @@ def cls_type_to_id(cls_type: str) -> int:
 
 
 def difficulty_level(height: float, truncation: float, occlusion: float) -> int:
-    """KITTI's difficulty of an object whose rectangle in the image is ``height`` pixels high: 0 easy, 1 moderate, 2 hard, -1 none of them."""
+    """KITTI's difficulty of an object whose rectangle in the image is ``height`` pixels high: 0 easy, 1 moderate, 2
+    hard, -1 none of them.
+    """
     for level, (least_height, most_truncated, most_occluded) in enumerate(((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))):
         if height >= least_height and truncation <= most_truncated and occlusion <= most_occluded:
             return level
@@ -43,9 +62,9 @@ def get_objects_from_label(label_file: str | Path) -> list[Object3d]:
 class Object3d:
     """A label line as numbers; names and types are OpenPCDet's.
 
-    cls_type; cls_id; truncation 0 … 1; occlusion 0 visible, 1 partly, 2 largely, 3 unknown; alpha; box2d (4,) float32 x1, y1, x2, y2 in pixels;
-    h, w, l in metres; loc (3,) float32, bottom centre in the rectified camera frame; dis_to_cam; ry; score (-1 in labels); level 0 easy,
-    1 moderate, 2 hard, -1 none of them; level_str.
+    cls_type; cls_id; truncation 0 … 1; occlusion 0 visible, 1 partly, 2 largely, 3 unknown; alpha; box2d (4,) float32
+    x1, y1, x2, y2 in pixels; h, w, l in metres; loc (3,) float32, bottom centre in the rectified camera frame;
+    dis_to_cam; ry; score (-1 in labels); level 0 easy, 1 moderate, 2 hard, -1 none of them; level_str.
     """
 
     def __init__(self, line: str) -> None:
@@ -53,7 +72,8 @@ class Object3d:
         name, *words = line.split()
         if not 14 <= len(words) <= 15:
             raise InputError(
-                f"a KITTI label has 15 fields (16 with a score): type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation_y; "
+                "a KITTI label has 15 fields (16 with a score): type truncated occluded alpha x1 y1 x2 y2 h w l x y "
+                "z rotation_y; "
                 f"this line has {len(words) + 1}: '{line.strip()}'"
             )
         numbers = [_number(word, field) for word, field in zip(words, _FIELDS)]
@@ -69,11 +89,13 @@ class Object3d:
         self.level_str = ""
         self.level = self.get_kitti_obj_level()
         if name != "DontCare" and min(self.h, self.w, self.l) <= 0:
-            raise InputError(f"the {name} has height {self.h}, width {self.w}, length {self.l}; they are metres and must be positive")
+            raise InputError(
+                f"the {name} has height {self.h}, width {self.w}, length {self.l}; they are metres and must be positive"
+            )
 
     def get_kitti_obj_level(self) -> int:
-        """The difficulty as OpenPCDet has it (sets ``level_str``): its height counts both border pixels, so y2 - y1 of 39 and 24 are enough,
-        where the benchmark's evaluator asks for 40 and 25.
+        """The difficulty as OpenPCDet has it (sets ``level_str``): its height counts both border pixels, so y2 - y1 of
+        39 and 24 are enough, where the benchmark's evaluator asks for 40 and 25.
         """
         level = difficulty_level(float(self.box2d[3]) - float(self.box2d[1]) + 1, self.truncation, self.occlusion)
         self.level_str = ("Easy", "Moderate", "Hard", "UnKnown")[level]
@@ -97,7 +119,14 @@ class Object3d:
     def to_kitti_format(self) -> str:
         """The label line again, two digits after the point, without the score."""
         numbers = [self.alpha, *self.box2d, self.h, self.w, self.l, *self.loc, self.ry]
-        return " ".join([self.cls_type, f"{self.truncation:.2f}", f"{int(self.occlusion)}", *(f"{number:.2f}" for number in numbers)])
+        return " ".join(
+            [
+                self.cls_type,
+                f"{self.truncation:.2f}",
+                f"{int(self.occlusion)}",
+                *(f"{number:.2f}" for number in numbers),
+            ]
+        )
 
 
 def _number(word: str, field: str) -> float:

@@ -1,8 +1,10 @@
 """From a detector's boxes to KITTI annotations, in memory and as result files."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,22 +12,29 @@ from ...geometry.camera_boxes import boxes3d_kitti_camera_to_imageboxes, boxes3d
 
 
 def generate_prediction_dicts(
-    batch_dict: dict[str, Any], pred_dicts: Sequence[dict[str, Any]], class_names: Sequence[str], output_path: Path | None = None
+    batch_dict: dict[str, Any],
+    pred_dicts: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    output_path: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The detections of a batch as KITTI annotations, one dict a frame.
 
     Args:
-        batch_dict: ``frame_id``, ``calib`` and ``image_shape`` (height, width), each indexed by the frame's place in the batch.
+        batch_dict: ``frame_id``, ``calib`` and ``image_shape`` (height, width), each indexed by the frame's place in
+            the batch.
         pred_dicts: one a frame: tensors pred_boxes (N, 7 or more), pred_scores (N,), pred_labels (N,) 1-based.
         output_path: a folder; where given, ``<frame_id>.txt`` is written there in KITTI's result format.
 
     Returns:
-        name; truncated and occluded (zeros); alpha = ry - atan2(-y, x) of the LiDAR box, not wrapped, as in OpenPCDet; bbox (N, 4) pixels clipped
-        to the image; dimensions (N, 3) l, h, w; location (N, 3) rectified camera frame; rotation_y; score; boxes_lidar; frame_id.
+        name; truncated and occluded (zeros); alpha = ry - atan2(-y, x) of the LiDAR box, not wrapped, as in OpenPCDet;
+        bbox (N, 4) pixels clipped to the image; dimensions (N, 3) l, h, w; location (N, 3) rectified camera frame;
+        rotation_y; score; boxes_lidar; frame_id.
     """
     annos = []
     for place, prediction in enumerate(pred_dicts):
-        boxes, scores, labels = (prediction[key].detach().cpu().numpy() for key in ("pred_boxes", "pred_scores", "pred_labels"))
+        boxes, scores, labels = (
+            prediction[key].detach().cpu().numpy() for key in ("pred_boxes", "pred_scores", "pred_labels")
+        )
         calib, image_shape = batch_dict["calib"][place], [int(side) for side in batch_dict["image_shape"][place]]
         boxes_camera = boxes3d_lidar_to_kitti_camera(boxes, calib)
         anno = {
@@ -52,5 +61,14 @@ def write_result_file(anno: dict[str, Any], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for i, name in enumerate(anno["name"]):
             length, height, width = anno["dimensions"][i]
-            numbers = [anno["alpha"][i], *anno["bbox"][i], height, width, length, *anno["location"][i], anno["rotation_y"][i], anno["score"][i]]
+            numbers = [
+                anno["alpha"][i],
+                *anno["bbox"][i],
+                height,
+                width,
+                length,
+                *anno["location"][i],
+                anno["rotation_y"][i],
+                anno["score"][i],
+            ]
             file.write(" ".join([str(name), "-1", "-1", *(f"{number:.4f}" for number in numbers)]) + "\n")

@@ -1,10 +1,11 @@
 """The files of a KITTI folder, one function each. Every mistake in a file is an InputError that names it."""
+
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -27,9 +28,14 @@ _PNG_HEAD = struct.Struct(">8sI4sII")  # signature, length of the first chunk, i
 
 
 def find_root(candidates: Sequence[Path]) -> Path:
-    """The first of the candidates that is a folder. Raises InputError, with what was tried and how to get the data, where none is."""
-    return paths.find_folder(candidates, "Put KITTI there, or simulated frames: python -m pcdet_focal.datasets.synthetic "
-                                         f"--root {candidates[0]}. The layout is:\n{LAYOUT}")
+    """The first of the candidates that is a folder. Raises InputError, with what was tried and how to get the data,
+    where none is.
+    """
+    return paths.find_folder(
+        candidates,
+        "Put KITTI there, or simulated frames: python -m pcdet_focal.datasets.synthetic "
+        f"--root {candidates[0]}. The layout is:\n{LAYOUT}",
+    )
 
 
 def require_file(path: Path, what: str, frame_id: str) -> None:
@@ -40,13 +46,15 @@ def require_file(path: Path, what: str, frame_id: str) -> None:
 def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.ndarray:
     """The scan as float32 (N, 4): x, y, z in metres, intensity. N may be 0.
 
-    Raises InputError for a missing file, a size that is no whole number of points, and NaN or infinite values unless ``drop_nonfinite``.
+    Raises InputError for a missing file, a size that is no whole number of points, and NaN or infinite values unless
+    ``drop_nonfinite``.
     """
     require_file(path, "the scan", frame_id)
     size = path.stat().st_size
     if size % BYTES_PER_POINT:
         raise InputError(
-            f"frame {frame_id}: the scan {path} has {size} bytes, which is not a multiple of {BYTES_PER_POINT} (x, y, z, intensity as float32): "
+            f"frame {frame_id}: the scan {path} has {size} bytes, which is not a multiple of {BYTES_PER_POINT} (x, y, "
+            "z, intensity as float32): "
             "it is cut off, or not in KITTI's format"
         )
     points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
@@ -58,7 +66,10 @@ def png_shape(path: Path) -> tuple[int, int]:
     with open(path, "rb") as file:
         head = file.read(_PNG_HEAD.size)
     if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n") or head[12:16] != b"IHDR":
-        raise InputError(f"{path} is not a PNG image: its first {_PNG_HEAD.size} bytes are no PNG header. It is damaged, or has the wrong name")
+        raise InputError(
+            f"{path} is not a PNG image: its first {_PNG_HEAD.size} bytes are no PNG header. It is damaged, or has "
+            "the wrong name"
+        )
     _, _, _, width, height = _PNG_HEAD.unpack(head)
     return height, width
 
@@ -66,8 +77,8 @@ def png_shape(path: Path) -> tuple[int, int]:
 def read_image_shape(split_folder: Path, frame_id: str) -> np.ndarray:
     """int32 (2,): height, width of the left colour image.
 
-    From ``<split_folder>/image_2/<frame_id>.png``; where that is absent from ``image_shapes.json``, {frame id: [height, width]}, in
-    ``split_folder`` (training or testing), else beside it. Raises InputError where none of them tells it.
+    From ``<split_folder>/image_2/<frame_id>.png``; where that is absent from ``image_shapes.json``, {frame id: [height,
+    width]}, in ``split_folder`` (training or testing), else beside it. Raises InputError where none of them tells it.
     """
     image = split_folder / "image_2" / f"{frame_id}.png"
     if image.is_file():
@@ -76,11 +87,18 @@ def read_image_shape(split_folder: Path, frame_id: str) -> np.ndarray:
     for table in tables:
         shape = _shapes(table).get(frame_id) if table.is_file() else None
         if shape is not None:
-            if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape)):
-                raise InputError(f"{table}: the entry of frame {frame_id} is {shape!r}, it should be [height, width] in pixels")
+            if not (
+                isinstance(shape, list)
+                and len(shape) == 2
+                and all(isinstance(side, int) and side > 0 for side in shape)
+            ):
+                raise InputError(
+                    f"{table}: the entry of frame {frame_id} is {shape!r}, it should be [height, width] in pixels"
+                )
             return np.array(shape, dtype=np.int32)
     raise InputError(
-        f"frame {frame_id}: its image size is needed (scans are cropped to the camera's view), and there is neither {image} nor an entry "
+        f"frame {frame_id}: its image size is needed (scans are cropped to the camera's view), and there is neither "
+        f"{image} nor an entry "
         f'"{frame_id}": [height, width] in {tables[1]}'
     )
 
@@ -102,7 +120,8 @@ def _shapes(table: Path) -> dict:
 
 
 def read_road_plane(path: Path) -> np.ndarray | None:
-    """float64 (4,): a, b, c, d of the ground a x + b y + c z + d = 0 in the rectified camera frame, unit normal upwards (b < 0); None where absent.
+    """float64 (4,): a, b, c, d of the ground a x + b y + c z + d = 0 in the rectified camera frame, unit normal upwards
+    (b < 0); None where absent.
 
     The file has three head lines and the four numbers in the fourth. Raises InputError where it has not.
     """
@@ -114,7 +133,10 @@ def read_road_plane(path: Path) -> np.ndarray | None:
     except (IndexError, ValueError):
         plane = np.empty(0)
     if plane.shape != (4,) or not np.isfinite(plane).all() or not plane[:3].any():
-        raise InputError(f"{path}, line 4: four numbers a b c d of the road plane are expected there, {lines[3:4] or 'nothing'} is found")
+        raise InputError(
+            f"{path}, line 4: four numbers a b c d of the road plane are expected there, {lines[3:4] or 'nothing'} is "
+            "found"
+        )
     if plane[1] > 0:
         plane = -plane
     return plane / np.linalg.norm(plane[:3])

@@ -1,7 +1,9 @@
 """Which columns of the points a model sees."""
+
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,16 @@ KEY_PATH = "DATA_CONFIG.POINT_FEATURE_ENCODING"
 
 
 class PointFeatureEncoder:
-    """OpenPCDet's PointFeatureEncoder: the method that ``encoding_type`` names picks ``used_feature_list`` out of ``src_feature_list``.
+    """OpenPCDet's PointFeatureEncoder: the method that ``encoding_type`` names picks ``used_feature_list`` out of
+    ``src_feature_list``.
 
-    Attributes: ``num_point_features`` (columns that come out), ``used_feature_list``, ``src_feature_list``, ``point_cloud_range``.
+    Attributes: ``num_point_features`` (columns that come out), ``used_feature_list``, ``src_feature_list``,
+    ``point_cloud_range``.
 
     Args:
-        config: ``encoding_type``, ``src_feature_list`` (columns of the points as read; x, y, z first), ``used_feature_list``; optionally
-            ``filter_sweeps: True`` with ``max_sweeps``, which keeps the newest sweeps by the column ``timestamp`` (seconds back in time).
+        config: ``encoding_type``, ``src_feature_list`` (columns of the points as read; x, y, z first),
+            ``used_feature_list``; optionally ``filter_sweeps: True`` with ``max_sweeps``, which keeps the newest sweeps
+            by the column ``timestamp`` (seconds back in time).
         point_cloud_range: kept for subclasses.
 
     Raises:
@@ -38,10 +43,15 @@ class PointFeatureEncoder:
         for i, feature in enumerate(self.used_feature_list):
             if feature not in self.src_feature_list:
                 hint = nearest_hint(feature, self.src_feature_list)
-                raise InputError(f"{KEY_PATH}.used_feature_list[{i}] is {feature!r}, which src_feature_list has not; {hint}")
+                raise InputError(
+                    f"{KEY_PATH}.used_feature_list[{i}] is {feature!r}, which src_feature_list has not; {hint}"
+                )
         encodings = [name for name in dir(type(self)) if name.endswith("_encoding")]
         if config["encoding_type"] not in encodings:
-            raise InputError(f"{KEY_PATH}.encoding_type: there is no {config['encoding_type']!r}; {nearest_hint(config['encoding_type'], encodings)}")
+            raise InputError(
+                f"{KEY_PATH}.encoding_type: there is no {config['encoding_type']!r}; "
+                f"{nearest_hint(config['encoding_type'], encodings)}"
+            )
         if config.get("filter_sweeps", False):
             require_keys(config, ("max_sweeps",), KEY_PATH)
 
@@ -51,16 +61,21 @@ class PointFeatureEncoder:
         return getattr(self, self.point_encoding_config["encoding_type"])(points=None)
 
     def forward(self, data_dict: dict) -> dict:
-        """Set ``points`` (N, len(used_feature_list)) and ``use_lead_xyz`` (whether voxels keep x, y, z as features) in ``data_dict``; return it."""
+        """Set ``points`` (N, len(used_feature_list)) and ``use_lead_xyz`` (whether voxels keep x, y, z as features) in
+        ``data_dict``; return it.
+        """
         points = data_dict["points"]
         if points.shape[-1] != len(self.src_feature_list):
             raise InputError(
-                f"Frame {data_dict.get('frame_id', '?')}: its points have {points.shape[-1]} columns, but {KEY_PATH}.src_feature_list names "
+                f"Frame {data_dict.get('frame_id', '?')}: its points have {points.shape[-1]} columns, but "
+                f"{KEY_PATH}.src_feature_list names "
                 f"{len(self.src_feature_list)}: {', '.join(self.src_feature_list)}."
             )
         if self.point_encoding_config.get("filter_sweeps", False) and "timestamp" in self.src_feature_list:
             points = points[self._newest_sweeps(points[:, list(self.src_feature_list).index("timestamp")])]
-        data_dict["points"], data_dict["use_lead_xyz"] = getattr(self, self.point_encoding_config["encoding_type"])(points)
+        data_dict["points"], data_dict["use_lead_xyz"] = getattr(self, self.point_encoding_config["encoding_type"])(
+            points
+        )
         return data_dict
 
     def _newest_sweeps(self, time: np.ndarray) -> np.ndarray:
@@ -75,7 +90,9 @@ class PointFeatureEncoder:
         """The columns of ``used_feature_list``, x, y, z first, unchanged; the number of columns for ``points=None``."""
         if points is None:
             return len(self.used_feature_list)
-        columns = [0, 1, 2] + [list(self.src_feature_list).index(name) for name in self.used_feature_list if name not in ("x", "y", "z")]
+        columns = [0, 1, 2] + [
+            list(self.src_feature_list).index(name) for name in self.used_feature_list if name not in ("x", "y", "z")
+        ]
         if columns == list(range(points.shape[1])):
             return points, True
         return np.take(points, columns, axis=1), True

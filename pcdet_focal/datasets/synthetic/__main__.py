@@ -2,8 +2,10 @@
 
     python -m pcdet_focal.datasets.synthetic --root data/synthetic --num_train 200 --num_val 50 --seed 0 [--full_scan]
 
-The data go into a temporary folder and are moved to --root when complete. If --root already holds exactly this, nothing is done.
+The data go into a temporary folder and are moved to --root when complete. If --root already holds exactly this, nothing
+is done.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,13 +17,20 @@ from .kitti_writer import write_kitti_folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pcdet_focal.datasets.synthetic", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pcdet_focal.datasets.synthetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--root", default="data/synthetic", help="folder to write (default: data/synthetic)")
     parser.add_argument("--num_train", type=int, default=200, help="training frames (default: 200)")
     parser.add_argument("--num_val", type=int, default=50, help="validation frames (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other frames (default: 0)")
-    parser.add_argument("--full_scan", action="store_true", help="all 360 degrees instead of the camera's sector (about 4 times the points)")
+    parser.add_argument(
+        "--full_scan",
+        action="store_true",
+        help="all 360 degrees instead of the camera's sector (about 4 times the points)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     try:
@@ -30,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.root}: {'written' if written else 'already there'}, {args.num_train} training and {args.num_val} validation frames")
+    print(
+        f"{args.root}: {'written' if written else 'already there'}, {args.num_train} training and {args.num_val} "
+        "validation frames"
+    )
     return 0
 
 

@@ -1,7 +1,9 @@
 """The KITTI-like camera beside the sensor: its calibration, and the projection of boxes into its image.
 
-Frames: LiDAR (x ahead, y left, z up) -> camera 0 by Tr_velo_to_cam -> rectified camera (x right, y down, z ahead) by R0_rect -> image 2 by P2.
+Frames: LiDAR (x ahead, y left, z up) -> camera 0 by Tr_velo_to_cam -> rectified camera (x right, y down, z ahead) by
+R0_rect -> image 2 by P2.
 """
+
 from __future__ import annotations
 
 import math
@@ -21,13 +23,17 @@ def _rotation(x: float, y: float, z: float) -> np.ndarray:
 
 
 def calibration() -> dict[str, np.ndarray]:
-    """The matrices of a KITTI calib file (float64): P0 .. P3 (3, 4), R0_rect (3, 3), Tr_velo_to_cam and Tr_imu_to_velo (3, 4)."""
+    """The matrices of a KITTI calib file (float64): P0 .. P3 (3, 4), R0_rect (3, 3), Tr_velo_to_cam and Tr_imu_to_velo
+    (3, 4).
+    """
     intrinsics = np.array([[721.5, 0.0, 609.6], [0.0, 721.5, 172.9], [0.0, 0.0, 1.0]])
     shifts = {"P0": (0.0, 0.0, 0.0), "P1": (-387.6, 0.0, 0.0), "P2": (44.9, 0.22, 0.0027), "P3": (-339.5, 2.2, 0.0027)}
     calib = {name: np.hstack([intrinsics, np.array(shift)[:, None]]) for name, shift in shifts.items()}
     axes = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
     calib["R0_rect"] = _rotation(0.004, -0.008, 0.009)
-    calib["Tr_velo_to_cam"] = np.hstack([_rotation(-0.002, 0.007, -0.008) @ axes, np.array([[-0.004], [-0.076], [-0.272]])])
+    calib["Tr_velo_to_cam"] = np.hstack(
+        [_rotation(-0.002, 0.007, -0.008) @ axes, np.array([[-0.004], [-0.076], [-0.272]])]
+    )
     calib["Tr_imu_to_velo"] = np.hstack([_rotation(0.0148, 0.002, -0.0008), np.array([[-0.809], [0.32], [-0.8]])])
     return calib
 
@@ -46,8 +52,8 @@ def in_image(points: np.ndarray, calib: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def plane_to_rect(ground: tuple[float, float, float], calib: dict[str, np.ndarray]) -> np.ndarray:
-    """Road plane z = z0 + slope_x x + slope_y y of the LiDAR frame as (a, b, c, d) with a x + b y + c z + d = 0 in the rectified camera
-    frame, unit normal, pointing up (b < 0), as KITTI's plane files have it."""
+    """Road plane z = z0 + slope_x x + slope_y y of the LiDAR frame as (a, b, c, d) with a x + b y + c z + d = 0 in the
+    rectified camera frame, unit normal, pointing up (b < 0), as KITTI's plane files have it."""
     normal = np.array([-ground[1], -ground[2], 1.0])
     length = np.linalg.norm(normal)
     rotation = calib["R0_rect"] @ calib["Tr_velo_to_cam"][:, :3]
@@ -59,11 +65,15 @@ def plane_to_rect(ground: tuple[float, float, float], calib: dict[str, np.ndarra
 _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 
 
-def project_box(location: np.ndarray, hwl: tuple[float, float, float], ry: float, calib: dict[str, np.ndarray]) -> tuple[np.ndarray, float] | None:
+def project_box(
+    location: np.ndarray, hwl: tuple[float, float, float], ry: float, calib: dict[str, np.ndarray]
+) -> tuple[np.ndarray, float] | None:
     """2-D box and truncation of a KITTI label's 3-D box.
 
-    :param location: (3,) bottom centre in the rectified camera frame; ``hwl`` height, width, length; ``ry`` radians about the camera's y
-    :return: (left, top, right, bottom) in pixels, clipped to the image, and the share of the unclipped projection that lies outside the
+    :param location: (3,) bottom centre in the rectified camera frame; ``hwl`` height, width, length; ``ry`` radians
+    about the camera's y
+    :return: (left, top, right, bottom) in pixels, clipped to the image, and the share of the unclipped projection that
+    lies outside the
         image; None where nothing of it is in the image
     """
     height, width, length = hwl

@@ -1,4 +1,5 @@
 """What can be asked of the simulator."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from ...errors import InputError
 class SyntheticConfig:
     """What to simulate. The same config and index always give the same frame.
 
-    Counts are (fewest, most) of the objects tried ahead of the sensor, some of them beside the image or hidden; with ``full_scan`` about as
-    many stand behind it. ``full_scan`` casts all 360 degrees instead of the camera's sector.
+    Counts are (fewest, most) of the objects tried ahead of the sensor, some of them beside the image or hidden; with
+    ``full_scan`` about as many stand behind it. ``full_scan`` casts all 360 degrees instead of the camera's sector.
     """
 
     seed: int = 0
@@ -29,7 +30,10 @@ class SyntheticConfig:
         for name in ("cars", "vans", "pedestrians", "cyclists"):
             limits = tuple(getattr(self, name))
             if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
-                raise InputError(f"{name} {limits} of the synthetic data must be (fewest, most) with 0 <= fewest <= most.")
-        for name, most in (("slope", 0.03), ("undulation", 0.1)):  # steeper, and the ground hides itself, which the ray caster does not model
+                raise InputError(
+                    f"{name} {limits} of the synthetic data must be (fewest, most) with 0 <= fewest <= most."
+                )
+        # steeper, and the ground hides itself, which the ray caster does not model
+        for name, most in (("slope", 0.03), ("undulation", 0.1)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} {getattr(self, name)} of the synthetic data must be from 0 to {most}.")

@@ -1,10 +1,11 @@
 """Writes simulated frames as a plain KITTI object folder.
 
-    root/synthetic.json                          what the folder was made with; written last, so that its presence means complete
-    root/image_shapes.json                       {"000000": [375, 1242], ...}; there are no images
-    root/ImageSets/{train,val,trainval}.txt
-    root/training/{velodyne,calib,label_2,planes}/NNNNNN.{bin,txt}
+root/synthetic.json                          what the folder was made with; written last, so that its presence means
+complete root/image_shapes.json                       {"000000": [375, 1242], ...}; there are no images
+root/ImageSets/{train,val,trainval}.txt
+root/training/{velodyne,calib,label_2,planes}/NNNNNN.{bin,txt}
 """
+
 from __future__ import annotations
 
 import json
@@ -24,16 +25,26 @@ from .simulator import Frame, simulate_frame
 
 VERSION = 1  # counted up when the same config gives other frames
 MARKER = "synthetic.json"
-# What stands in such a folder, with what create_kitti_infos adds to it; a folder with anything else in it is never replaced.
+# What stands in such a folder, with what create_kitti_infos adds to it; a folder with anything else in it is never
+# replaced.
 _OWN = (
-    MARKER, "image_shapes.json", "ImageSets", "training", "testing", "gt_database", "gt_database_global.npy", "kitti_infos_*.pkl",
+    MARKER,
+    "image_shapes.json",
+    "ImageSets",
+    "training",
+    "testing",
+    "gt_database",
+    "gt_database_global.npy",
+    "kitti_infos_*.pkl",
     "kitti_dbinfos_*.pkl",
 )
 
 
 @dataclass(frozen=True)
 class Label:
-    """One line of label_2. bbox: left, top, right, bottom in pixels; location: bottom centre in the rectified camera frame, metres."""
+    """One line of label_2. bbox: left, top, right, bottom in pixels; location: bottom centre in the rectified camera
+    frame, metres.
+    """
 
     name: str
     truncation: float
@@ -52,7 +63,9 @@ class Label:
 
 
 def occlusion_level(visible_share: float) -> int:
-    """KITTI's 0 fully visible, 1 partly, 2 largely occluded, 3 unknown, from the share of an object's rays that reach it."""
+    """KITTI's 0 fully visible, 1 partly, 2 largely occluded, 3 unknown, from the share of an object's rays that reach
+    it.
+    """
     for level, least in enumerate((0.8, 0.45, 0.12)):
         if visible_share >= least:
             return level
@@ -64,7 +77,8 @@ def _wrap(angle: float) -> float:
 
 
 def frame_labels(frame: Frame) -> list[Label]:
-    """KITTI labels of the objects that are in the image and have a point there; those in the image without any are DontCare.
+    """KITTI labels of the objects that are in the image and have a point there; those in the image without any are
+    DontCare.
 
     heading = -(ry + pi / 2) and centre = bottom centre + h / 2 along the LiDAR's z give the cast box back.
     """
@@ -82,8 +96,18 @@ def frame_labels(frame: Frame) -> list[Label]:
                 unseen.append(Label("DontCare", -1, -1, -10, bbox, (-1, -1, -1), (-1000, -1000, -1000), -10))
             continue
         alpha = _wrap(ry - math.atan2(location[0], location[2]))
-        labels.append(Label(item.name, truncation, occlusion_level(item.visible_share), alpha, bbox, (height, width, length),
-                            tuple(float(v) for v in location), ry))
+        labels.append(
+            Label(
+                item.name,
+                truncation,
+                occlusion_level(item.visible_share),
+                alpha,
+                bbox,
+                (height, width, length),
+                tuple(float(v) for v in location),
+                ry,
+            )
+        )
     labels.sort(key=lambda label: label.location[2])
     return labels + unseen
 
@@ -91,7 +115,9 @@ def frame_labels(frame: Frame) -> list[Label]:
 def write_frame(folder: Path, name: str, frame: Frame) -> None:
     """Writes one frame into ``folder`` (…/training, whose four sub-folders exist)."""
     frame.points.astype("<f4").tofile(folder / "velodyne" / f"{name}.bin")
-    calib = "".join(f"{key}: " + " ".join(f"{v:.12e}" for v in matrix.ravel()) + "\n" for key, matrix in frame.calib.items())
+    calib = "".join(
+        f"{key}: " + " ".join(f"{v:.12e}" for v in matrix.ravel()) + "\n" for key, matrix in frame.calib.items()
+    )
     (folder / "calib" / f"{name}.txt").write_text(calib)
     (folder / "label_2" / f"{name}.txt").write_text("".join(label.line() + "\n" for label in frame_labels(frame)))
     plane = " ".join(f"{v:.6e}" for v in frame.plane)
@@ -99,8 +125,17 @@ def write_frame(folder: Path, name: str, frame: Frame) -> None:
 
 
 def _marker(num_train: int, num_val: int, config: SyntheticConfig) -> dict:
-    return json.loads(json.dumps({"made_by": "pcdet_focal.datasets.synthetic", "version": VERSION, "num_train": num_train, "num_val": num_val,
-                                  **asdict(config)}))
+    return json.loads(
+        json.dumps(
+            {
+                "made_by": "pcdet_focal.datasets.synthetic",
+                "version": VERSION,
+                "num_train": num_train,
+                "num_val": num_val,
+                **asdict(config),
+            }
+        )
+    )
 
 
 def _check_root(root: Path, wanted: dict) -> bool:
@@ -117,34 +152,48 @@ def _check_root(root: Path, wanted: dict) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or found.get("made_by") != wanted["made_by"]:
-        raise InputError(f"{root} is not empty and was not written by the simulator (no valid {MARKER} in it); name another folder or empty "
-                         "this one.")
+        raise InputError(
+            f"{root} is not empty and was not written by the simulator (no valid {MARKER} in it); name another folder "
+            "or empty "
+            "this one."
+        )
     strangers = [entry.name for entry in entries if not any(entry.match(pattern) for pattern in _OWN)]
     if found == wanted:
         total = wanted["num_train"] + wanted["num_val"]
-        complete = all(len(list((root / "training" / sub).glob("*.*"))) >= total for sub in ("velodyne", "calib", "label_2", "planes"))
+        complete = all(
+            len(list((root / "training" / sub).glob("*.*"))) >= total
+            for sub in ("velodyne", "calib", "label_2", "planes")
+        )
         if complete:
             return True
     if strangers:
-        raise InputError(f"{root} holds other synthetic data than asked for and also {', '.join(strangers)}, which the simulator did not write; "
-                         "move that away or name another folder.")
+        raise InputError(
+            f"{root} holds other synthetic data than asked for and also {', '.join(strangers)}, which the simulator "
+            "did not write; "
+            "move that away or name another folder."
+        )
     return False
 
 
-def write_kitti_folder(root: str | Path, num_train: int, num_val: int, config: SyntheticConfig | None = None, progress: bool = True) -> bool:
+def write_kitti_folder(
+    root: str | Path, num_train: int, num_val: int, config: SyntheticConfig | None = None, progress: bool = True
+) -> bool:
     """Writes frames 0 .. num_train - 1 as the train split and the next num_val as the val split.
 
-    The data are made in a folder beside ``root`` and moved there when complete: an interrupted run leaves nothing behind. A folder that already
-    holds exactly this is left as it is; older synthetic data is replaced, with the infos and database made from it; any other
-    folder that is not empty is refused.
+    The data are made in a folder beside ``root`` and moved there when complete: an interrupted run leaves nothing
+    behind. A folder that already holds exactly this is left as it is; older synthetic data is replaced, with the infos
+    and database made from it; any other folder that is not empty is refused.
 
     :return: True if it was written, False if it was there already
-    :raises InputError: counts below zero or nothing to write, a folder that is not the simulator's, a place that cannot be written
+    :raises InputError: counts below zero or nothing to write, a folder that is not the simulator's, a place that cannot
+    be written
     """
     config = config or SyntheticConfig()
     root = Path(root)
     if num_train < 0 or num_val < 0 or num_train + num_val == 0 or num_train + num_val > 1000000:
-        raise InputError(f"num_train {num_train} and num_val {num_val} must not be below 0, and together from 1 to 1000000.")
+        raise InputError(
+            f"num_train {num_train} and num_val {num_val} must not be below 0, and together from 1 to 1000000."
+        )
     wanted = _marker(num_train, num_val, config)
     if _check_root(root, wanted):
         return False
@@ -172,7 +221,9 @@ def write_kitti_folder(root: str | Path, num_train: int, num_val: int, config: S
         else:
             partial.rename(root)
     except OSError as error:
-        raise InputError(f"The synthetic data cannot be written to {root}: {error.strerror or error} ({error.filename or partial}).") from error
+        raise InputError(
+            f"The synthetic data cannot be written to {root}: {error.strerror or error} ({error.filename or partial})."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return True

@@ -1,9 +1,11 @@
 """Nearest hits of a spinning sensor's rays with ground, convex polyhedra, ellipsoids and capsules (numba, one thread).
 
-All rays start at the origin of the LiDAR frame and lie on a grid (beam, column). An object is a pose and a run of primitives given in
-its own frame. Every primitive is tested only with the rays inside its azimuth and elevation window, so that the cost of a frame is about
-the number of rays that meet something. All kernels stand in this one file: numba's cache does not notice a change in another file.
+All rays start at the origin of the LiDAR frame and lie on a grid (beam, column). An object is a pose and a run of
+primitives given in its own frame. Every primitive is tested only with the rays inside its azimuth and elevation window,
+so that the cost of a frame is about the number of rays that meet something. All kernels stand in this one file: numba's
+cache does not notice a change in another file.
 """
+
 from __future__ import annotations
 
 import math
@@ -116,7 +118,9 @@ def _window(bounds, px, py, pz, cy, sy):
 
 @numba.njit(cache=True, nogil=True)
 def _cast_ground(elevations, first_azimuth, step, ground, max_range, depth, owner, cosine):
-    """``ground`` = (z0, slope x, slope y, amplitude, wave x, wave y, phase): z = z0 + slopes . p + amplitude sin(wave . p + phase)."""
+    """``ground`` = (z0, slope x, slope y, amplitude, wave x, wave y, phase): z = z0 + slopes . p + amplitude sin(wave .
+    p + phase).
+    """
     beams, columns = depth.shape
     z0, sx, sy, height, kx, ky, phase = ground[0], ground[1], ground[2], ground[3], ground[4], ground[5], ground[6]
     for beam in range(beams):
@@ -147,8 +151,26 @@ def _cast_ground(elevations, first_azimuth, step, ground, max_range, depth, owne
 
 
 @numba.njit(cache=True, nogil=True)
-def cast(elevations, first_azimuth, step, turn_columns, ground, poses, part_start, kind, size, bounds, plane_start, planes, density,
-         opacity, chance, share_first, share_last, max_range):
+def cast(
+    elevations,
+    first_azimuth,
+    step,
+    turn_columns,
+    ground,
+    poses,
+    part_start,
+    kind,
+    size,
+    bounds,
+    plane_start,
+    planes,
+    density,
+    opacity,
+    chance,
+    share_first,
+    share_last,
+    max_range,
+):
     """Nearest hit of every ray of the grid (beam, column).
 
     :param elevations: (B,) float64 radians, falling
@@ -157,14 +179,17 @@ def cast(elevations, first_azimuth, step, turn_columns, ground, poses, part_star
     :param ground: (7,) see ``_cast_ground``
     :param poses: (n, 4) float64 x, y, z of the object frame's origin in the LiDAR frame, yaw
     :param part_start: (n + 1,) int64, object k has the primitives part_start[k] .. part_start[k + 1] - 1
-    :param kind: (m,) int64 POLYHEDRON, ELLIPSOID or CAPSULE; ``size`` (m, 7), ``bounds`` (m, 6) lowest and highest corner in the object's frame
+    :param kind: (m,) int64 POLYHEDRON, ELLIPSOID or CAPSULE; ``size`` (m, 7), ``bounds`` (m, 6) lowest and highest
+    corner in the object's frame
     :param plane_start: (m + 1,) int64 into ``planes`` (k, 4)
     :param density: (m,) mean returns per metre inside the primitive (foliage), 0 for a solid surface
     :param opacity: (m,) chance that a solid surface stops a ray
     :param chance: (B, C) float32 uniform numbers, one a ray: what decides about foliage and opacity
     :param share_first, share_last: columns counted in ``alone``
-    :return: depth (B, C) float64 (metres, inf without a hit), owner (B, C) int32 (object, GROUND or NOTHING), part (B, C) int32 primitive or -1,
-        cosine (B, C) float32 of the angle of incidence, alone (n,) int64 rays that would hit the object if nothing else were there
+    :return: depth (B, C) float64 (metres, inf without a hit), owner (B, C) int32 (object, GROUND or NOTHING), part (B,
+    C) int32 primitive or -1,
+        cosine (B, C) float32 of the angle of incidence, alone (n,) int64 rays that would hit the object if nothing else
+        were there
     """
     beams, columns = chance.shape
     depth = np.full((beams, columns), np.inf)
@@ -180,7 +205,8 @@ def cast(elevations, first_azimuth, step, turn_columns, ground, poses, part_star
         sin_azimuth[column] = math.sin(first_azimuth + column * step)
     _cast_ground(elevations, first_azimuth, step, ground, max_range, depth, owner, cosine)
 
-    # the object's own nearest hits; stamp says for which object an entry was written last, so that nothing has to be cleared
+    # the object's own nearest hits; stamp says for which object an entry was written last, so that nothing has to be
+    # cleared
     stamp = np.full((beams, columns), np.int32(-1), np.int32)
     own_depth, own_cosine = np.empty((beams, columns)), np.empty((beams, columns), np.float32)
     own_part = np.empty((beams, columns), np.int32)
@@ -216,7 +242,9 @@ def cast(elevations, first_azimuth, step, turn_columns, ground, poses, part_star
                     ce, dz = cos_elevation[beam], sin_elevation[beam]
                     dx, dy = ce * flat_x, ce * flat_y
                     if kind[p] == POLYHEDRON:
-                        t, leave, facing = _polyhedron(planes, plane_start[p], plane_start[p + 1], ox, oy, oz, dx, dy, dz)
+                        t, leave, facing = _polyhedron(
+                            planes, plane_start[p], plane_start[p + 1], ox, oy, oz, dx, dy, dz
+                        )
                     elif kind[p] == ELLIPSOID:
                         t, leave, facing = _ellipsoid(size[p], ox, oy, oz, dx, dy, dz)
                     else:
@@ -224,7 +252,8 @@ def cast(elevations, first_azimuth, step, turn_columns, ground, poses, part_star
                     if t > max_range or t <= 0.0:
                         continue
                     if density[p] > 0.0 or opacity[p] < 1.0:
-                        luck = chance[beam, column] + 0.6180339887 * (p - part_start[item])  # another number for every primitive
+                        # another number for every primitive
+                        luck = chance[beam, column] + 0.6180339887 * (p - part_start[item])
                         luck -= math.floor(luck)
                         if density[p] > 0.0:
                             t -= math.log(1.0 - luck) / density[p]

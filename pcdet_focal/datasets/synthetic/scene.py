@@ -1,9 +1,10 @@
 """A street around the sensor: what stands where.
 
-The road runs along ``s`` (ahead) and ``d`` (left) of its own frame, a little turned and shifted against the sensor; the sensor drives in the
-right lane. What lies ahead is drawn from one stream of random numbers and what lies behind from another, so that a frame's front is the
-same whether or not the back is wanted.
+The road runs along ``s`` (ahead) and ``d`` (left) of its own frame, a little turned and shifted against the sensor; the
+sensor drives in the right lane. What lies ahead is drawn from one stream of random numbers and what lies behind from
+another, so that a frame's front is the same whether or not the back is wanted.
 """
+
 from __future__ import annotations
 
 import math
@@ -34,7 +35,8 @@ class Placed:
 
 @numba.njit(cache=True, nogil=True)
 def _overlaps(footprint, others, margin):
-    """Whether a rectangle (x, y, half length, half width, cos, sin) comes nearer than about ``margin`` to one of ``others`` (n, 6).
+    """Whether a rectangle (x, y, half length, half width, cos, sin) comes nearer than about ``margin`` to one of
+    ``others`` (n, 6).
 
     Separating axes: two rectangles are apart if they are along one of their four sides' directions.
     """
@@ -79,13 +81,17 @@ class Street:
         z0, sx, sy, wave, kx, ky, phase = self.ground
         return float(z0 + sx * x + sy * y + wave * math.sin(kx * x + ky * y + phase))
 
-    def place(self, name: str, s: float, d: float, yaw: float, size: tuple[float, float, float], build, margin: float = 0.25) -> bool:
-        """Put ``build()`` at (s, d) of the road frame, turned by ``yaw`` against it, unless something is there already."""
+    def place(
+        self, name: str, s: float, d: float, yaw: float, size: tuple[float, float, float], build, margin: float = 0.25
+    ) -> bool:
+        """Put ``build()`` at (s, d) of the road frame, turned by ``yaw`` against it, unless something is there
+        already.
+        """
         x = s * math.cos(self.yaw) - (d + self.shift) * math.sin(self.yaw)
         y = s * math.sin(self.yaw) + (d + self.shift) * math.cos(self.yaw)
         turn = yaw + self.yaw
         footprint = np.array([x, y, size[0] / 2, size[1] / 2, math.cos(turn), math.sin(turn)])
-        if _overlaps(footprint, self.footprints[:self.taken], margin):
+        if _overlaps(footprint, self.footprints[: self.taken], margin):
             return False
         if self.taken == len(self.footprints):
             self.footprints = np.concatenate([self.footprints, np.zeros_like(self.footprints)])
@@ -109,7 +115,9 @@ def _paint(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _jitter(rng: np.random.Generator, size: tuple[float, float, float], spread: float) -> tuple[float, float, float]:
-    l, w, h = (float(v) for v in np.asarray(size) * (1.0 + np.clip(rng.normal(0.0, spread, 3), -2.5 * spread, 2.5 * spread)))
+    l, w, h = (
+        float(v) for v in np.asarray(size) * (1.0 + np.clip(rng.normal(0.0, spread, 3), -2.5 * spread, 2.5 * spread))
+    )
     return round(l, 2), round(w, 2), round(h, 2)  # KITTI's labels have centimetres
 
 
@@ -166,13 +174,19 @@ def _furnish(street: Street, rng: np.random.Generator, config: SyntheticConfig, 
     for side, edge in ((-1.0, street.right_edge), (1.0, street.left_edge)):
         s = low + float(rng.uniform(-6.0, 0.0)) if low > 0 else low
         while s < high:  # house fronts with gaps; none on the crossing road
-            length, depth, tall = float(rng.uniform(7.0, 18.0)), float(rng.uniform(5.0, 9.0)), float(rng.uniform(3.5, 9.0))
+            length, depth, tall = (
+                float(rng.uniform(7.0, 18.0)),
+                float(rng.uniform(5.0, 9.0)),
+                float(rng.uniform(3.5, 9.0)),
+            )
             length = min(length, high - s)
             middle, d = s + length / 2, edge + side * (float(rng.uniform(9.0, 12.0)) + depth / 2)
             wall = _reflecting(rng, 0.25, 0.6)
             windows = np.arange(-length / 2 + 1.5, length / 2 - 1.0, 3.2)
             if length > 4.0 and rng.random() < 0.75 and not street.is_on_crossing(middle, 4.0 + length / 2):
-                street.place("", middle, d, 0.0, (length, depth, tall), lambda: shapes.house(length, depth, tall, wall, windows))
+                street.place(
+                    "", middle, d, 0.0, (length, depth, tall), lambda: shapes.house(length, depth, tall, wall, windows)
+                )
             s += length + float(rng.choice([0.0, 3.0, 8.0]))
 
     def count(limits: tuple[int, int]) -> int:
@@ -191,7 +205,13 @@ def _furnish(street: Street, rng: np.random.Generator, config: SyntheticConfig, 
             if rng.random() < 0.3:  # outside the parked cars
                 d += 1.9 if right else -1.9
             s = near + (min(span, 50.0) - near) * float(rng.random())
-            if _add_cyclist(street, rng, s, d + float(rng.normal(0.0, 0.2)), (0.0 if right else math.pi) + float(rng.normal(0.0, 0.12))):
+            if _add_cyclist(
+                street,
+                rng,
+                s,
+                d + float(rng.normal(0.0, 0.2)),
+                (0.0 if right else math.pi) + float(rng.normal(0.0, 0.12)),
+            ):
                 break
     for _ in range(count(config.pedestrians)):
         for _ in range(6):
@@ -204,18 +224,32 @@ def _furnish(street: Street, rng: np.random.Generator, config: SyntheticConfig, 
                 yaw = float(rng.choice([-1.0, 1.0])) * math.pi / 2 + float(rng.normal(0.0, 0.2))
             if _add_pedestrian(street, rng, s, d, yaw):
                 break
-    for side, edge in ((-1.0, street.right_edge), (1.0, street.left_edge)):  # posts and trees along the kerb, gardens behind the pavement
+    # posts and trees along the kerb, gardens behind the pavement
+    for side, edge in ((-1.0, street.right_edge), (1.0, street.left_edge)):
         s = low + float(rng.uniform(1.0, 8.0))
         while s < high:
             if not street.is_on_crossing(s, 1.0):
-                tall, radius, sign = float(rng.uniform(2.2, 6.0)), float(rng.uniform(0.04, 0.09)), bool(rng.random() < 0.4)
+                tall, radius, sign = (
+                    float(rng.uniform(2.2, 6.0)),
+                    float(rng.uniform(0.04, 0.09)),
+                    bool(rng.random() < 0.4),
+                )
                 if rng.random() < 0.35:
                     tall, radius = float(rng.uniform(5.0, 8.0)), float(rng.uniform(0.10, 0.22))
                     crown, density = float(rng.uniform(1.2, 2.2)), float(rng.uniform(0.4, 1.0))
-                    street.place("", s, edge + side * 0.6, 0.0, (2 * radius, 2 * radius, tall), lambda: shapes.tree(tall, radius, crown, density))
+                    street.place(
+                        "",
+                        s,
+                        edge + side * 0.6,
+                        0.0,
+                        (2 * radius, 2 * radius, tall),
+                        lambda: shapes.tree(tall, radius, crown, density),
+                    )
                 else:
                     wide = 0.64 if sign else 2 * radius
-                    street.place("", s, edge + side * 0.5, 0.0, (2 * radius, wide, tall), lambda: shapes.pole(tall, radius, sign))
+                    street.place(
+                        "", s, edge + side * 0.5, 0.0, (2 * radius, wide, tall), lambda: shapes.pole(tall, radius, sign)
+                    )
             s += float(rng.uniform(7.0, 16.0))
         for _ in range(int(rng.integers(5, 12))):
             s, d, kind = float(rng.uniform(low, high)), edge + side * float(rng.uniform(3.9, 8.0)), rng.random()
@@ -240,7 +274,9 @@ def _spread_normal(seed: int, index: int) -> np.ndarray:
     Fifty independent draws may well have a mean that tilts a whole validation split against the training split.
     """
     start = np.random.default_rng([seed, 0]).random(2)
-    spread = np.clip((start + index * np.array([(math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0])) % 1.0, 1e-6, 1.0 - 1e-6)
+    spread = np.clip(
+        (start + index * np.array([(math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0])) % 1.0, 1e-6, 1.0 - 1e-6
+    )
     return np.clip([NormalDist().inv_cdf(float(u)) for u in spread], -2.0, 2.0)
 
 
@@ -249,13 +285,28 @@ def build_street(config: SyntheticConfig, index: int) -> Street:
     rng = np.random.default_rng([config.seed, index, 0])
     slopes = config.slope * _spread_normal(config.seed, index)
     wave, wave_yaw = 2.0 * math.pi / rng.uniform(22.0, 45.0), rng.uniform(0.0, 2.0 * math.pi)
-    ground = np.array([0.0, slopes[0], slopes[1], config.undulation * rng.uniform(0.2, 1.0), wave * math.cos(wave_yaw), wave * math.sin(wave_yaw),
-                       rng.uniform(0.0, 2.0 * math.pi)])
+    ground = np.array(
+        [
+            0.0,
+            slopes[0],
+            slopes[1],
+            config.undulation * rng.uniform(0.2, 1.0),
+            wave * math.cos(wave_yaw),
+            wave * math.sin(wave_yaw),
+            rng.uniform(0.0, 2.0 * math.pi),
+        ]
+    )
     ground[0] = -HEIGHT - ground[3] * math.sin(ground[6])  # the sensor stands HEIGHT above the ground right below it
     parking = rng.random(2) < 0.8
     crossing = float(rng.uniform(20.0, 45.0)) if rng.random() < 0.4 else None
-    street = Street(ground, float(np.clip(rng.normal(0.0, 0.03), -0.08, 0.08)), float(rng.normal(0.0, 0.3)),
-                    -LANE / 2 - (2.1 if parking[0] else 0.3), 1.5 * LANE + (2.1 if parking[1] else 0.3), crossing)
+    street = Street(
+        ground,
+        float(np.clip(rng.normal(0.0, 0.03), -0.08, 0.08)),
+        float(rng.normal(0.0, 0.3)),
+        -LANE / 2 - (2.1 if parking[0] else 0.3),
+        1.5 * LANE + (2.1 if parking[1] else 0.3),
+        crossing,
+    )
     street.place("sensor", -0.3, -street.shift, -street.yaw, (5.5, 2.4, 1.7), None)
     _furnish(street, rng, config, 2.0, AHEAD)
     if config.full_scan:
@@ -266,7 +317,9 @@ def build_street(config: SyntheticConfig, index: int) -> Street:
 
 
 def flatten(street: Street) -> dict[str, np.ndarray]:
-    """The arrays that ``raycast.cast`` takes, and ``reflectivity`` and ``loss`` of every primitive; objects out of range are left in."""
+    """The arrays that ``raycast.cast`` takes, and ``reflectivity`` and ``loss`` of every primitive; objects out of
+    range are left in.
+    """
     parts = [part for item in street.placed for part in item.shape.parts]
     planes = [plane for part in parts for plane in part[2]]
     return {

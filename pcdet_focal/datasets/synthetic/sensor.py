@@ -1,4 +1,5 @@
 """A spinning 64-beam sensor after the HDL-64E: where its rays point, and what it reports of a hit."""
+
 from __future__ import annotations
 
 import math
@@ -19,7 +20,8 @@ ELEVATIONS = np.radians(np.concatenate([2.0 - np.arange(32) / 3.0, -8.0 - 5.0 / 
 def columns(full_scan: bool, phase: float) -> tuple[int, int, float]:
     """First column, number of columns and azimuth of the first one, for a full turn or for the camera's sector.
 
-    Column j of a turn looks at ``-pi + (j + phase) * AZIMUTH_STEP``; the sector is a part of the same grid, so both see the same rays.
+    Column j of a turn looks at ``-pi + (j + phase) * AZIMUTH_STEP``; the sector is a part of the same grid, so both see
+    the same rays.
     """
     if full_scan:
         return 0, TURN_COLUMNS, -math.pi + phase * AZIMUTH_STEP
@@ -31,18 +33,30 @@ def columns(full_scan: bool, phase: float) -> tuple[int, int, float]:
 def directions(azimuths: np.ndarray) -> np.ndarray:
     """Unit vectors (64, C, 3) float64 of all beams at the azimuths (C,) in radians."""
     ce, se = np.cos(ELEVATIONS)[:, None], np.sin(ELEVATIONS)[:, None]
-    return np.stack([ce * np.cos(azimuths), ce * np.sin(azimuths), np.broadcast_to(se, (len(ELEVATIONS), len(azimuths)))], axis=-1)
+    return np.stack(
+        [ce * np.cos(azimuths), ce * np.sin(azimuths), np.broadcast_to(se, (len(ELEVATIONS), len(azimuths)))], axis=-1
+    )
 
 
-def measure(depth: np.ndarray, cosine: np.ndarray, reflectivity: np.ndarray, loss: np.ndarray, gauss: np.ndarray, flicker: np.ndarray,
-            chance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measure(
+    depth: np.ndarray,
+    cosine: np.ndarray,
+    reflectivity: np.ndarray,
+    loss: np.ndarray,
+    gauss: np.ndarray,
+    flicker: np.ndarray,
+    chance: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the sensor reports of M hits.
 
-    :param depth: (M,) metres; ``cosine`` of the angle of incidence; ``reflectivity`` 0..1 and ``loss`` 0..1 of the surface (glass loses much)
-    :param gauss: (M,) normal numbers for the range, ``flicker`` (M,) normal numbers for the intensity, ``chance`` (M,) uniform numbers
+    :param depth: (M,) metres; ``cosine`` of the angle of incidence; ``reflectivity`` 0..1 and ``loss`` 0..1 of the
+    surface (glass loses much)
+    :param gauss: (M,) normal numbers for the range, ``flicker`` (M,) normal numbers for the intensity, ``chance`` (M,)
+    uniform numbers
     :return: measured range (M,), intensity (M,) in 0..1 in steps of 0.01 like KITTI's, returned (M,) bool
     """
-    # A Lambertian surface sends back reflectivity * cos / r^2; the receiver's gain makes up for the range except far away and at grazing angles.
+    # A Lambertian surface sends back reflectivity * cos / r^2; the receiver's gain makes up for the range except far
+    # away and at grazing angles.
     signal = reflectivity * np.maximum(cosine, 0.02) * (60.0 / np.maximum(depth, 8.0)) ** 2
     returned = chance < (1.0 - loss) * 0.99 * (1.0 - np.exp(-signal / 0.01))
     measured = depth + RANGE_SIGMA * np.clip(gauss, -3.0, 3.0)

@@ -1,8 +1,10 @@
 """Shapes of the street scene, built of primitives that ``raycast`` can hit.
 
-Object frame: x ahead, y left, z up, origin in the middle of the object on the ground. A shape reaches its length, width and height exactly
+Object frame: x ahead, y left, z up, origin in the middle of the object on the ground. A shape reaches its length, width
+and height exactly
 and nothing of it lies outside, so that the box (l, w, h) is a true label.
 """
+
 from __future__ import annotations
 
 import math
@@ -14,7 +16,14 @@ from .raycast import CAPSULE, ELLIPSOID, POLYHEDRON
 
 # material: reflectivity 0..1, share of returns lost (light that goes through or is mirrored away)
 ASPHALT, PAVEMENT, GRASS, MARKING = (0.24, 0.02), (0.38, 0.02), (0.50, 0.03), (0.85, 0.0)
-GLASS, TYRE, METAL, SKIN, FOLIAGE, BARK = (0.10, 0.55), (0.10, 0.05), (0.45, 0.02), (0.55, 0.0), (0.45, 0.05), (0.30, 0.02)
+GLASS, TYRE, METAL, SKIN, FOLIAGE, BARK = (
+    (0.10, 0.55),
+    (0.10, 0.05),
+    (0.45, 0.02),
+    (0.55, 0.0),
+    (0.45, 0.05),
+    (0.30, 0.02),
+)
 PLATE = (0.99, 0.0)
 Material = tuple[float, float]
 Plane = tuple[float, float, float, float]
@@ -26,23 +35,51 @@ class Shape:
 
     parts: list[tuple] = field(default_factory=list)
 
-    def polyhedron(self, bounds: tuple[float, ...], planes: list[Plane], material: Material, density: float = 0.0, opacity: float = 1.0) -> None:
-        """The axis-aligned box ``bounds`` (x0, y0, z0, x1, y1, z1) cut by more planes (nx, ny, nz, d): n . p <= d, n of length 1."""
+    def polyhedron(
+        self,
+        bounds: tuple[float, ...],
+        planes: list[Plane],
+        material: Material,
+        density: float = 0.0,
+        opacity: float = 1.0,
+    ) -> None:
+        """The axis-aligned box ``bounds`` (x0, y0, z0, x1, y1, z1) cut by more planes (nx, ny, nz, d): n . p <= d, n of
+        length 1.
+        """
         x0, y0, z0, x1, y1, z1 = bounds
-        sides = [(1.0, 0.0, 0.0, x1), (-1.0, 0.0, 0.0, -x0), (0.0, 1.0, 0.0, y1), (0.0, -1.0, 0.0, -y0), (0.0, 0.0, 1.0, z1), (0.0, 0.0, -1.0, -z0)]
+        sides = [
+            (1.0, 0.0, 0.0, x1),
+            (-1.0, 0.0, 0.0, -x0),
+            (0.0, 1.0, 0.0, y1),
+            (0.0, -1.0, 0.0, -y0),
+            (0.0, 0.0, 1.0, z1),
+            (0.0, 0.0, -1.0, -z0),
+        ]
         self.parts.append((POLYHEDRON, (0.0,) * 7, sides + planes, bounds, density, opacity, material))
 
-    def ellipsoid(self, centre: tuple[float, float, float], radii: tuple[float, float, float], material: Material, density: float = 0.0) -> None:
+    def ellipsoid(
+        self,
+        centre: tuple[float, float, float],
+        radii: tuple[float, float, float],
+        material: Material,
+        density: float = 0.0,
+    ) -> None:
         bounds = tuple(c - r for c, r in zip(centre, radii)) + tuple(c + r for c, r in zip(centre, radii))
         self.parts.append((ELLIPSOID, (*centre, *radii, 0.0), [], bounds, density, 1.0, material))
 
-    def capsule(self, start: tuple[float, float, float], end: tuple[float, float, float], radius: float, material: Material) -> None:
-        bounds = tuple(min(a, b) - radius for a, b in zip(start, end)) + tuple(max(a, b) + radius for a, b in zip(start, end))
+    def capsule(
+        self, start: tuple[float, float, float], end: tuple[float, float, float], radius: float, material: Material
+    ) -> None:
+        bounds = tuple(min(a, b) - radius for a, b in zip(start, end)) + tuple(
+            max(a, b) + radius for a, b in zip(start, end)
+        )
         self.parts.append((CAPSULE, (*start, *end, radius), [], bounds, 0.0, 1.0, material))
 
 
 def _through(x0: float, z0: float, x1: float, z1: float) -> Plane:
-    """The plane across the vehicle through two points of its side view; inside is to the right of the way from the first to the second."""
+    """The plane across the vehicle through two points of its side view; inside is to the right of the way from the
+    first to the second.
+    """
     nx, nz = -(z1 - z0), x1 - x0
     length = math.hypot(nx, nz)
     return nx / length, 0.0, nz / length, (nx * x0 + nz * z0) / length
@@ -56,7 +93,9 @@ def _leaning_sides(half_width: float, z0: float, z1: float, inset: float) -> lis
 
 
 def _cut_corners(half_length: float, half_width: float, front: float, rear: float) -> list[Plane]:
-    """Vertical planes that take ``front`` or ``rear`` metres along and half of that across off the corners seen from above."""
+    """Vertical planes that take ``front`` or ``rear`` metres along and half of that across off the corners seen from
+    above.
+    """
     planes = []
     for end, cut in ((1.0, front), (-1.0, rear)):
         ny = 2.0 / math.sqrt(5.0)
@@ -66,20 +105,37 @@ def _cut_corners(half_length: float, half_width: float, front: float, rear: floa
     return planes
 
 
-def _wheels(shape: Shape, xs: tuple[float, float], half_width: float, radius: float, thickness: float = 0.22, opacity: float = 1.0,
-            material: Material = TYRE) -> None:
-    """Wheels as octagonal prisms on the ground at the given x, one on each side (or one in the middle when thickness is 2 half_width)."""
+def _wheels(
+    shape: Shape,
+    xs: tuple[float, float],
+    half_width: float,
+    radius: float,
+    thickness: float = 0.22,
+    opacity: float = 1.0,
+    material: Material = TYRE,
+) -> None:
+    """Wheels as octagonal prisms on the ground at the given x, one on each side (or one in the middle when thickness is
+    2 half_width).
+    """
     corner = math.sqrt(0.5)
     for x in xs:
-        for side in ((1.0, -1.0) if thickness < 2.0 * half_width else (0.0,)):
+        for side in (1.0, -1.0) if thickness < 2.0 * half_width else (0.0,):
             y0 = side * half_width - thickness if side > 0 else -half_width
-            slanted = [(sx * corner, 0.0, sz * corner, corner * (sx * x + sz * radius) + radius) for sx in (1.0, -1.0) for sz in (1.0, -1.0)]
-            shape.polyhedron((x - radius, y0, 0.0, x + radius, y0 + thickness, 2.0 * radius), slanted, material, opacity=opacity)
+            slanted = [
+                (sx * corner, 0.0, sz * corner, corner * (sx * x + sz * radius) + radius)
+                for sx in (1.0, -1.0)
+                for sz in (1.0, -1.0)
+            ]
+            shape.polyhedron(
+                (x - radius, y0, 0.0, x + radius, y0 + thickness, 2.0 * radius), slanted, material, opacity=opacity
+            )
 
 
 @dataclass(frozen=True)
 class CarModel:
-    """Mean length, width, height (metres), the side view's marks as shares of the length from the front, how often it is met."""
+    """Mean length, width, height (metres), the side view's marks as shares of the length from the front, how often it
+    is met.
+    """
 
     name: str
     size: tuple[float, float, float]
@@ -100,7 +156,9 @@ CAR_MODELS = (
 
 
 def car(model: CarModel, length: float, width: float, height: float, paint: Material) -> Shape:
-    """Body with a sloping bonnet and cut corners, a glass cabin that leans in, a painted roof, four wheels, a number plate at each end."""
+    """Body with a sloping bonnet and cut corners, a glass cabin that leans in, a painted roof, four wheels, a number
+    plate at each end.
+    """
     shape = Shape()
     half, side = length / 2, width / 2
     belt, floor = 0.60 * height, 0.13 * height
@@ -109,17 +167,27 @@ def car(model: CarModel, length: float, width: float, height: float, paint: Mate
         return half - share * length
 
     bonnet_front = 0.44 * height
-    planes = [_through(at(model.bonnet), belt, half - 0.08, bonnet_front), _through(half - 0.08, bonnet_front, half, 0.36 * height),
-              _through(half, 0.24 * height, half - 0.10, floor), _through(-half + 0.12, floor, -half, 0.27 * height),
-              _through(-half, 0.50 * height, -half + 0.06, belt)]
+    planes = [
+        _through(at(model.bonnet), belt, half - 0.08, bonnet_front),
+        _through(half - 0.08, bonnet_front, half, 0.36 * height),
+        _through(half, 0.24 * height, half - 0.10, floor),
+        _through(-half + 0.12, floor, -half, 0.27 * height),
+        _through(-half, 0.50 * height, -half + 0.06, belt),
+    ]
     planes += _cut_corners(half, side, 0.45, 0.25) + _leaning_sides(side, 0.45 * height, belt, 0.03)
     shape.polyhedron((-half, -side + 0.015, floor, half, side - 0.015, belt), planes, paint)
-    cabin = [_through(at(model.roof_front), height, at(model.bonnet), belt), _through(at(model.rear_foot), belt, at(model.roof_rear), height)]
+    cabin = [
+        _through(at(model.roof_front), height, at(model.bonnet), belt),
+        _through(at(model.rear_foot), belt, at(model.roof_rear), height),
+    ]
     cabin += _leaning_sides(side - 0.04, belt, height, 0.17)
     roof_start = height - 0.07
     shape.polyhedron((at(model.rear_foot), -side + 0.04, belt, at(model.bonnet), side - 0.04, roof_start), cabin, GLASS)
-    shape.polyhedron((at(model.rear_foot), -side + 0.04, roof_start, at(model.bonnet), side - 0.04, height), cabin, paint)
-    for share in (model.roof_front + 0.02, 0.5 * (model.roof_front + model.roof_rear), model.roof_rear - 0.03):  # pillars
+    shape.polyhedron(
+        (at(model.rear_foot), -side + 0.04, roof_start, at(model.bonnet), side - 0.04, height), cabin, paint
+    )
+    # pillars
+    for share in (model.roof_front + 0.02, 0.5 * (model.roof_front + model.roof_rear), model.roof_rear - 0.03):
         pillar = (at(share) - 0.06, -side + 0.035, belt, at(share) + 0.06, side - 0.035, roof_start)
         shape.polyhedron(pillar, _leaning_sides(side - 0.035, belt, height, 0.17), paint)
     _wheels(shape, (half - 0.19 * length, -half + 0.18 * length), side, 0.21 * height)
@@ -134,16 +202,25 @@ def van(length: float, width: float, height: float, paint: Material) -> Shape:
     shape = Shape()
     half, side, floor = length / 2, width / 2, 0.11 * height
     nose = 0.52 * height
-    front = [_through(half - 0.26 * length, height, half - 0.09 * length, nose), _through(half - 0.09 * length, nose, half, 0.42 * height)]
+    front = [
+        _through(half - 0.26 * length, height, half - 0.09 * length, nose),
+        _through(half - 0.09 * length, nose, half, 0.42 * height),
+    ]
     planes = front + _cut_corners(half, side, 0.35, 0.10) + _leaning_sides(side, 0.5 * height, height, 0.10)
     shape.polyhedron((-half, -side + 0.015, floor, half, side - 0.015, height), planes, paint)
     glass = [_through(half - 0.26 * length + 0.006, height, half - 0.09 * length + 0.006, nose)]
-    shape.polyhedron((half - 0.30 * length, -side + 0.08, nose + 0.05, half - 0.08 * length, side - 0.08, height - 0.12), glass, GLASS)
+    shape.polyhedron(
+        (half - 0.30 * length, -side + 0.08, nose + 0.05, half - 0.08 * length, side - 0.08, height - 0.12),
+        glass,
+        GLASS,
+    )
     _wheels(shape, (half - 0.17 * length, -half + 0.2 * length), side, 0.15 * height)
     return shape
 
 
-def pedestrian(length: float, width: float, height: float, stride: float, clothes: Material, trousers: Material) -> Shape:
+def pedestrian(
+    length: float, width: float, height: float, stride: float, clothes: Material, trousers: Material
+) -> Shape:
     """Walking: legs apart by ``stride`` 0..1, arms swinging against them, torso, head."""
     shape = Shape()
     reach = length / 2
@@ -153,8 +230,18 @@ def pedestrian(length: float, width: float, height: float, stride: float, clothe
         shape.capsule((0.0, side * 0.09, hip), (step, side * 0.10, 0.10), 0.085, trousers)
         shape.capsule((step - 0.03, side * 0.10, 0.06), (step + 0.05, side * 0.10, 0.06), 0.055, TYRE)
         hand = -forward * (reach - 0.05)
-        shape.capsule((0.0, side * (width / 2 - 0.05), shoulder - 0.05), (0.35 * hand, side * (width / 2 - 0.05), 0.60 * height), 0.05, clothes)
-        shape.capsule((0.35 * hand, side * (width / 2 - 0.05), 0.60 * height), (hand, side * (width / 2 - 0.06), 0.56 * height), 0.045, SKIN)
+        shape.capsule(
+            (0.0, side * (width / 2 - 0.05), shoulder - 0.05),
+            (0.35 * hand, side * (width / 2 - 0.05), 0.60 * height),
+            0.05,
+            clothes,
+        )
+        shape.capsule(
+            (0.35 * hand, side * (width / 2 - 0.05), 0.60 * height),
+            (hand, side * (width / 2 - 0.06), 0.56 * height),
+            0.045,
+            SKIN,
+        )
     shape.ellipsoid((0.0, 0.0, 0.5 * (hip + shoulder) + 0.02), (0.15, 0.40 * width, 0.22 * height), clothes)
     shape.ellipsoid((0.01, 0.0, height - 0.125), (0.105, 0.085, 0.125), SKIN)
     return shape
@@ -169,7 +256,13 @@ def cyclist(length: float, width: float, height: float, clothes: Material, trous
     _wheels(shape, (front, rear), 0.025, radius, thickness=0.05, opacity=0.45)
     seat, bar = (rear + 0.32, 0.0, 0.52 * height), (front - 0.12, 0.0, 0.60 * height)
     crank = (rear + 0.45, 0.0, 0.17 * height)
-    for start, end in (((rear, 0.0, radius), seat), (seat, crank), (crank, bar), ((front, 0.0, radius), bar), ((rear, 0.0, radius), crank)):
+    for start, end in (
+        ((rear, 0.0, radius), seat),
+        (seat, crank),
+        (crank, bar),
+        ((front, 0.0, radius), bar),
+        ((rear, 0.0, radius), crank),
+    ):
         shape.capsule(start, end, 0.025, METAL)
     shape.capsule((bar[0], -width / 2 + 0.03, bar[2]), (bar[0], width / 2 - 0.03, bar[2]), 0.03, METAL)
     neck = (seat[0] + 0.22 * height, 0.0, 0.84 * height)
@@ -180,7 +273,12 @@ def cyclist(length: float, width: float, height: float, clothes: Material, trous
         knee = (seat[0] + 0.30 + 0.06 * side, side * 0.13, 0.42 * height - 0.04 * side)
         shape.capsule((seat[0], side * 0.10, seat[2] + 0.06), knee, 0.075, trousers)
         shape.capsule(knee, (crank[0] + 0.08 * side, side * 0.12, 0.14 * height - 0.06 * side), 0.055, trousers)
-        shape.capsule((neck[0], side * (0.36 * width - 0.04), neck[2] - 0.07), (bar[0], side * (width / 2 - 0.07), bar[2] + 0.03), 0.04, clothes)
+        shape.capsule(
+            (neck[0], side * (0.36 * width - 0.04), neck[2] - 0.07),
+            (bar[0], side * (width / 2 - 0.07), bar[2] + 0.03),
+            0.04,
+            clothes,
+        )
     return shape
 
 

@@ -1,9 +1,11 @@
 """Measuring: what ``tools/benchmark.py`` runs.
 
-``losses``, ``training_step`` and ``ops`` make cases, one workload each with the sides to compare, of ``workloads``; ``eager`` has the formulas to
-compare with. ``run`` goes through the cases: ``measure`` times the sides of each in turns, ``peak_memory`` counts what they allocate, ``goals`` holds
-what is to be reached. ``pipeline`` measures the data pipeline. ``results`` is the JSON file of a run, ``page`` the page that is made of these files.
+``losses``, ``training_step`` and ``ops`` make cases, one workload each with the sides to compare, of ``workloads``;
+``eager`` has the formulas to compare with. ``run`` goes through the cases: ``measure`` times the sides of each in
+turns, ``peak_memory`` counts what they allocate, ``goals`` holds what is to be reached. ``pipeline`` measures the data
+pipeline. ``results`` is the JSON file of a run, ``page`` the page that is made of these files.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping

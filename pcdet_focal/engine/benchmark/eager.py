@@ -1,8 +1,11 @@
-"""What a head computes without this package: OpenPCDet's formulas over dense tensors, one torch operation after the other.
+"""What a head computes without this package: OpenPCDet's formulas over dense tensors, one torch operation after the
+other.
 
-Only to compare with. The numbers are those of the package's own losses and targets, which the tests hold against each other. Nothing here is clever,
-on purpose, and nothing slower than the formula asks for: no ``.item()`` for a log, no copy that OpenPCDet makes by accident.
+Only to compare with. The numbers are those of the package's own losses and targets, which the tests hold against each
+other. Nothing here is clever, on purpose, and nothing slower than the formula asks for: no ``.item()`` for a log, no
+copy that OpenPCDet makes by accident.
 """
+
 from __future__ import annotations
 
 import math
@@ -36,7 +39,9 @@ def varifocal_loss(logits: Tensor, target: Tensor, weights: Tensor, alpha: float
 
 
 def one_hot_and_weights(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """labels (B, A) -> one-hot targets (B, A, C) without the background; weights (B, A), 0 for ignored anchors, else 1 / positives of the sample."""
+    """labels (B, A) -> one-hot targets (B, A, C) without the background; weights (B, A), 0 for ignored anchors, else 1
+    / positives of the sample.
+    """
     cared, positive = labels >= 0, labels > 0
     weights = cared.to(logits.dtype) / positive.sum(dim=1, keepdim=True).to(logits.dtype).clamp(min=1)
     target = logits.new_zeros(*labels.shape, logits.shape[-1] + 1)
@@ -50,15 +55,29 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return focal_loss(logits, target, weights).sum() / logits.shape[0]
 
 
-def soft_classification_loss(formula: Callable[[Tensor, Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
-    """The same with the quality (B, A) of each positive anchor's box in place of the 1 of its class; ``formula`` is one of the two above."""
+def soft_classification_loss(
+    formula: Callable[[Tensor, Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, quality: Tensor
+) -> Tensor:
+    """The same with the quality (B, A) of each positive anchor's box in place of the 1 of its class; ``formula`` is one
+    of the two above.
+    """
     target, weights = one_hot_and_weights(logits, labels)
     return formula(logits, target * quality.unsqueeze(-1), weights).sum() / logits.shape[0]
 
 
-def box_and_direction_loss(box_preds: Tensor, dir_logits: Tensor, targets: Tensor, labels: Tensor, anchors: Tensor, loc_weight: float = 2.0,
-                           dir_weight: float = 0.2, dir_offset: float = 0.78539, code_weights: Sequence[float] = (1.0,) * 7) -> Tensor:
-    """Smooth L1 of box codes with the sine of the heading difference, and cross entropy of two heading sectors, over all anchors.
+def box_and_direction_loss(
+    box_preds: Tensor,
+    dir_logits: Tensor,
+    targets: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    loc_weight: float = 2.0,
+    dir_weight: float = 0.2,
+    dir_offset: float = 0.78539,
+    code_weights: Sequence[float] = (1.0,) * 7,
+) -> Tensor:
+    """Smooth L1 of box codes with the sine of the heading difference, and cross entropy of two heading sectors, over
+    all anchors.
 
     box_preds and targets (B, A, 7), dir_logits (B, A, 2), labels (B, A), anchors (A, 7) -> scalar.
     """
@@ -71,7 +90,7 @@ def box_and_direction_loss(box_preds: Tensor, dir_logits: Tensor, targets: Tenso
     target = torch.cat([targets[..., :6], a.cos() * b.sin(), targets[..., 7:]], dim=-1)
     target = torch.where(target.isnan(), pred, target)
     error = ((pred - target) * box_preds.new_tensor(code_weights)).abs()
-    box_loss = torch.where(error < beta, 0.5 * error ** 2 / beta, error - 0.5 * beta) * weights.unsqueeze(-1)
+    box_loss = torch.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta) * weights.unsqueeze(-1)
 
     heading = targets[..., 6] + anchors.unsqueeze(0).repeat(batch_size, 1, 1)[..., 6] - dir_offset
     heading = heading - torch.floor(heading / (2 * math.pi)) * 2 * math.pi
@@ -81,11 +100,17 @@ def box_and_direction_loss(box_preds: Tensor, dir_logits: Tensor, targets: Tenso
     return box_loss.sum() / batch_size * loc_weight + dir_loss.sum() / batch_size * dir_weight
 
 
-def assign_targets(all_anchors: Sequence[Tensor], gt_boxes: Tensor, class_ids: Sequence[int], matched: Sequence[float],
-                   unmatched: Sequence[float]) -> dict[str, Tensor]:
+def assign_targets(
+    all_anchors: Sequence[Tensor],
+    gt_boxes: Tensor,
+    class_ids: Sequence[int],
+    matched: Sequence[float],
+    unmatched: Sequence[float],
+) -> dict[str, Tensor]:
     """Every anchor of a class against every box of it, sample by sample and class by class.
 
-    all_anchors: a class's (nz, ny, nx, sizes, rotations, 7) each; gt_boxes (B, T, 8), the class last, rows of zeros pad.
+    all_anchors: a class's (nz, ny, nx, sizes, rotations, 7) each; gt_boxes (B, T, 8), the class last, rows of zeros
+    pad.
     """
     samples = []
     for boxes in gt_boxes:
@@ -95,7 +120,12 @@ def assign_targets(all_anchors: Sequence[Tensor], gt_boxes: Tensor, class_ids: S
             labels, codes = _assign_class(anchors.reshape(-1, 7), own, high, low)
             grid = anchors.shape[:3]
             sets.append((labels.view(*grid, -1), codes.view(*grid, -1, 7)))
-        samples.append((torch.cat([labels for labels, _ in sets], dim=-1).view(-1), torch.cat([codes for _, codes in sets], dim=-2).view(-1, 7)))
+        samples.append(
+            (
+                torch.cat([labels for labels, _ in sets], dim=-1).view(-1),
+                torch.cat([codes for _, codes in sets], dim=-2).view(-1, 7),
+            )
+        )
     labels, codes = (torch.stack(parts) for parts in zip(*samples))
     return {"box_cls_labels": labels, "box_reg_targets": codes, "reg_weights": (labels > 0).to(codes.dtype)}
 
@@ -122,7 +152,8 @@ def _assign_class(anchors: Tensor, boxes: Tensor, matched: float, unmatched: flo
 def _nearest_bev_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
     """Overlap from above of boxes turned to the nearest axis: (N, M)."""
     a, b = _standing(anchors), _standing(boxes)
-    side = (torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp(min=0)  # (N, M, 2)
+    # (N, M, 2)
+    side = (torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp(min=0)
     shared = side[..., 0] * side[..., 1]
     area_a, area_b = ((r[:, 2] - r[:, 0]) * (r[:, 3] - r[:, 1]) for r in (a, b))
     return shared / (area_a[:, None] + area_b - shared).clamp(min=1e-6)
@@ -137,5 +168,12 @@ def _standing(boxes: Tensor) -> Tensor:
 
 def _encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     diagonal = (anchors[:, 3:4] ** 2 + anchors[:, 4:5] ** 2).sqrt()
-    return torch.cat([(boxes[:, :2] - anchors[:, :2]) / diagonal, (boxes[:, 2:3] - anchors[:, 2:3]) / anchors[:, 5:6],
-                      torch.log(boxes[:, 3:6] / anchors[:, 3:6]), boxes[:, 6:7] - anchors[:, 6:7]], dim=1)
+    return torch.cat(
+        [
+            (boxes[:, :2] - anchors[:, :2]) / diagonal,
+            (boxes[:, 2:3] - anchors[:, 2:3]) / anchors[:, 5:6],
+            torch.log(boxes[:, 3:6] / anchors[:, 3:6]),
+            boxes[:, 6:7] - anchors[:, 6:7],
+        ],
+        dim=1,
+    )

@@ -1,4 +1,5 @@
 """What is to be reached. A figure below its goal is shown as such; a goal is never bent to the figure."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ MEGABYTE = 1_000_000
 class Goal:
     """One goal of one row.
 
-    ``measure`` is the name of another side (its time divided by ours), ``time`` (ours, seconds), ``extra_memory`` (ours, bytes) or ``rate`` (ours, a
-    second); ``inverse`` turns the ratio round: our time divided by the other side's.
+    ``measure`` is the name of another side (its time divided by ours), ``time`` (ours, seconds), ``extra_memory``
+    (ours, bytes) or ``rate`` (ours, a second); ``inverse`` turns the ratio round: our time divided by the other side's.
     """
 
     suite: str

@@ -1,4 +1,5 @@
 """Cases of the losses: from labels or ground truth to the gradient of a head's predictions."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -40,7 +41,11 @@ def nbytes(*tensors: Tensor) -> int:
 
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs: a C++ compiler, on a GPU Triton."""
-    return importlib.util.find_spec("triton") is not None if device.type == "cuda" else shutil.which(os.environ.get("CXX", "g++")) is not None
+    return (
+        importlib.util.find_spec("triton") is not None
+        if device.type == "cuda"
+        else shutil.which(os.environ.get("CXX", "g++")) is not None
+    )
 
 
 def text(*shape: int) -> str:
@@ -64,7 +69,16 @@ def _classification(name: str, shape: tuple[int, int, int], device: torch.device
         sides["compiled"] = gradient_of(lambda: compiled(logits, labels), logits)
     memory = list(sides) if name == "SECOND KITTI" else []
     sides["copy"] = logits.detach().clone
-    return Case("classification", name, text(*shape), sides, device, nbytes(logits), memory, NUSCENES_NOTE if shape[2] == 10 else "")
+    return Case(
+        "classification",
+        name,
+        text(*shape),
+        sides,
+        device,
+        nbytes(logits),
+        memory,
+        NUSCENES_NOTE if shape[2] == 10 else "",
+    )
 
 
 def box_and_direction(device: torch.device, quick: bool) -> Iterator[Case]:
@@ -79,7 +93,12 @@ def box_and_direction(device: torch.device, quick: bool) -> Iterator[Case]:
     leaves = box_preds.requires_grad_(), dir_preds.requires_grad_()
 
     def ours() -> Tensor:
-        head.forward_ret_dict = {"box_preds": box_preds, "dir_cls_preds": dir_preds, "box_reg_targets": targets, "box_cls_labels": labels}
+        head.forward_ret_dict = {
+            "box_preds": box_preds,
+            "dir_cls_preds": dir_preds,
+            "box_reg_targets": targets,
+            "box_cls_labels": labels,
+        }
         return head.get_box_reg_layer_loss()[0]
 
     sides = {
@@ -91,7 +110,9 @@ def box_and_direction(device: torch.device, quick: bool) -> Iterator[Case]:
 
 
 def drop_in(device: torch.device, quick: bool) -> Iterator[Case]:
-    """The module ``SigmoidFocalClassificationLoss`` alone: one-hot targets and weights in, elementwise loss out, its sum differentiated."""
+    """The module ``SigmoidFocalClassificationLoss`` alone: one-hot targets and weights in, elementwise loss out, its
+    sum differentiated.
+    """
     anchors, classes = HEAD_SHAPES["SECOND KITTI"]
     shape = batch_size(device), QUICK_ANCHORS if quick else anchors, classes
     logits = workloads.logits(shape, device)
@@ -127,33 +148,53 @@ def _soft_labels(case: str, loss_name: str, device: torch.device, quick: bool) -
 
 
 def head_sides(head, gt_boxes: Tensor) -> tuple[dict[str, Side], tuple[Tensor, ...]]:
-    """Assignment, all losses, and the gradients of the predictions (the second value), by the head itself and by the eager formulas."""
+    """Assignment, all losses, and the gradients of the predictions (the second value), by the head itself and by the
+    eager formulas.
+    """
     anchors, batch = workloads.flat_anchors(head), len(gt_boxes)
     generator = torch.Generator().manual_seed(1)
-    box_preds, dir_preds = (0.1 * torch.randn(batch, len(anchors), n, generator=generator).to(gt_boxes.device) for n in (7, 2))
-    leaves = workloads.logits((batch, len(anchors), 3), gt_boxes.device), box_preds.requires_grad_(), dir_preds.requires_grad_()
+    box_preds, dir_preds = (
+        0.1 * torch.randn(batch, len(anchors), n, generator=generator).to(gt_boxes.device) for n in (7, 2)
+    )
+    leaves = (
+        workloads.logits((batch, len(anchors), 3), gt_boxes.device),
+        box_preds.requires_grad_(),
+        dir_preds.requires_grad_(),
+    )
 
     def ours() -> Tensor:
-        head.forward_ret_dict = {**dict(zip(("cls_preds", "box_preds", "dir_cls_preds"), leaves)), **head.assign_targets(gt_boxes)}
+        head.forward_ret_dict = {
+            **dict(zip(("cls_preds", "box_preds", "dir_cls_preds"), leaves)),
+            **head.assign_targets(gt_boxes),
+        }
         return head.get_loss()[0]
 
-    return {"ours": gradient_of(ours, *leaves), "eager": gradient_of(lambda: eager_head_loss(head, gt_boxes, *leaves), *leaves)}, leaves
+    return {
+        "ours": gradient_of(ours, *leaves),
+        "eager": gradient_of(lambda: eager_head_loss(head, gt_boxes, *leaves), *leaves),
+    }, leaves
 
 
 def eager_targets(head, gt_boxes: Tensor) -> dict[str, Tensor]:
     """The head's targets by the eager formulas."""
     assigner = head.target_assigner
     names = assigner.anchor_class_names
-    return eager.assign_targets(head.anchors, gt_boxes, [assigner.class_names.index(name) + 1 for name in names],
-                                [assigner.matched_thresholds[name] for name in names], [assigner.unmatched_thresholds[name] for name in names])
+    return eager.assign_targets(
+        head.anchors,
+        gt_boxes,
+        [assigner.class_names.index(name) + 1 for name in names],
+        [assigner.matched_thresholds[name] for name in names],
+        [assigner.unmatched_thresholds[name] for name in names],
+    )
 
 
 def eager_head_loss(head, gt_boxes: Tensor, cls_preds: Tensor, box_preds: Tensor, dir_preds: Tensor) -> Tensor:
     """Targets and the sum of the three losses by the eager formulas."""
     targets = eager_targets(head, gt_boxes)
     cls_loss = eager.classification_loss(cls_preds, targets["box_cls_labels"])
-    return cls_loss + eager.box_and_direction_loss(box_preds, dir_preds, targets["box_reg_targets"], targets["box_cls_labels"],
-                                                   workloads.flat_anchors(head))
+    return cls_loss + eager.box_and_direction_loss(
+        box_preds, dir_preds, targets["box_reg_targets"], targets["box_cls_labels"], workloads.flat_anchors(head)
+    )
 
 
 def whole_head(device: torch.device, quick: bool) -> Iterator[Case]:
@@ -163,7 +204,15 @@ def whole_head(device: torch.device, quick: bool) -> Iterator[Case]:
         gt_boxes = workloads.ground_truth(workloads.kitti_config(model, quick), batch_size(device), BOXES, device)
         sides, leaves = head_sides(head, gt_boxes)
         memory = list(sides) if case == "SECOND KITTI" else []
-        yield Case("whole_head", case, f"{text(*leaves[0].shape[:2])} anchors, {BOXES} boxes each", sides, device, nbytes(*leaves), memory)
+        yield Case(
+            "whole_head",
+            case,
+            f"{text(*leaves[0].shape[:2])} anchors, {BOXES} boxes each",
+            sides,
+            device,
+            nbytes(*leaves),
+            memory,
+        )
 
 
 def target_assignment(device: torch.device, quick: bool) -> Iterator[Case]:
@@ -172,10 +221,16 @@ def target_assignment(device: torch.device, quick: bool) -> Iterator[Case]:
     gt_boxes = workloads.ground_truth(workloads.kitti_config("second", quick), batch_size(device), BOXES, device)
     sides = {"ours": lambda: head.assign_targets(gt_boxes), "eager": lambda: eager_targets(head, gt_boxes)}
     count = len(workloads.flat_anchors(head))
-    yield Case("target_assignment", "SECOND KITTI", f"{text(len(gt_boxes), count)} anchors, {BOXES} boxes each", sides, device)
+    yield Case(
+        "target_assignment", "SECOND KITTI", f"{text(len(gt_boxes), count)} anchors, {BOXES} boxes each", sides, device
+    )
 
 
 ROWS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
-    "classification": classification, "box_and_direction": box_and_direction, "target_assignment": target_assignment, "whole_head": whole_head,
-    "drop_in": drop_in, "soft_labels": soft_labels,
+    "classification": classification,
+    "box_and_direction": box_and_direction,
+    "target_assignment": target_assignment,
+    "whole_head": whole_head,
+    "drop_in": drop_in,
+    "soft_labels": soft_labels,
 }

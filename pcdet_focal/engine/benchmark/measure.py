@@ -1,4 +1,5 @@
 """Timing several ways to compute one thing, so that what disturbs the machine disturbs all of them alike."""
+
 from __future__ import annotations
 
 import functools
@@ -13,7 +14,8 @@ import torch
 
 OURS = "ours"
 FEWEST, MOST = 3, 30  # rounds
-BLOCK_SECONDS, LONGEST_BLOCK = 0.05, 40  # on a CUDA device a round is so many seconds of calls of a side, at most so many calls
+# on a CUDA device a round is so many seconds of calls of a side, at most so many calls
+BLOCK_SECONDS, LONGEST_BLOCK = 0.05, 40
 CASE_SECONDS = 5.0  # rounds are repeated for about so long
 
 Side = Callable[[], Any]
@@ -26,10 +28,11 @@ class Case:
     Attributes:
         row, case: what is measured, and on which input; together the name of the case within a suite.
         shape: of the input, for the reader.
-        sides: name -> a function without arguments that does the work once and returns what it made; ``ours`` is the one to compare with. What a side
-            returns is freed outside the time that is measured.
+        sides: name -> a function without arguments that does the work once and returns what it made; ``ours`` is the
+            one to compare with. What a side returns is freed outside the time that is measured.
         device: where the work is done.
-        kept_bytes: size of the results (a gradient), which any way of computing them needs; extra memory is what goes beyond.
+        kept_bytes: size of the results (a gradient), which any way of computing them needs; extra memory is what goes
+            beyond.
         memory_sides: sides whose memory is counted.
         note: for the reader.
     """
@@ -45,17 +48,21 @@ class Case:
 
 
 def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> dict[str, Any]:
-    """Time the sides of a case: round after round, in each round every side, every second round backwards and every third with another side first.
+    """Time the sides of a case: round after round, in each round every side, every second round backwards and every
+    third with another side first.
 
-    On the CPU a side is called once in a round, so that it finds the caches, the threads and the memory as other work has left them: that is how a
-    training step calls it. On a CUDA device it is called as often as fits into ``BLOCK_SECONDS``, and the round counts the mean, between two events.
+    On the CPU a side is called once in a round, so that it finds the caches, the threads and the memory as other work
+    has left them: that is how a training step calls it. On a CUDA device it is called as often as fits into
+    ``BLOCK_SECONDS``, and the round counts the mean, between two events.
     One call of each side goes before and is not counted; it compiles what there is to compile.
 
     Args:
         rounds: default as many as take ``CASE_SECONDS``, within ``FEWEST`` and ``MOST``.
-        cpu_time: on the CPU count the seconds that this process computed (in all its threads) instead of those that passed.
+        cpu_time: on the CPU count the seconds that this process computed (in all its threads) instead of those that
+            passed.
     Returns:
-        ``sides``: name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds); ``ratios``: name of each other side ->
+        ``sides``: name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds); ``ratios``:
+            name of each other side ->
         median, q1, q3 of its time divided by ours, round by round.
     """
     if case.device.type == "cuda":
@@ -67,7 +74,9 @@ def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> 
         first[name] = clock(side, 1)
     for name, side in case.sides.items():
         seconds = clock(side, 1)
-        calls[name] = max(1, min(LONGEST_BLOCK, int(BLOCK_SECONDS / max(seconds, 1e-9)))) if case.device.type == "cuda" else 1
+        calls[name] = (
+            max(1, min(LONGEST_BLOCK, int(BLOCK_SECONDS / max(seconds, 1e-9)))) if case.device.type == "cuda" else 1
+        )
     names = list(case.sides)
     times: dict[str, list[float]] = {name: [] for name in names}
     began = time.monotonic()
@@ -83,8 +92,15 @@ def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> 
                 break
     finally:
         gc.enable()
-    sides = {name: {**spread(times[name]), "n": len(times[name]), "calls": calls[name], "first_call": first[name]} for name in names}
-    ratios = {name: spread([other / own for other, own in zip(times[name], times[OURS])]) for name in names if name != OURS and OURS in times}
+    sides = {
+        name: {**spread(times[name]), "n": len(times[name]), "calls": calls[name], "first_call": first[name]}
+        for name in names
+    }
+    ratios = {
+        name: spread([other / own for other, own in zip(times[name], times[OURS])])
+        for name in names
+        if name != OURS and OURS in times
+    }
     return {"sides": sides, "ratios": ratios}
 
 

@@ -1,4 +1,7 @@
-"""Cases of what has a kernel of its own: overlaps, suppression, points in boxes, voxels, targets, KITTI AP, sparse convolutions."""
+"""Cases of what has a kernel of its own: overlaps, suppression, points in boxes, voxels, targets, KITTI AP, sparse
+convolutions.
+"""
+
 from __future__ import annotations
 
 import importlib.util
@@ -42,9 +45,11 @@ def environment(variable: str, value: str) -> Iterator[None]:
 
 def forced(side: Side, value: str = "reference", variable: str = backend.VARIABLE) -> Side:
     """The side with a backend forced."""
+
     def run():
         with environment(variable, value):
             return side()
+
     return run
 
 
@@ -65,7 +70,9 @@ def polygons(boxes: np.ndarray) -> np.ndarray:
 
     corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * boxes[:, None, 3:5].astype(np.float64) / 2  # (N, 4, 2)
     cos, sin = np.cos(boxes[:, 6:7].astype(np.float64)), np.sin(boxes[:, 6:7].astype(np.float64))
-    turned = np.stack([corners[..., 0] * cos - corners[..., 1] * sin, corners[..., 0] * sin + corners[..., 1] * cos], axis=-1)
+    turned = np.stack(
+        [corners[..., 0] * cos - corners[..., 1] * sin, corners[..., 0] * sin + corners[..., 1] * cos], axis=-1
+    )
     return shapely.polygons(turned + boxes[:, None, :2])
 
 
@@ -83,7 +90,14 @@ def rotated_iou(device: torch.device, quick: bool) -> Iterator[Case]:
             return shared / (shapely.area(one) + shapely.area(other) - shared)
 
         sides["shapely"] = by_shapely
-    yield Case("rotated_iou", "boxes on 70 x 70 m", losses.text(*counts), sides, device, note="shapely: one vectorised call over all pairs")
+    yield Case(
+        "rotated_iou",
+        "boxes on 70 x 70 m",
+        losses.text(*counts),
+        sides,
+        device,
+        note="shapely: one vectorised call over all pairs",
+    )
 
 
 def rotated_nms(device: torch.device, quick: bool) -> Iterator[Case]:
@@ -91,12 +105,22 @@ def rotated_nms(device: torch.device, quick: bool) -> Iterator[Case]:
     count = 64 if quick else 4096
     boxes = torch.from_numpy(scattered_boxes(count)).to(device)
     scores = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(device)
-    sides = {"ours": lambda: nms_rotated(boxes, scores, 0.01), "reference": forced(lambda: nms_rotated(boxes, scores, 0.01))}
+    sides = {
+        "ours": lambda: nms_rotated(boxes, scores, 0.01),
+        "reference": forced(lambda: nms_rotated(boxes, scores, 0.01)),
+    }
     if device.type == "cpu" and has("shapely"):
         sides["shapely loop"] = lambda: suppress_pair_by_pair(boxes.numpy(), scores.numpy(), 0.01)
         sides["shapely"] = lambda: suppress_row_by_row(boxes.numpy(), scores.numpy(), 0.01)
-    yield Case("rotated_nms", "threshold 0.01, 70 x 70 m", f"{count:,} boxes", sides, device,
-               note="shapely loop: box by box against those that stayed, one by one; shapely: each box that stays against all that are left at once")
+    yield Case(
+        "rotated_nms",
+        "threshold 0.01, 70 x 70 m",
+        f"{count:,} boxes",
+        sides,
+        device,
+        note="shapely loop: box by box against those that stayed, one by one; shapely: each box that stays against "
+        "all that are left at once",
+    )
 
 
 def suppress_pair_by_pair(boxes: np.ndarray, scores: np.ndarray, thresh: float) -> np.ndarray:
@@ -133,7 +157,10 @@ def points_in_boxes(device: torch.device, quick: bool) -> Iterator[Case]:
     frame = workloads.scan(0, full=not quick)
     points = torch.from_numpy(frame.points).to(device)
     boxes = torch.from_numpy(np.stack([item.box for item in frame.objects]).astype(np.float32)).to(device)
-    sides = {"ours": lambda: points_in_boxes_index(points, boxes), "reference": forced(lambda: points_in_boxes_index(points, boxes))}
+    sides = {
+        "ours": lambda: points_in_boxes_index(points, boxes),
+        "reference": forced(lambda: points_in_boxes_index(points, boxes)),
+    }
     yield Case("points_in_boxes", "simulated scan", f"{len(points):,} points, {len(boxes)} boxes", sides, device)
 
 
@@ -152,9 +179,16 @@ def _voxels(most: int, device: torch.device, quick: bool) -> Case:
 
     sides = {"ours": ours, "reference": forced(ours)}
     if device.type == "cpu" and (library := spconv()) is not None:
-        from spconv.pytorch.utils import PointToVoxel  # from torch's tensors: cumm's tv.from_numpy ends the process under numpy 2
+        # from torch's tensors: cumm's tv.from_numpy ends the process under numpy 2
+        from spconv.pytorch.utils import PointToVoxel
 
-        peer = PointToVoxel(vsize_xyz=VOXEL_SIZE, coors_range_xyz=LIMITS, num_point_features=4, max_num_voxels=most, max_num_points_per_voxel=5)
+        peer = PointToVoxel(
+            vsize_xyz=VOXEL_SIZE,
+            coors_range_xyz=LIMITS,
+            num_point_features=4,
+            max_num_voxels=most,
+            max_num_points_per_voxel=5,
+        )
         sides[library] = lambda: peer(points)
     return Case("voxels", f"at most {most:,} voxels", f"{len(points):,} points", sides, device)
 
@@ -171,19 +205,34 @@ def spconv() -> str | None:
 
 
 def target_assignment(device: torch.device, quick: bool) -> Iterator[Case]:
-    """Ground truth to labels and box codes; the reference is the package's own dense definition, eager is OpenPCDet's way."""
+    """Ground truth to labels and box codes; the reference is the package's own dense definition, eager is OpenPCDet's
+    way.
+    """
     for case in losses.target_assignment(device, quick):
         yield Case(case.row, case.case, case.shape, {**case.sides, "reference": forced(case.sides["ours"])}, device)
 
 
 def kitti_ap(device: torch.device, quick: bool) -> Iterator[Case]:
-    """KITTI average precision of a validation set, all classes, difficulties, metrics and overlaps, from annotations in memory."""
+    """KITTI average precision of a validation set, all classes, difficulties, metrics and overlaps, from annotations in
+    memory.
+    """
     if device.type == "cpu":
         frames = 20 if quick else 3769
         gt, dt = annotations(frames)
         found = sum(len(anno["name"]) for anno in dt) / frames
-        sides = {"ours": lambda: evaluate_kitti(gt, dt, ["Car", "Pedestrian", "Cyclist"], num_threads=torch.get_num_threads())}
-        yield Case("kitti_ap", "validation set", f"{frames:,} frames, {found:.0f} detections each", sides, device, note="kernels compiled before")
+        sides = {
+            "ours": lambda: evaluate_kitti(
+                gt, dt, ["Car", "Pedestrian", "Cyclist"], num_threads=torch.get_num_threads()
+            )
+        }
+        yield Case(
+            "kitti_ap",
+            "validation set",
+            f"{frames:,} frames, {found:.0f} detections each",
+            sides,
+            device,
+            note="kernels compiled before",
+        )
 
 
 def annotations(frames: int) -> tuple[list[dict], list[dict]]:
@@ -206,9 +255,14 @@ def _objects(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     corner, size = rng.uniform([0, 100], [1100, 200], (count, 2)), rng.uniform(20, 150, (count, 2))
     names = rng.choice(["Car", "Pedestrian", "Cyclist"], count, p=[0.7, 0.2, 0.1])
     return {
-        "name": names, "truncated": rng.uniform(0, 0.4, count), "occluded": rng.integers(0, 3, count), "alpha": rng.uniform(-3, 3, count),
-        "bbox": np.concatenate([corner, corner + size], axis=1), "rotation_y": rng.uniform(-3, 3, count),
-        "dimensions": np.where((names == "Car")[:, None], [3.9, 1.5, 1.6], [0.8, 1.7, 0.6]) * rng.uniform(0.9, 1.1, (count, 3)),
+        "name": names,
+        "truncated": rng.uniform(0, 0.4, count),
+        "occluded": rng.integers(0, 3, count),
+        "alpha": rng.uniform(-3, 3, count),
+        "bbox": np.concatenate([corner, corner + size], axis=1),
+        "rotation_y": rng.uniform(-3, 3, count),
+        "dimensions": np.where((names == "Car")[:, None], [3.9, 1.5, 1.6], [0.8, 1.7, 0.6])
+        * rng.uniform(0.9, 1.1, (count, 3)),
         "location": rng.uniform([-20, 1.4, 5], [20, 1.8, 60], (count, 3)),
     }
 
@@ -230,17 +284,30 @@ def _sparse_backbone(backward: bool, device: torch.device, quick: bool) -> Case:
 
     def run():
         with torch.set_grad_enabled(backward):
-            out = net({"voxel_features": features, "voxel_coords": batch["voxel_coords"], "batch_size": 1})["encoded_spconv_tensor"]
+            out = net({"voxel_features": features, "voxel_coords": batch["voxel_coords"], "batch_size": 1})[
+                "encoded_spconv_tensor"
+            ]
             return torch.autograd.grad(out.features.square().mean(), parameters) if backward else out
 
     sides = {"ours": run}
     if (library := spconv()) is not None:
         sides[library] = forced(run, library, sparse_backends.VARIABLE)
-    return Case("sparse_backbone", "forward and backward" if backward else "forward", f"{len(features):,} voxels", sides, device,
-                note="spconv: its Native algorithm, the only one on a CPU, on one thread")
+    return Case(
+        "sparse_backbone",
+        "forward and backward" if backward else "forward",
+        f"{len(features):,} voxels",
+        sides,
+        device,
+        note="spconv: its Native algorithm, the only one on a CPU, on one thread",
+    )
 
 
 ROWS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
-    "rotated_iou": rotated_iou, "rotated_nms": rotated_nms, "points_in_boxes": points_in_boxes, "voxels": voxels,
-    "target_assignment": target_assignment, "kitti_ap": kitti_ap, "sparse_backbone": sparse_backbone,
+    "rotated_iou": rotated_iou,
+    "rotated_nms": rotated_nms,
+    "points_in_boxes": points_in_boxes,
+    "voxels": voxels,
+    "target_assignment": target_assignment,
+    "kitti_ap": kitti_ap,
+    "sparse_backbone": sparse_backbone,
 }

@@ -1,4 +1,5 @@
 """benchmarks/README.md, made of the JSON files beside it and of nothing else: the same files give the same page."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +49,9 @@ _TITLES = {"losses": "Losses", "ops": "Operators", "data": "Data pipeline"}
 
 
 def write(path: str | Path) -> None:
-    """Write the page from the JSON files in its folder. Raises InputError where there are none, or one cannot be used."""
+    """Write the page from the JSON files in its folder. Raises InputError where there are none, or one cannot be
+    used.
+    """
     path = Path(path)
     text = render(results.read_all(path.parent))
     with whole_file(path) as part:
@@ -93,8 +96,18 @@ def _machines(files: Sequence[Mapping[str, Any]]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
         load = "" if content["load"] is None else f"{content['load']:.1f}"
         cpu = f"{machine['cpu']}, {machine['cores']} cores"
-        rows.append([content["suite"], content["date"], machine["gpu"] or "none", cpu, str(content["threads"]), load, versions,
-                     f"`{content['command']}`"])
+        rows.append(
+            [
+                content["suite"],
+                content["date"],
+                machine["gpu"] or "none",
+                cpu,
+                str(content["threads"]),
+                load,
+                versions,
+                f"`{content['command']}`",
+            ]
+        )
     return _table(["suite", "day", "GPU", "CPU", "threads", "load before", "versions", "command"], rows)
 
 
@@ -102,11 +115,19 @@ def _goals(files: Sequence[Mapping[str, Any]]) -> str:
     rows, missed = [], []
     for goal in goals.GOALS:
         what = f"{goal.row}: {goal.case}" + (", GPU" if goal.device == "cuda" else "")
-        measured = [(content, row, value) for content in files if content["suite"] == goal.suite for row in content["rows"]
-                    if (row["row"], row["case"], row["device"]) == (goal.row, goal.case, goal.device) and (value := goal.found(row)) is not None]
+        measured = [
+            (content, row, value)
+            for content in files
+            if content["suite"] == goal.suite
+            for row in content["rows"]
+            if (row["row"], row["case"], row["device"]) == (goal.row, goal.case, goal.device)
+            and (value := goal.found(row)) is not None
+        ]
         for content, row, value in measured:
             verdict = "reached" if goal.met(value) else "**missed**"
-            rows.append([what, goal.text(), goal.figure(value) + _quartiles_of(goal, row), verdict, _device(content, row)])
+            rows.append(
+                [what, goal.text(), goal.figure(value) + _quartiles_of(goal, row), verdict, _device(content, row)]
+            )
             if not goal.met(value):
                 missed.append(f"- {what}: {goal.text()}; it is {goal.figure(value)} ({_device(content, row)})\n")
         if not measured:
@@ -131,11 +152,33 @@ def _steps(files: Sequence[Mapping[str, Any]]) -> str:
         for row in content["rows"]:
             if row["row"] != "training_step":
                 continue
-            step, plain, head, plain_head = (row["sides"][side]["median"] for side in ("ours", "eager", "head, ours", "head, eager"))
-            rows.append([row["case"], row["shape"], f"{plain_head / head:.3g} x", f"{row['ratios']['eager']['median']:.3g} x", _seconds(plain),
-                         _seconds(step), f"{100 * plain_head / plain:.2g} %", f"{100 * head / step:.2g} %", _device(content, row)])
-    head = ["model", "batch", "losses alone, faster by", "step, faster by", "step, eager losses", "step, ours", "losses in it, eager",
-            "losses in it, ours", "on"]
+            step, plain, head, plain_head = (
+                row["sides"][side]["median"] for side in ("ours", "eager", "head, ours", "head, eager")
+            )
+            rows.append(
+                [
+                    row["case"],
+                    row["shape"],
+                    f"{plain_head / head:.3g} x",
+                    f"{row['ratios']['eager']['median']:.3g} x",
+                    _seconds(plain),
+                    _seconds(step),
+                    f"{100 * plain_head / plain:.2g} %",
+                    f"{100 * head / step:.2g} %",
+                    _device(content, row),
+                ]
+            )
+    head = [
+        "model",
+        "batch",
+        "losses alone, faster by",
+        "step, faster by",
+        "step, eager losses",
+        "step, ours",
+        "losses in it, eager",
+        "losses in it, ours",
+        "on",
+    ]
     return f"{_STEPS_INTRO}\n{_table(head, rows)}"
 
 
@@ -148,9 +191,15 @@ def _suite(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"### {_device(content, own[0])}\n"
         if suite == "data":
             yield f"{own[0]['shape']}.\n"
-            yield _table(["stage", "time of a sample (quartiles)", "share"], [[_case(row), _time(row["sides"]["ours"]), _share(row)] for row in own])
+            yield _table(
+                ["stage", "time of a sample (quartiles)", "share"],
+                [[_case(row), _time(row["sides"]["ours"]), _share(row)] for row in own],
+            )
             continue
-        yield _table(["what", "side", "time (quartiles)", "time / ours (quartiles)", "extra memory"], [line for row in own for line in _lines(row)])
+        yield _table(
+            ["what", "side", "time (quartiles)", "time / ours (quartiles)", "extra memory"],
+            [line for row in own for line in _lines(row)],
+        )
         yield "\n".join(f"- {row}: {_doc(suite, row)}" for row in dict.fromkeys(row["row"] for row in own)) + "\n"
         notes = dict.fromkeys(f"- {row['row']}, {row['case']}: {row['note']}" for row in own if row["note"])
         if notes:
@@ -158,10 +207,16 @@ def _suite(content: Mapping[str, Any]) -> Iterator[str]:
     if content["startup"]:
         seconds = content["startup"]
         compiling = [row["sides"]["compiled"]["first_call"] for row in content["rows"] if "compiled" in row["sides"]]
-        beside = f" For comparison, the first call of the compiled formula takes {compiling[0]:.2g} s." if compiling else ""
-        yield (f"Before the first step: importing `pcdet_focal.losses` takes {seconds['import']:.2g} s (torch and numba not counted); compiling the "
-               f"CPU kernels of the focal loss {seconds['kernels_cold']:.2g} s the first time on a machine, {seconds['kernels_cached']:.2g} s from "
-               f"then on.{beside}\n")
+        beside = (
+            f" For comparison, the first call of the compiled formula takes {compiling[0]:.2g} s." if compiling else ""
+        )
+        yield (
+            f"Before the first step: importing `pcdet_focal.losses` takes {seconds['import']:.2g} s (torch and numba "
+            "not counted); compiling the "
+            f"CPU kernels of the focal loss {seconds['kernels_cold']:.2g} s the first time on a machine, "
+            f"{seconds['kernels_cached']:.2g} s from "
+            f"then on.{beside}\n"
+        )
 
 
 def _doc(suite: str, row: str) -> str:
@@ -175,7 +230,11 @@ def _case(row: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    return f"{1 / row['sides']['ours']['median']:.0f} samples a second" if row["row"] == "pipeline" else row["shape"].removesuffix(" of a sample")
+    return (
+        f"{1 / row['sides']['ours']['median']:.0f} samples a second"
+        if row["row"] == "pipeline"
+        else row["shape"].removesuffix(" of a sample")
+    )
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -1,9 +1,11 @@
 """How much memory a computation needs at its peak beyond what it leaves behind.
 
-On the CPU two counters are added: torch's allocator reports every block to ``torch.profiler`` (compiled graphs' too), and numpy reports its own to
-``tracemalloc``. Neither sees what a C++ library takes by itself, so ``peak_rss`` asks the system in a fresh process as a check. On a CUDA device
-torch's allocator keeps the peak.
+On the CPU two counters are added: torch's allocator reports every block to ``torch.profiler`` (compiled graphs' too),
+and numpy reports its own to
+``tracemalloc``. Neither sees what a C++ library takes by itself, so ``peak_rss`` asks the system in a fresh process as
+a check. On a CUDA device torch's allocator keeps the peak.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,9 @@ _M_MMAP_THRESHOLD = -3  # glibc's mallopt(3)
 
 
 def peak_bytes(side: Side, device: torch.device) -> int:
-    """The most that was allocated at one moment of ``side()``, beyond what was allocated before. Run it once before, so that caches are filled."""
+    """The most that was allocated at one moment of ``side()``, beyond what was allocated before. Run it once before, so
+    that caches are filled.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -42,7 +46,9 @@ def peak_bytes(side: Side, device: torch.device) -> int:
         recorder.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     allocated = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: (e["ts"], e["args"]["Ev Idx"])):
+    for event in sorted(
+        (e for e in events if e.get("name") == "[memory]"), key=lambda e: (e["ts"], e["args"]["Ev Idx"])
+    ):
         allocated += event["args"]["Bytes"]
         peak = max(peak, allocated)
     return peak + numpy_peak
@@ -61,7 +67,8 @@ def _numpy_peak(side: Side) -> int:
 
 
 def peak_rss(suite: str, row: str, case: str, side: str, quick: bool) -> int | None:
-    """By how many bytes the resident memory of a fresh process grows at most in its second call of this side; None where Linux does not tell.
+    """By how many bytes the resident memory of a fresh process grows at most in its second call of this side; None
+    where Linux does not tell.
 
     What the first call leaves, compiled code above all, does not count.
     """
@@ -84,7 +91,8 @@ def _main() -> None:
     from . import SUITES
 
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 2 ** 16)  # every larger block is mapped by itself and goes back at once: no holes in a heap are counted
+    # every larger block is mapped by itself and goes back at once: no holes in a heap are counted
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
     suite, row, name, side_name, quick, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     case = next(case for case in SUITES[suite][row](torch.device("cpu"), bool(int(quick))) if case.case == name)

@@ -1,8 +1,10 @@
 """The training data pipeline of second.yaml on one core: samples a second, and where the time of a sample goes.
 
-Whole samples are timed untouched. For the stages, the steps of a second data set are wrapped in a stopwatch; a stage is charged for its own time, not
-for that of a stage within it, and what lies between the wrapped steps is the row "everything else". Both are measured in turns on the same frames.
+Whole samples are timed untouched. For the stages, the steps of a second data set are wrapped in a stopwatch; a stage is
+charged for its own time, not for that of a stage within it, and what lies between the wrapped steps is the row
+"everything else". Both are measured in turns on the same frames.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -26,9 +28,19 @@ from .measure import spread
 SAMPLES, FRAMES, ROUND = 200, 60, 20  # samples in all, simulated frames, samples in a round
 REST = "everything else"
 # As numpy's wheels and the systems' packages name it.
-_BLAS_THREADS = ("scipy_openblas_get_num_threads64_", "scipy_openblas_get_num_threads", "openblas_get_num_threads64_", "openblas_get_num_threads")
+_BLAS_THREADS = (
+    "scipy_openblas_get_num_threads64_",
+    "scipy_openblas_get_num_threads",
+    "openblas_get_num_threads64_",
+    "openblas_get_num_threads",
+)
 # Methods of the data set that are stages.
-_READING = {"get_calib": "calibration", "get_road_plane": "road plane", "get_lidar": "load the scan", "_crop_to_image": "crop to the image"}
+_READING = {
+    "get_calib": "calibration",
+    "get_road_plane": "road plane",
+    "get_lidar": "load the scan",
+    "_crop_to_image": "crop to the image",
+}
 
 
 class Stopwatch:
@@ -41,6 +53,7 @@ class Stopwatch:
 
     def wrap(self, stage: str, function: Callable) -> Callable:
         """The function, timed."""
+
         def timed(*args, **kwargs):
             self._within.append(0.0)
             began = self._now()
@@ -50,6 +63,7 @@ class Stopwatch:
                 took = self._now() - began
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + took - self._within.pop()
                 self._within[-1] += took
+
         return timed
 
 
@@ -59,7 +73,10 @@ def watch(dataset: KittiDataset, now: Callable[[], float]) -> Stopwatch:
     for method, stage in _READING.items():
         if hasattr(dataset, method):
             setattr(dataset, method, stopwatch.wrap(stage, getattr(dataset, method)))
-    for owner, queue in ((dataset.data_augmentor, "data_augmentor_queue"), (dataset.data_processor, "data_processor_queue")):
+    for owner, queue in (
+        (dataset.data_augmentor, "data_augmentor_queue"),
+        (dataset.data_processor, "data_processor_queue"),
+    ):
         setattr(owner, queue, [stopwatch.wrap(_name(step), step) for step in getattr(owner, queue)])
     dataset.point_feature_encoder.forward = stopwatch.wrap("point features", dataset.point_feature_encoder.forward)
     return stopwatch
@@ -75,7 +92,11 @@ def one_thread() -> Iterator[None]:
     """torch and numpy's matrix products on one thread; the kernels of the pipeline are of one thread anyway."""
     settings = [(torch.get_num_threads(), torch.set_num_threads)]
     for library in _openblas():
-        settings += [(getattr(library, get)(), getattr(library, get.replace("get", "set"))) for get in _BLAS_THREADS if hasattr(library, get)]
+        settings += [
+            (getattr(library, get)(), getattr(library, get.replace("get", "set")))
+            for get in _BLAS_THREADS
+            if hasattr(library, get)
+        ]
     for _, set_threads in settings:
         set_threads(1)
     try:
@@ -108,9 +129,14 @@ def kitti_folder(cfg: Config, root: str | Path | None, frames: int, full_scan: b
 
 
 def run(
-    root: str | Path | None = None, samples: int | None = None, quick: bool = False, cpu_time: bool = False, report: Callable[[str], None] = print
+    root: str | Path | None = None,
+    samples: int | None = None,
+    quick: bool = False,
+    cpu_time: bool = False,
+    report: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Measure on one thread. Returns the ``rows`` of the JSON file (see ``results``): the pipeline, then its stages; times are of one sample.
+    """Measure on one thread. Returns the ``rows`` of the JSON file (see ``results``): the pipeline, then its stages;
+    times are of one sample.
 
     Raises InputError where ``root`` is no KITTI folder with infos and object database.
     """
@@ -119,7 +145,9 @@ def run(
     round_of = min(samples, 4 if quick else ROUND)
     rounds = samples // round_of
     with one_thread(), kitti_folder(cfg, root, 3 if quick else FRAMES, full_scan=not quick) as folder:
-        plain, watched = (KittiDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True, root_path=folder) for _ in range(2))
+        plain, watched = (
+            KittiDataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True, root_path=folder) for _ in range(2)
+        )
         if not len(plain):
             raise InputError(plain.why_empty())
         plain.seed = watched.seed = 0
@@ -132,7 +160,9 @@ def run(
     rows = [_row("pipeline", "second.yaml, 360 degrees", shape, whole, round_of)]
     total = sum(spread(values)["median"] for values in stages.values())
     for stage, values in stages.items():
-        rows.append(_row("stage", stage, f"{100 * spread(values)['median'] / total:.0f} % of a sample", values, round_of))
+        rows.append(
+            _row("stage", stage, f"{100 * spread(values)['median'] / total:.0f} % of a sample", values, round_of)
+        )
     median = rows[0]["sides"]["ours"]["median"]
     report(f"{shape}: {1 / median:.0f} samples a second on one core, {1000 * median:.2f} ms each")
     for row in rows[1:]:
@@ -143,7 +173,12 @@ def run(
 
 
 def _time(
-    plain: KittiDataset, watched: KittiDataset, stopwatch: Stopwatch, rounds: int, round_of: int, now: Callable[[], float]
+    plain: KittiDataset,
+    watched: KittiDataset,
+    stopwatch: Stopwatch,
+    rounds: int,
+    round_of: int,
+    now: Callable[[], float],
 ) -> tuple[list[float], dict[str, list[float]]]:
     """Seconds of one sample in each round: untouched, and for each stage."""
     for dataset in (plain, watched):
@@ -167,5 +202,14 @@ def _time(
 
 def _row(name: str, case: str, shape: str, values: list[float], calls: int) -> dict[str, Any]:
     side = {**spread(values), "n": len(values), "calls": calls, "first_call": values[0]}
-    row = {"row": name, "case": case, "shape": shape, "device": "cpu", "note": "", "kept_bytes": 0, "sides": {"ours": side}, "ratios": {}}
+    row = {
+        "row": name,
+        "case": case,
+        "shape": shape,
+        "device": "cpu",
+        "note": "",
+        "kept_bytes": 0,
+        "sides": {"ours": side},
+        "ratios": {},
+    }
     return {**row, "goals": goals.judge("data", row)}

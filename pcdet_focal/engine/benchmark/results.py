@@ -7,20 +7,24 @@
     quick        true: tiny inputs, only to see that everything runs
     command      what made it
     date         day of the run
-    machine      kind (name of the GPU, else of the CPU, and the number of cores), cpu, cores, gpu (null without one), system
-    load         processes that were running already when the run began (mean of a minute; null where the system does not tell)
-    threads      of torch and of our kernels
-    clock        wall, or cpu: the seconds that the process computed, on one thread (rows of a GPU are always by its own clock)
+    machine      kind (name of the GPU, else of the CPU, and the number of cores), cpu, cores, gpu (null without one),
+    system load         processes that were running already when the run began (mean of a minute; null where the system
+    does not tell) threads      of torch and of our kernels
+    clock        wall, or cpu: the seconds that the process computed, on one thread (rows of a GPU are always by its own
+        clock)
     versions     pcdet_focal, python, and those of torch, numpy, numba, triton, shapely, spconv that are installed
     startup      (losses) seconds: import, kernels_cold, kernels_cached, see ``startup``
     rows         list of
         row, case, shape, device (cpu or cuda), note
         kept_bytes   of the results, which any way of computing them needs
-        sides        name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds, compiling included)
-                     and, where counted, extra_memory: bytes at the peak beyond kept_bytes; rss: the same as the system sees it
+        sides        name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds, compiling
+        included)
+                     and, where counted, extra_memory: bytes at the peak beyond kept_bytes; rss: the same as the system
+                         sees it
         ratios       name of another side -> median, q1, q3 of its time / ours
         goals        list of goal, found, met (null: not measured)
 """
+
 from __future__ import annotations
 
 import datetime
@@ -43,7 +47,20 @@ from ...errors import InputError
 from ..checkpoint import whole_file
 
 SCHEMA = 1
-_KEYS = {"schema", "suite", "quick", "command", "date", "machine", "load", "threads", "clock", "versions", "startup", "rows"}
+_KEYS = {
+    "schema",
+    "suite",
+    "quick",
+    "command",
+    "date",
+    "machine",
+    "load",
+    "threads",
+    "clock",
+    "versions",
+    "startup",
+    "rows",
+}
 _ROW_KEYS = {"row", "case", "shape", "device", "note", "kept_bytes", "sides", "ratios", "goals"}
 _PACKAGES = ("torch", "numpy", "numba", "triton", "shapely", "spconv-cu120", "spconv-cu126")
 
@@ -61,7 +78,13 @@ def machine() -> dict[str, Any]:
     except (OSError, StopIteration):
         pass
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"kind": f"{gpu or cpu}, {cores()} cores", "cpu": cpu, "cores": cores(), "gpu": gpu, "system": platform.system()}
+    return {
+        "kind": f"{gpu or cpu}, {cores()} cores",
+        "cpu": cpu,
+        "cores": cores(),
+        "gpu": gpu,
+        "system": platform.system(),
+    }
 
 
 def load() -> float | None:
@@ -85,12 +108,31 @@ def default_path(suite: str) -> Path:
     return Path("benchmarks") / f"{suite}-{slug}.json"
 
 
-def new(suite: str, rows: list[dict[str, Any]], *, quick: bool, command: str, load: float | None, threads: int, clock: str,
-        startup: Mapping[str, float] | None = None) -> dict[str, Any]:
+def new(
+    suite: str,
+    rows: list[dict[str, Any]],
+    *,
+    quick: bool,
+    command: str,
+    load: float | None,
+    threads: int,
+    clock: str,
+    startup: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """The content of a file; ``load`` is that before the run."""
     return {
-        "schema": SCHEMA, "suite": suite, "quick": quick, "command": command, "date": datetime.date.today().isoformat(), "machine": machine(),
-        "load": load, "threads": threads, "clock": clock, "versions": versions(), "startup": dict(startup or {}), "rows": rows,
+        "schema": SCHEMA,
+        "suite": suite,
+        "quick": quick,
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "load": load,
+        "threads": threads,
+        "clock": clock,
+        "versions": versions(),
+        "startup": dict(startup or {}),
+        "rows": rows,
     }
 
 
@@ -108,9 +150,13 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); measure anew, or delete the file") from error
+        raise InputError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}); measure anew, or delete the file"
+        ) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(f"{path} is not a result of tools/benchmark.py with schema {SCHEMA}; measure anew, or delete the file")
+        raise InputError(
+            f"{path} is not a result of tools/benchmark.py with schema {SCHEMA}; measure anew, or delete the file"
+        )
     missing = sorted(_KEYS - content.keys())
     for place, row in enumerate(content.get("rows", [])):
         missing += [f"rows[{place}].{key}" for key in sorted(_ROW_KEYS - row.keys())]
@@ -120,13 +166,17 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_all(folder: str | Path) -> list[dict[str, Any]]:
-    """The files of a folder, by name. Raises InputError where there is none, and for one of a ``--quick`` run: its figures mean nothing."""
+    """The files of a folder, by name. Raises InputError where there is none, and for one of a ``--quick`` run: its
+    figures mean nothing.
+    """
     found = {path: read(path) for path in sorted(Path(folder).glob("*.json"))}
     if not found:
         raise InputError(f"there is no JSON file in {folder}; measure first: python tools/benchmark.py losses")
     for path, content in found.items():
         if content["quick"]:
-            raise InputError(f"{path} is of a --quick run, whose figures mean nothing; measure without --quick, or delete the file")
+            raise InputError(
+                f"{path} is of a --quick run, whose figures mean nothing; measure without --quick, or delete the file"
+            )
     return list(found.values())
 
 
@@ -153,8 +203,9 @@ print(imported - began, time.perf_counter() - imported)
 
 
 def startup() -> dict[str, float]:
-    """Seconds in a fresh process: ``import`` of pcdet_focal.losses (torch and numba imported before), and until the first loss from labels is
-    differentiated, on a machine that has never done it (``kernels_cold``) and with numba's cache on disk (``kernels_cached``)."""
+    """Seconds in a fresh process: ``import`` of pcdet_focal.losses (torch and numba imported before), and until the
+    first loss from labels is differentiated, on a machine that has never done it (``kernels_cold``) and with numba's
+    cache on disk (``kernels_cached``)."""
     with tempfile.TemporaryDirectory() as cache:
         return dict(_startup(cache))
 
@@ -162,8 +213,14 @@ def startup() -> dict[str, float]:
 def _startup(cache: str) -> Iterator[tuple[str, float]]:
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
     for name in ("kernels_cold", "kernels_cached"):
-        done = subprocess.run([sys.executable, "-c", _STARTUP], env=environment, capture_output=True, text=True, check=True,
-                              cwd=Path(__file__).resolve().parents[3])
+        done = subprocess.run(
+            [sys.executable, "-c", _STARTUP],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).resolve().parents[3],
+        )
         imported, kernels = map(float, done.stdout.split()[-2:])
         yield name, kernels
     yield "import", imported

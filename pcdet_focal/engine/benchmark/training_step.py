@@ -1,4 +1,5 @@
 """Cases of a whole training step: how much of it the losses are, and what faster losses change."""
+
 from __future__ import annotations
 
 import copy
@@ -26,7 +27,9 @@ QUICK_EVERY = 20
 
 
 def training_step(device: torch.device, quick: bool) -> Iterator[Case]:
-    """Forward, losses, backward and optimiser on simulated scans; and of this what the head does after its convolutions, alone."""
+    """Forward, losses, backward and optimiser on simulated scans; and of this what the head does after its
+    convolutions, alone.
+    """
     for case, model in workloads.KITTI_MODELS.items():
         cfg = workloads.kitti_config(model, quick)
         try:
@@ -40,7 +43,12 @@ def training_step(device: torch.device, quick: bool) -> Iterator[Case]:
         net = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), _dataset_like(cfg)).to(device).train()
         plain = with_eager_losses(copy.deepcopy(net))
         head, _ = head_sides(workloads.kitti_head(model, quick, device), batch["gt_boxes"])
-        sides = {"ours": step_of(net, cfg, batch), "eager": step_of(plain, cfg, batch), "head, ours": head["ours"], "head, eager": head["eager"]}
+        sides = {
+            "ours": step_of(net, cfg, batch),
+            "eager": step_of(plain, cfg, batch),
+            "head, ours": head["ours"],
+            "head, eager": head["eager"],
+        }
         shape = f"{text(len(batch['gt_boxes']), sum(a[..., 0].numel() for a in net.dense_head.anchors))} anchors, {len(batch['voxels']):,} voxels"
         yield Case("training_step", case, shape, sides, device)
 
@@ -55,7 +63,10 @@ def with_eager_losses(net: nn.Module) -> nn.Module:
     def get_loss() -> tuple[Tensor, dict[str, Tensor]]:
         ret = head.forward_ret_dict
         count = ret["gt_boxes"].shape[0]
-        preds = (ret[key].view(count, -1, width) for key, width in (("cls_preds", head.num_class), ("box_preds", 7), ("dir_cls_preds", 2)))
+        preds = (
+            ret[key].view(count, -1, width)
+            for key, width in (("cls_preds", head.num_class), ("box_preds", 7), ("dir_cls_preds", 2))
+        )
         return eager_head_loss(head, ret["gt_boxes"], *preds), {}
 
     head.assign_targets, head.get_loss = assign_targets, get_loss
@@ -78,30 +89,53 @@ def step_of(net: nn.Module, cfg: Config, batch: dict) -> Side:
 
 
 def simulated_batch(cfg: Config, frames: int, device: torch.device, every: int = 1) -> dict:
-    """Voxels and ground truth of simulated scans, as the data loader would hand them on; of the points only ``every`` so many."""
+    """Voxels and ground truth of simulated scans, as the data loader would hand them on; of the points only ``every``
+    so many.
+    """
     data, settings = cfg.DATA_CONFIG, cfg.DATA_CONFIG.DATA_PROCESSOR[-1]
     low, high = np.array(data.POINT_CLOUD_RANGE[:3]), np.array(data.POINT_CLOUD_RANGE[3:])
     voxels, coords, counts, boxes = [], [], [], []
     for index in range(frames):
         frame = workloads.scan(index, full=False)
-        v, c, n = voxelize(frame.points[::every], settings.VOXEL_SIZE, data.POINT_CLOUD_RANGE, settings.MAX_POINTS_PER_VOXEL,
-                           settings.MAX_NUMBER_OF_VOXELS["train"])
+        v, c, n = voxelize(
+            frame.points[::every],
+            settings.VOXEL_SIZE,
+            data.POINT_CLOUD_RANGE,
+            settings.MAX_POINTS_PER_VOXEL,
+            settings.MAX_NUMBER_OF_VOXELS["train"],
+        )
         voxels.append(v)
         coords.append(np.concatenate([np.full((len(c), 1), index, np.int32), c], axis=1))
         counts.append(n)
-        boxes.append(np.array([[*item.box, cfg.CLASS_NAMES.index(item.name) + 1] for item in frame.objects
-                               if item.name in cfg.CLASS_NAMES and (item.box[:3] >= low).all() and (item.box[:3] <= high).all()]).reshape(-1, 8))
+        boxes.append(
+            np.array(
+                [
+                    [*item.box, cfg.CLASS_NAMES.index(item.name) + 1]
+                    for item in frame.objects
+                    if item.name in cfg.CLASS_NAMES and (item.box[:3] >= low).all() and (item.box[:3] <= high).all()
+                ]
+            ).reshape(-1, 8)
+        )
     gt_boxes = np.zeros((frames, max(map(len, boxes)), 8), np.float32)
     for row, own in zip(gt_boxes, boxes):
-        row[:len(own)] = own
-    arrays = {key: np.concatenate(parts) for key, parts in (("voxels", voxels), ("voxel_coords", coords), ("voxel_num_points", counts))}
-    return {**{key: torch.from_numpy(value).to(device) for key, value in {**arrays, "gt_boxes": gt_boxes}.items()}, "batch_size": frames}
+        row[: len(own)] = own
+    arrays = {
+        key: np.concatenate(parts)
+        for key, parts in (("voxels", voxels), ("voxel_coords", coords), ("voxel_num_points", counts))
+    }
+    return {
+        **{key: torch.from_numpy(value).to(device) for key, value in {**arrays, "gt_boxes": gt_boxes}.items()},
+        "batch_size": frames,
+    }
 
 
 def _dataset_like(cfg: Config) -> SimpleNamespace:
     return SimpleNamespace(
-        class_names=cfg.CLASS_NAMES, grid_size=workloads.grid_size(cfg), voxel_size=cfg.DATA_CONFIG.DATA_PROCESSOR[-1].VOXEL_SIZE,
-        point_cloud_range=np.array(cfg.DATA_CONFIG.POINT_CLOUD_RANGE, np.float32), point_feature_encoder=SimpleNamespace(num_point_features=4),
+        class_names=cfg.CLASS_NAMES,
+        grid_size=workloads.grid_size(cfg),
+        voxel_size=cfg.DATA_CONFIG.DATA_PROCESSOR[-1].VOXEL_SIZE,
+        point_cloud_range=np.array(cfg.DATA_CONFIG.POINT_CLOUD_RANGE, np.float32),
+        point_feature_encoder=SimpleNamespace(num_point_features=4),
         depth_downsample_factor=None,
     )
 

@@ -1,7 +1,10 @@
-"""Inputs of the workloads: heads of the configurations, ground truth, random predictions, simulated scans. The same in every run."""
+"""Inputs of the workloads: heads of the configurations, ground truth, random predictions, simulated scans. The same in
+every run.
+"""
+
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ KITTI_MODELS = {"SECOND KITTI": "second", "PointPillars KITTI": "pointpillar"}
 SMALL_RANGE = [0, -6.4, -3, 12.8, 6.4, 1]  # of --quick
 
 
-@lru_cache(maxsize=None)
+@cache
 def kitti_config(model: str, quick: bool) -> Config:
     """cfgs/kitti_models/<model>.yaml; with ``quick`` over 13 x 13 m only, with shallow stages."""
     cfg = cfg_from_yaml_file(ROOT / f"cfgs/kitti_models/{model}.yaml", Config())
@@ -37,7 +40,15 @@ def kitti_head(model: str, quick: bool, device: torch.device) -> AnchorHeadSingl
     """The model's head, for what comes after its convolutions."""
     cfg = kitti_config(model, quick)
     limits = np.array(cfg.DATA_CONFIG.POINT_CLOUD_RANGE, np.float32)
-    head = AnchorHeadSingle(cfg.MODEL.DENSE_HEAD, 1, len(cfg.CLASS_NAMES), cfg.CLASS_NAMES, grid_size(cfg), limits, predict_boxes_when_training=False)
+    head = AnchorHeadSingle(
+        cfg.MODEL.DENSE_HEAD,
+        1,
+        len(cfg.CLASS_NAMES),
+        cfg.CLASS_NAMES,
+        grid_size(cfg),
+        limits,
+        predict_boxes_when_training=False,
+    )
     return head.train().to(device)
 
 
@@ -57,8 +68,15 @@ def ground_truth(cfg: Config, batch_size: int, boxes: int, device: torch.device)
         count = int(own.sum())
         size = np.array(anchors.anchor_sizes[0])
         z = anchors.anchor_bottom_heights[0] + size[2] / 2 + rng.normal(0, 0.1, (count, 1))
-        result[own, :7] = np.concatenate([rng.uniform(low + 2, high - 2, (count, 2)), z, size * rng.uniform(0.85, 1.15, (count, 3)),
-                                          rng.uniform(-np.pi, np.pi, (count, 1))], axis=1)
+        result[own, :7] = np.concatenate(
+            [
+                rng.uniform(low + 2, high - 2, (count, 2)),
+                z,
+                size * rng.uniform(0.85, 1.15, (count, 3)),
+                rng.uniform(-np.pi, np.pi, (count, 1)),
+            ],
+            axis=1,
+        )
     return torch.from_numpy(result).to(device)
 
 
@@ -69,12 +87,14 @@ def logits(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def labels(batch_size: int, anchors: int, classes: int, device: torch.device, positives: int = 200) -> Tensor:
-    """(batch, anchors) int32: in each sample so many positives (fewer among few anchors) and 1 % ignored anchors, at random places."""
+    """(batch, anchors) int32: in each sample so many positives (fewer among few anchors) and 1 % ignored anchors, at
+    random places.
+    """
     rng = np.random.default_rng(0)
     result = np.zeros((batch_size, anchors), np.int32)
     positives = min(positives, anchors // 4)
     for row in result:
-        places = rng.permutation(anchors)[:positives + anchors // 100]
+        places = rng.permutation(anchors)[: positives + anchors // 100]
         row[places] = -1
         row[places[:positives]] = rng.integers(1, classes + 1, positives)
     return torch.from_numpy(result).to(device)

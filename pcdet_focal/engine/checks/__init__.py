@@ -1,9 +1,12 @@
 """What people get wrong in data sets and their configurations, found before a training run is lost to it.
 
-``check_dataset(cfg)`` reads labels and scans and asks every check; a check is a pure function of arrays and configuration entries that returns
-:class:`Finding` s. The way through the files: ``collect`` (files -> arrays) -> ``evidence`` (what the points say about each box) -> the checks
-(``frames``, ``placement``, ``headings``, ``labels``, ``scans``, ``grid``, ``anchors``, ``settings``) -> ``run``.
+``check_dataset(cfg)`` reads labels and scans and asks every check; a check is a pure function of arrays and
+configuration entries that returns
+:class:`Finding` s. The way through the files: ``collect`` (files -> arrays) -> ``evidence`` (what the points say about
+each box) -> the checks (``frames``, ``placement``, ``headings``, ``labels``, ``scans``, ``grid``, ``anchors``,
+``settings``) -> ``run``.
 """
+
 from .findings import Example, Finding, report_lines
 from .run import Report, check_dataset
 

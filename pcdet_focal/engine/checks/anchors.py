@@ -1,7 +1,9 @@
 """Do the anchors fit the objects?"""
+
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +19,19 @@ MOST_OBJECTS = 2000  # of a class, whose overlaps are computed
 
 
 def best_overlaps(
-    boxes: np.ndarray, entry: Mapping[str, Any], grid: Sequence[int], point_cloud_range: Sequence[float], match_height: bool
+    boxes: np.ndarray,
+    entry: Mapping[str, Any],
+    grid: Sequence[int],
+    point_cloud_range: Sequence[float],
+    match_height: bool,
 ) -> np.ndarray:
-    """The greatest IoU of each box (M, 7) with an anchor of its class as training computes it (M,): seen from above with both turned to the nearest
-    axis, or of the volumes with ``match_height``. Only the anchors at the nine nearest places are looked at; the best is always among them.
+    """The greatest IoU of each box (M, 7) with an anchor of its class as training computes it (M,): seen from above
+    with both turned to the nearest axis, or of the volumes with ``match_height``. Only the anchors at the nine nearest
+    places are looked at; the best is always among them.
     """
-    laid, _ = AnchorGenerator(np.array(point_cloud_range, np.float32), [entry]).generate_anchors([head_map_sizes(grid, entry)])
+    laid, _ = AnchorGenerator(np.array(point_cloud_range, np.float32), [entry]).generate_anchors(
+        [head_map_sizes(grid, entry)]
+    )
     anchors = laid[0].numpy().astype(np.float64)  # (heights, ny, nx, sizes, rotations, 7)
     x, y = anchors[0, 0, :, 0, 0, 0], anchors[0, :, 0, 0, 0, 1]
     best = np.zeros(len(boxes))
@@ -41,7 +50,9 @@ def _nearest_three(places: np.ndarray, value: float) -> slice:
     return slice(max(nearest - 1, 0), nearest + 2)
 
 
-def check_anchors(boxes: Boxes, head: Mapping[str, Any], grid: Sequence[int], point_cloud_range: Sequence[float]) -> list[Finding]:
+def check_anchors(
+    boxes: Boxes, head: Mapping[str, Any], grid: Sequence[int], point_cloud_range: Sequence[float]
+) -> list[Finding]:
     """Each entry of ANCHOR_GENERATOR_CONFIG against the objects of its class that are inside the range."""
     inside = ((boxes.boxes[:, :3] >= point_cloud_range[:3]) & (boxes.boxes[:, :3] <= point_cloud_range[3:])).all(axis=1)
     findings = []
@@ -49,12 +60,19 @@ def check_anchors(boxes: Boxes, head: Mapping[str, Any], grid: Sequence[int], po
     for i, entry in enumerate(head.get("ANCHOR_GENERATOR_CONFIG", ())):
         own = boxes[inside & (boxes.names == entry["class_name"])]
         if len(own) >= LEAST_OBJECTS:
-            findings += _check_entry(own, entry, f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[{i}]", grid, point_cloud_range, match_height)
+            findings += _check_entry(
+                own, entry, f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[{i}]", grid, point_cloud_range, match_height
+            )
     return findings
 
 
 def _check_entry(
-    own: Boxes, entry: Mapping[str, Any], path: str, grid: Sequence[int], point_cloud_range: Sequence[float], match_height: bool
+    own: Boxes,
+    entry: Mapping[str, Any],
+    path: str,
+    grid: Sequence[int],
+    point_cloud_range: Sequence[float],
+    match_height: bool,
 ) -> list[Finding]:
     name, findings = entry["class_name"], []
     sizes = np.array(entry["anchor_sizes"], dtype=np.float64)
@@ -66,39 +84,72 @@ def _check_entry(
     examples = own.examples(np.arange(min(3, len(own))), as_anchors)
     if np.abs(np.log(median / nearest)).max() > np.log(1.4):
         what = f"the median {name} is {_metres(median)} m, its anchor {_metres(nearest)}"
-        findings.append(Finding("warning", "anchor size", what, f"{path}.anchor_sizes", f"anchor_sizes: [{rounded}]", examples))
+        findings.append(
+            Finding("warning", "anchor size", what, f"{path}.anchor_sizes", f"anchor_sizes: [{rounded}]", examples)
+        )
 
     bottom = float(np.median(own.boxes[:, 2] - own.boxes[:, 5] / 2))
     gap = min((bottom - height for height in entry["anchor_bottom_heights"]), key=abs)
     if abs(gap) > 0.8 * median[2]:
         what = f"the median {name} stands at z = {bottom:.2f} m, its anchors at {entry['anchor_bottom_heights']}"
         where = f"{path}.anchor_bottom_heights"
-        findings.append(Finding("warning", "anchor height", what, where, f"anchor_bottom_heights: [{bottom:.2f}]", examples))
+        findings.append(
+            Finding("warning", "anchor height", what, where, f"anchor_bottom_heights: [{bottom:.2f}]", examples)
+        )
     if "matched_threshold" not in entry:  # an assigner that has none
         return findings
-    return findings + _check_overlaps(own, entry, path, grid, point_cloud_range, match_height, rounded, round(bottom, 2))
+    return findings + _check_overlaps(
+        own, entry, path, grid, point_cloud_range, match_height, rounded, round(bottom, 2)
+    )
 
 
 def _check_overlaps(
-    own: Boxes, entry: Mapping[str, Any], path: str, grid: Sequence[int], point_cloud_range: Sequence[float], match_height: bool,
-    median_size: list[float], median_bottom: float,
+    own: Boxes,
+    entry: Mapping[str, Any],
+    path: str,
+    grid: Sequence[int],
+    point_cloud_range: Sequence[float],
+    match_height: bool,
+    median_size: list[float],
+    median_bottom: float,
 ) -> list[Finding]:
-    """How many boxes reach matched_threshold with these anchors, and would with anchors of their median size and height."""
+    """How many boxes reach matched_threshold with these anchors, and would with anchors of their median size and
+    height.
+    """
     threshold = entry["matched_threshold"]
-    own = own[::-(-len(own) // MOST_OBJECTS)]
+    own = own[:: -(-len(own) // MOST_OBJECTS)]
     fitted = {**entry, "anchor_sizes": [median_size], "anchor_bottom_heights": [median_bottom]}
-    best, reachable = (best_overlaps(own.boxes, anchors, grid, point_cloud_range, match_height) for anchors in (entry, fitted))
+    best, reachable = (
+        best_overlaps(own.boxes, anchors, grid, point_cloud_range, match_height) for anchors in (entry, fitted)
+    )
     missed, missed_fitted = float(np.mean(best < threshold)), float(np.mean(reachable < threshold))
-    what = (f"{missed:.0%} of {len(own)} {entry['class_name']} boxes overlap no anchor by matched_threshold {threshold:g} "
-            f"(median of the best IoU: {np.median(best):.2f})")
+    what = (
+        f"{missed:.0%} of {len(own)} {entry['class_name']} boxes overlap no anchor by matched_threshold {threshold:g} "
+        f"(median of the best IoU: {np.median(best):.2f})"
+    )
     if missed <= 0.6:
         return [Finding("note", "anchor overlap", what, path)]
     if missed_fitted < missed - 0.2:
         what += f"; with anchors of their median size and height it would be {missed_fitted:.0%}"
-        return [Finding("warning", "anchor overlap", what, path, f"anchor_sizes: [{median_size}], anchor_bottom_heights: [{median_bottom}]")]
+        return [
+            Finding(
+                "warning",
+                "anchor overlap",
+                what,
+                path,
+                f"anchor_sizes: [{median_size}], anchor_bottom_heights: [{median_bottom}]",
+            )
+        ]
     cell = (point_cloud_range[3] - point_cloud_range[0]) / head_map_sizes(grid, entry)[0]
-    return [Finding("note", "anchor overlap", f"{what}: anchors every {cell:.2f} m are too far apart for them, each has only its best one", path,
-                    "to give them more, lower both thresholds, or take smaller voxels or a smaller feature_map_stride")]
+    return [
+        Finding(
+            "note",
+            "anchor overlap",
+            f"{what}: anchors every {cell:.2f} m are too far apart for them, each has only its best one",
+            path,
+            "to give them more, lower both thresholds, or take smaller voxels or a smaller feature_map_stride",
+        )
+    ]
 
 
 def _metres(sizes: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """Reading a data set for the checks: all labels, and some of the scans with what their points say about the boxes."""
+
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +22,9 @@ _KEPT_POINTS = 200_000  # of all scans together, for the checks of coordinates a
 
 @dataclass(frozen=True)
 class Boxes:
-    """Labelled boxes of many frames, one row each: frame_ids (M,), boxes (M, 7) float64 x, y, z, dx, dy, dz, heading, names (M,)."""
+    """Labelled boxes of many frames, one row each: frame_ids (M,), boxes (M, 7) float64 x, y, z, dx, dy, dz, heading,
+    names (M,).
+    """
 
     frame_ids: np.ndarray
     boxes: np.ndarray
@@ -29,7 +33,7 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, rows: Any) -> "Boxes":
+    def __getitem__(self, rows: Any) -> Boxes:
         return Boxes(self.frame_ids[rows], self.boxes[rows], self.names[rows])
 
     def where(self, rows: np.ndarray) -> str:
@@ -38,19 +42,26 @@ class Boxes:
 
     def examples(self, rows: np.ndarray, corrected: np.ndarray | None = None) -> tuple[Example, ...]:
         """Some rows as boxes to draw, each with its row of ``corrected`` (M, 7)."""
-        return tuple(Example(self.frame_ids[i], self.names[i], self.boxes[i], None if corrected is None else corrected[i]) for i in rows)
+        return tuple(
+            Example(self.frame_ids[i], self.names[i], self.boxes[i], None if corrected is None else corrected[i])
+            for i in rows
+        )
 
     @classmethod
-    def joined(cls, parts: Sequence["Boxes"]) -> "Boxes":
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("frame_ids", "boxes", "names")))
+    def joined(cls, parts: Sequence[Boxes]) -> Boxes:
+        return cls(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("frame_ids", "boxes", "names"))
+        )
 
 
 @dataclass(frozen=True)
 class Collected:
     """What was read.
 
-    frame_ids: the frames whose labels were read. boxes: all their labels. scanned: the rows of ``boxes`` whose scans were read, with their
-    ``evidence``. samples: frame -> its scan, thinned (n, columns). model_points: frame -> x, y, z (N, 3) that reach the voxels. infos: the frames'
+    frame_ids: the frames whose labels were read. boxes: all their labels. scanned: the rows of ``boxes`` whose scans
+    were read, with their
+    ``evidence``. samples: frame -> its scan, thinned (n, columns). model_points: frame -> x, y, z (N, 3) that reach the
+    voxels. infos: the frames'
     infos, made anew. findings: files that cannot be read.
     """
 
@@ -65,9 +76,13 @@ class Collected:
 
 
 def open_dataset(cfg: Any) -> DatasetTemplate:
-    """The data set of a configuration, in test mode, whose samples are the points that reach the voxels: cropped, but no voxels made."""
+    """The data set of a configuration, in test mode, whose samples are the points that reach the voxels: cropped, but
+    no voxels made.
+    """
     data_cfg = copy.deepcopy(cfg.DATA_CONFIG)
-    data_cfg["DATA_PROCESSOR"] = [step for step in data_cfg.DATA_PROCESSOR if step["NAME"] == "mask_points_and_boxes_outside_range"]
+    data_cfg["DATA_PROCESSOR"] = [
+        step for step in data_cfg.DATA_PROCESSOR if step["NAME"] == "mask_points_and_boxes_outside_range"
+    ]
     if data_cfg.DATASET not in datasets or not hasattr(datasets[data_cfg.DATASET], "get_info"):
         known = ", ".join(name for name, kind in datasets.items() if hasattr(kind, "get_info"))
         raise InputError(f"DATA_CONFIG.DATASET: {data_cfg.DATASET!r} cannot be checked; these can: {known}")
@@ -75,7 +90,9 @@ def open_dataset(cfg: Any) -> DatasetTemplate:
 
 
 def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, progress: bool = True) -> Collected:
-    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them. ``dataset`` then drops points that are not finite."""
+    """Read the labels of ``frame_ids`` and ``num_scans`` scans, evenly spread over them. ``dataset`` then drops points
+    that are not finite.
+    """
     infos: list[dict[str, Any]] = []
     parts: list[Boxes] = [Boxes(np.zeros(0, str), np.zeros((0, 7)), np.zeros(0, str))]
     evidence: list[Evidence] = [box_evidence(np.zeros((0, 3)), np.zeros((0, 7)))]
@@ -87,7 +104,9 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
     kept = max(_KEPT_POINTS // max(len(chosen), 1), 500)
     drop_nonfinite = bool(dataset.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
     start = 0
-    for place, frame_id in enumerate(tqdm(frame_ids, desc="checking", unit="frame", disable=not progress or None, leave=False)):
+    for place, frame_id in enumerate(
+        tqdm(frame_ids, desc="checking", unit="frame", disable=not progress or None, leave=False)
+    ):
         dataset.dataset_cfg["DROP_NONFINITE_POINTS"] = drop_nonfinite
         try:
             info = dataset.get_info(frame_id, count_inside_pts=False)
@@ -100,7 +119,7 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
         if points is not None:
             evidence.append(box_evidence(points, parts[-1].boxes))
             scanned += range(start, start + len(parts[-1]))
-            samples[frame_id] = points[::max(1, len(points) // kept)]
+            samples[frame_id] = points[:: max(1, len(points) // kept)]
             try:
                 model_points[frame_id] = _model_points(dataset, info)
             except InputError as error:
@@ -108,8 +127,13 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
         start += len(parts[-1])
     dataset.dataset_cfg["DROP_NONFINITE_POINTS"] = True
     return Collected(
-        frame_ids=[info["point_cloud"]["lidar_idx"] for info in infos], boxes=Boxes.joined(parts), scanned=np.array(scanned, dtype=np.int64),
-        evidence=Evidence.joined(evidence), samples=samples, model_points=model_points, infos=infos,
+        frame_ids=[info["point_cloud"]["lidar_idx"] for info in infos],
+        boxes=Boxes.joined(parts),
+        scanned=np.array(scanned, dtype=np.int64),
+        evidence=Evidence.joined(evidence),
+        samples=samples,
+        model_points=model_points,
+        infos=infos,
         findings=[_fault(check, met) for check, met in faults.items() if met],
     )
 
@@ -134,7 +158,9 @@ _REMEDY = {
 }
 
 
-def _read_points(dataset: DatasetTemplate, frame_id: str, faults: dict[str, list[tuple[str, str]]]) -> np.ndarray | None:
+def _read_points(
+    dataset: DatasetTemplate, frame_id: str, faults: dict[str, list[tuple[str, str]]]
+) -> np.ndarray | None:
     """The scan; where it has points that are not finite that is noted, and the others are returned."""
     try:
         points = _quietly(dataset.get_lidar, frame_id)

@@ -1,19 +1,26 @@
-"""What the points around a box say about it: pure functions of one frame's points and boxes, all in metres of the LiDAR frame."""
+"""What the points around a box say about it: pure functions of one frame's points and boxes, all in metres of the LiDAR
+frame.
+"""
+
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
 ABOVE_GROUND = 0.2  # metres: points lower than this above the ground near the box are the ground's
 EDGE = 0.05  # metres that a footprint is enlarged on each side: points lie on surfaces, with noise
-HEADINGS = ("h", "-h", "h + 90", "90 - h")  # a rectangle's footprint tells a heading up to half a turn; these are all ways to get it wrong
+# a rectangle's footprint tells a heading up to half a turn; these are all ways to get it wrong
+HEADINGS = ("h", "-h", "h + 90", "90 - h")
+
 
 @dataclass(frozen=True)
 class Frame:
-    """Axes that labels may have by mistake. words: for people. axes (3, 3): takes their coordinates to the points' (x ahead, y left, z up).
-    heading: sign and offset of the usual heading there; conversion: the same as a formula, {bottom} where half a height may have to be added."""
+    """Axes that labels may have by mistake. words: for people. axes (3, 3): takes their coordinates to the points' (x
+    ahead, y left, z up). heading: sign and offset of the usual heading there; conversion: the same as a formula,
+    {bottom} where half a height may have to be added."""
 
     words: str
     axes: np.ndarray
@@ -22,18 +29,49 @@ class Frame:
 
 
 FRAMES = {
-    "camera": Frame("x right, y down, z ahead (a camera's)", np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]), (-1, -np.pi / 2),
-                    "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2; better: by the sensors' calibration"),
-    "y up": Frame("x right, y up, z ahead", np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), (1, 0), "x, y, z = z_old, -x_old, y_old{bottom}"),
-    "y up, x ahead": Frame("x ahead, y up, z right", np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), (1, 0), "x, y, z = x_old, -z_old, y_old{bottom}"),
-    "y ahead": Frame("x right, y ahead, z up", np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), (1, -np.pi / 2),
-                     "x, y, z = y_old, -x_old, z_old{bottom}; heading = heading_old - pi/2"),
-    "y right": Frame("x ahead, y right, z up (left-handed)", np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]]), (-1, 0),
-                     "y = -y_old{bottom}; heading = -heading_old"),
-    "x behind": Frame("x behind, y right, z up (turned by 180 degrees)", np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]), (1, np.pi),
-                      "x, y, z = -x_old, -y_old, z_old{bottom}; heading = heading_old + pi"),
-    "x left": Frame("x left, y behind, z up", np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), (1, np.pi / 2),
-                    "x, y, z = -y_old, x_old, z_old{bottom}; heading = heading_old + pi/2"),
+    "camera": Frame(
+        "x right, y down, z ahead (a camera's)",
+        np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+        (-1, -np.pi / 2),
+        "x, y, z = z_camera, -x_camera, -y_camera{bottom}; heading = -rotation_y - pi/2; better: by the sensors' "
+        "calibration",
+    ),
+    "y up": Frame(
+        "x right, y up, z ahead",
+        np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]),
+        (1, 0),
+        "x, y, z = z_old, -x_old, y_old{bottom}",
+    ),
+    "y up, x ahead": Frame(
+        "x ahead, y up, z right",
+        np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
+        (1, 0),
+        "x, y, z = x_old, -z_old, y_old{bottom}",
+    ),
+    "y ahead": Frame(
+        "x right, y ahead, z up",
+        np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+        (1, -np.pi / 2),
+        "x, y, z = y_old, -x_old, z_old{bottom}; heading = heading_old - pi/2",
+    ),
+    "y right": Frame(
+        "x ahead, y right, z up (left-handed)",
+        np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]]),
+        (-1, 0),
+        "y = -y_old{bottom}; heading = -heading_old",
+    ),
+    "x behind": Frame(
+        "x behind, y right, z up (turned by 180 degrees)",
+        np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]),
+        (1, np.pi),
+        "x, y, z = -x_old, -y_old, z_old{bottom}; heading = heading_old + pi",
+    ),
+    "x left": Frame(
+        "x left, y behind, z up",
+        np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+        (1, np.pi / 2),
+        "x, y, z = -y_old, x_old, z_old{bottom}; heading = heading_old + pi/2",
+    ),
 }
 
 
@@ -41,9 +79,12 @@ FRAMES = {
 class Evidence:
     """One row a box.
 
-    inside: points in the box. ground: height of the ground around it, NaN where it cannot be told. top: height of what stands in its footprint, NaN
-    alike. around: points of an object (above the ground) within the box's circle. by_heading (M, 4): those of them in its footprint turned as
-    ``HEADINGS`` say. in_body: points in the upper three quarters of an upright cylinder about the box. by_frame (M, frames, 2): the same were its
+    inside: points in the box. ground: height of the ground around it, NaN where it cannot be told. top: height of what
+    stands in its footprint, NaN
+    alike. around: points of an object (above the ground) within the box's circle. by_heading (M, 4): those of them in
+    its footprint turned as
+    ``HEADINGS`` say. in_body: points in the upper three quarters of an upright cylinder about the box. by_frame (M,
+    frames, 2): the same were its
     centre given in each of ``FRAMES``, as the box's centre and as the middle of its underside.
     """
 
@@ -56,7 +97,7 @@ class Evidence:
     by_frame: np.ndarray
 
     @classmethod
-    def joined(cls, parts: Iterable["Evidence"]) -> "Evidence":
+    def joined(cls, parts: Iterable[Evidence]) -> Evidence:
         parts = list(parts)
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
@@ -67,8 +108,13 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
     points = points[np.argsort(points[:, 0], kind="stable")]
     number = len(boxes)
     found = Evidence(
-        inside=np.zeros(number, int), ground=np.full(number, np.nan), top=np.full(number, np.nan), around=np.zeros(number, int),
-        by_heading=np.zeros((number, 4), int), in_body=np.zeros(number, int), by_frame=np.zeros((number, len(FRAMES), 2), int),
+        inside=np.zeros(number, int),
+        ground=np.full(number, np.nan),
+        top=np.full(number, np.nan),
+        around=np.zeros(number, int),
+        by_heading=np.zeros((number, 4), int),
+        in_body=np.zeros(number, int),
+        by_frame=np.zeros((number, len(FRAMES), 2), int),
     )
     for i, box in enumerate(np.asarray(boxes, dtype=np.float64)[:, :7]):
         reach = np.hypot(box[3], box[4]) / 2
@@ -89,7 +135,10 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
         found.in_body[i] = _count_in_body(points, box, box[:3])
         for k, frame in enumerate(FRAMES.values()):
             centre = frame.axes @ box[:3]
-            found.by_frame[i, k] = [_count_in_body(points, box, centre), _count_in_body(points, box, centre + [0, 0, box[5] / 2])]
+            found.by_frame[i, k] = [
+                _count_in_body(points, box, centre),
+                _count_in_body(points, box, centre + [0, 0, box[5] / 2]),
+            ]
     return found
 
 
@@ -113,7 +162,9 @@ def _near(points: np.ndarray, centre: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _ground_height(around: np.ndarray, box: np.ndarray) -> float:
-    """The lowest height that a twentieth of the points around the box reach, leaving out what hangs over it; NaN for fewer than 20 points."""
+    """The lowest height that a twentieth of the points around the box reach, leaving out what hangs over it; NaN for
+    fewer than 20 points.
+    """
     z = around[around[:, 2] < box[2] + 1.5 * box[5], 2]
     return float(np.percentile(z, 5)) if len(z) >= 20 else np.nan
 
@@ -132,6 +183,11 @@ def clearest(rows: np.ndarray, points: np.ndarray, most: int = 4) -> np.ndarray:
 
 
 def flattest_axis(scans: Iterable[np.ndarray]) -> tuple[int, np.ndarray]:
-    """The axis along which scans spread least, and the spreads (3,): the median over scans of the middle 90 % of each coordinate, metres."""
-    spreads = np.median([np.subtract(*np.percentile(scan[:, :3], [95, 5], axis=0)) for scan in scans if len(scan)] or [np.zeros(3)], axis=0)
+    """The axis along which scans spread least, and the spreads (3,): the median over scans of the middle 90 % of each
+    coordinate, metres.
+    """
+    spreads = np.median(
+        [np.subtract(*np.percentile(scan[:, :3], [95, 5], axis=0)) for scan in scans if len(scan)] or [np.zeros(3)],
+        axis=0,
+    )
     return int(np.argmin(spreads)), spreads

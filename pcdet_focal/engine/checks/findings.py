@@ -1,9 +1,11 @@
 """What a check says, and how it is printed."""
+
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -20,9 +22,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong ('error': training on this makes no sense), looks wrong ('warning') or is good to know ('note').
+    """One thing that is wrong ('error': training on this makes no sense), looks wrong ('warning') or is good to know
+    ('note').
 
-    check: the name of the check. what: what was seen, with figures. where: frames, files or key path. change: what to change, with the exact key or
+    check: the name of the check. what: what was seen, with figures. where: frames, files or key path. change: what to
+    change, with the exact key or
     command; "" for a note that asks for nothing. examples: boxes to draw.
     """
 

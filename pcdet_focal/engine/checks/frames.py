@@ -1,7 +1,8 @@
 """Are labels and scans in one frame, with z up, in metres?"""
+
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,7 +15,9 @@ ENOUGH_POINTS = 5  # points that an object shows
 
 
 def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
-    """Whether the boxes lie where the objects are, or would if their axes were others; ``boxes`` are the rows of ``evidence``."""
+    """Whether the boxes lie where the objects are, or would if their axes were others; ``boxes`` are the rows of
+    ``evidence``.
+    """
     if len(boxes) < LEAST_BOXES:
         return []
     own = np.mean(evidence.in_body >= ENOUGH_POINTS)
@@ -22,7 +25,8 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     frame, bottom = np.unravel_index(np.argmax(shares), shares.shape)
     best = shares[frame, bottom]
     many = best >= 0.5 and best >= own + 0.3
-    few_but_far_more = best >= max(0.25, 3 * own) and best * len(boxes) >= LEAST_BOXES  # a sensor of few beams: most boxes have hardly a point
+    # a sensor of few beams: most boxes have hardly a point
+    few_but_far_more = best >= max(0.25, 3 * own) and best * len(boxes) >= LEAST_BOXES
     if own >= 0.5 or not (many or few_but_far_more):
         return []
     right = list(FRAMES.values())[frame]
@@ -32,11 +36,17 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     corrected[:, 6] = right.heading[0] * boxes.boxes[:, 6] + right.heading[1]
     examples = boxes.examples(clearest(np.arange(len(boxes)), evidence.by_frame[:, frame, bottom]), corrected)
     conversion = right.conversion.format(bottom=" + dz/2 (they give the middle of the underside)" if bottom else "")
-    return [Finding(
-        "error", "wrong frame",
-        f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes were: {right.words}",
-        boxes.where(np.arange(len(boxes))), f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}", examples,
-    )]
+    return [
+        Finding(
+            "error",
+            "wrong frame",
+            f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes "
+            f"were: {right.words}",
+            boxes.where(np.arange(len(boxes))),
+            f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}",
+            examples,
+        )
+    ]
 
 
 def check_flat_axis(scans: Iterable[np.ndarray]) -> list[Finding]:
@@ -44,10 +54,20 @@ def check_flat_axis(scans: Iterable[np.ndarray]) -> list[Finding]:
     axis, spreads = flattest_axis(scans)
     if axis == 2 or spreads[2] < 1.5 * spreads[axis]:
         return []
-    turned = {0: "x, y, z = y_old, z_old, x_old", 1: "x, y, z = z_old, x_old, y_old (y up) or z_old, -x_old, -y_old (y down, a camera's frame)"}[axis]
+    turned = {
+        0: "x, y, z = y_old, z_old, x_old",
+        1: "x, y, z = z_old, x_old, y_old (y up) or z_old, -x_old, -y_old (y down, a camera's frame)",
+    }[axis]
     spread = ", ".join(f"{value:.1f}" for value in spreads)
-    return [Finding("error", "z is not up", f"the middle 90 % of the points span {spread} m along x, y, z: the flat direction is {'xyz'[axis]}",
-                    "all scans", f"turn points and labels so that z is up: {turned}")]
+    return [
+        Finding(
+            "error",
+            "z is not up",
+            f"the middle 90 % of the points span {spread} m along x, y, z: the flat direction is {'xyz'[axis]}",
+            "all scans",
+            f"turn points and labels so that z is up: {turned}",
+        )
+    ]
 
 
 def check_units(scans: Iterable[np.ndarray], boxes: Boxes) -> list[Finding]:
@@ -55,8 +75,15 @@ def check_units(scans: Iterable[np.ndarray], boxes: Boxes) -> list[Finding]:
     findings = []
     reach = np.median([np.percentile(np.abs(scan[:, :2]), 99) for scan in scans if len(scan)] or [10.0])
     if reach > 1000 or reach < 0.5:
-        findings.append(Finding("error", "units", f"points reach {reach:g} from the sensor (99 % of them)", "all scans",
-                                "write x, y, z in metres: points[:, :3] /= 1000 for millimetres"))
+        findings.append(
+            Finding(
+                "error",
+                "units",
+                f"points reach {reach:g} from the sensor (99 % of them)",
+                "all scans",
+                "write x, y, z in metres: points[:, :3] /= 1000 for millimetres",
+            )
+        )
     if len(boxes):
         size = np.median(boxes.boxes[:, 3:6])
         if size > 40 or size < 0.02:

@@ -1,8 +1,10 @@
 """Does the voxel grid fit the range, and every layer of the network the grid?"""
+
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +23,28 @@ def check_divisible(point_cloud_range: Sequence[float], voxel_size: Sequence[flo
             end = point_cloud_range[axis] + whole * voxel_size[axis]
             change = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}, which is {whole} voxels of {voxel_size[axis]:g} m"
             where = f"DATA_CONFIG.POINT_CLOUD_RANGE and {key_path}"
-            findings.append(Finding("error", "range and voxels", f"the range along {name} is {cells:.3f} voxels", where, change))
+            findings.append(
+                Finding("error", "range and voxels", f"the range along {name} is {cells:.3f} voxels", where, change)
+            )
     return findings
 
 
 def encoded_height(cells: int) -> int:
-    """Layers that VoxelBackBone8x leaves of a grid ``cells`` high: one is added, three convolutions of stride 2, one more at the end."""
+    """Layers that VoxelBackBone8x leaves of a grid ``cells`` high: one is added, three convolutions of stride 2, one
+    more at the end.
+    """
     height = cells + 1
     for pad in (1, 1, 0, 0):
         height = (height + 2 * pad - 3) // 2 + 1
     return height
 
 
-def check_network(grid: Sequence[int], point_cloud_range: Sequence[float], voxel_size: Sequence[float], model: Mapping[str, Any]) -> list[Finding]:
-    """Whether the network's feature maps fit together on a grid (x, y, z); a misfit is a crash in the first step, deep inside."""
+def check_network(
+    grid: Sequence[int], point_cloud_range: Sequence[float], voxel_size: Sequence[float], model: Mapping[str, Any]
+) -> list[Finding]:
+    """Whether the network's feature maps fit together on a grid (x, y, z); a misfit is a crash in the first step, deep
+    inside.
+    """
     findings: list[Finding] = []
     grid = [int(cells) for cells in grid]
     sparse, pillars = model.get("BACKBONE_3D", {}), model.get("MAP_TO_BEV", {}).get("NAME") == "PointPillarScatter"
@@ -44,14 +54,23 @@ def check_network(grid: Sequence[int], point_cloud_range: Sequence[float], voxel
         findings += _check_height(grid[2], point_cloud_range, voxel_size, sparse, model)
     elif pillars and grid[2] != 1:
         height = point_cloud_range[5] - point_cloud_range[2]
-        findings.append(Finding("error", "pillar height", f"the grid is {grid[2]} voxels high, and a pillar is one voxel over the whole height",
-                                "DATA_CONFIG.DATA_PROCESSOR[transform_points_to_voxels].VOXEL_SIZE", f"set the height of VOXEL_SIZE to {height:g}"))
+        findings.append(
+            Finding(
+                "error",
+                "pillar height",
+                f"the grid is {grid[2]} voxels high, and a pillar is one voxel over the whole height",
+                "DATA_CONFIG.DATA_PROCESSOR[transform_points_to_voxels].VOXEL_SIZE",
+                f"set the height of VOXEL_SIZE to {height:g}",
+            )
+        )
     if not pillars and stride == 1:
         return findings  # another backbone: nothing is known of its strides
     return findings + _check_levels(grid, stride, point_cloud_range, voxel_size, model)
 
 
-def _check_height(cells: int, point_cloud_range: Sequence[float], voxel_size: Sequence[float], sparse: Mapping, model: Mapping) -> list[Finding]:
+def _check_height(
+    cells: int, point_cloud_range: Sequence[float], voxel_size: Sequence[float], sparse: Mapping, model: Mapping
+) -> list[Finding]:
     left = encoded_height(cells)
     channels = model.get("MAP_TO_BEV", {}).get("NUM_BEV_FEATURES")
     if channels is None or left * 128 == channels or sparse.get("last_pad"):
@@ -60,14 +79,26 @@ def _check_height(cells: int, point_cloud_range: Sequence[float], voxel_size: Se
     fitting = [number for number in range(1, 200) if encoded_height(number) * 128 == channels]
     change = f"set NUM_BEV_FEATURES to {128 * left}" if left > 0 else "take lower voxels"
     if fitting:
-        best = min(fitting, key=lambda number: abs(number - (40 if 40 in fitting else cells)))  # 40 is what OpenPCDet's configurations have
-        change = (f"set the height of VOXEL_SIZE to {height / best:g} ({best} voxels over the {height:g} m of POINT_CLOUD_RANGE)"
-                  + (f", or MODEL.MAP_TO_BEV.NUM_BEV_FEATURES to {128 * left}" if left > 0 else ""))
-    return [Finding("error", "grid height", f"{cells} voxels of height leave {left} layers of 128 channels, and NUM_BEV_FEATURES is {channels}",
-                    "DATA_CONFIG.POINT_CLOUD_RANGE with VOXEL_SIZE and MODEL.MAP_TO_BEV.NUM_BEV_FEATURES", change)]
+        # 40 is what OpenPCDet's configurations have
+        best = min(fitting, key=lambda number: abs(number - (40 if 40 in fitting else cells)))
+        change = (
+            f"set the height of VOXEL_SIZE to {height / best:g} ({best} voxels over the {height:g} m of "
+            "POINT_CLOUD_RANGE)" + (f", or MODEL.MAP_TO_BEV.NUM_BEV_FEATURES to {128 * left}" if left > 0 else "")
+        )
+    return [
+        Finding(
+            "error",
+            "grid height",
+            f"{cells} voxels of height leave {left} layers of 128 channels, and NUM_BEV_FEATURES is {channels}",
+            "DATA_CONFIG.POINT_CLOUD_RANGE with VOXEL_SIZE and MODEL.MAP_TO_BEV.NUM_BEV_FEATURES",
+            change,
+        )
+    ]
 
 
-def _check_levels(grid: list[int], stride: int, point_cloud_range: Sequence[float], voxel_size: Sequence[float], model: Mapping) -> list[Finding]:
+def _check_levels(
+    grid: list[int], stride: int, point_cloud_range: Sequence[float], voxel_size: Sequence[float], model: Mapping
+) -> list[Finding]:
     """The levels of the 2-D backbone after upsampling, and the map that the anchors are laid on."""
     backbone = model.get("BACKBONE_2D", {})
     strides, ups = list(backbone.get("LAYER_STRIDES") or []), list(backbone.get("UPSAMPLE_STRIDES") or [])
@@ -81,8 +112,11 @@ def _check_levels(grid: list[int], stride: int, point_cloud_range: Sequence[floa
         for level_stride, up in zip(strides, ups):
             size = -(-size // level_stride)
             sizes.append(round(size * up) if up >= 1 else size // round(1 / up))
-        wanted = {grid[axis] // entry["feature_map_stride"] for entry in model.get("DENSE_HEAD", {}).get("ANCHOR_GENERATOR_CONFIG", ())
-                  if isinstance(entry, Mapping) and "feature_map_stride" in entry}
+        wanted = {
+            grid[axis] // entry["feature_map_stride"]
+            for entry in model.get("DENSE_HEAD", {}).get("ANCHOR_GENERATOR_CONFIG", ())
+            if isinstance(entry, Mapping) and "feature_map_stride" in entry
+        }
         cells = math.ceil(grid[axis] / multiple) * multiple
         end = point_cloud_range[axis] + cells * voxel_size[axis]
         remedy = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}: {cells} voxels, a multiple of {multiple}"
@@ -100,7 +134,9 @@ def _check_levels(grid: list[int], stride: int, point_cloud_range: Sequence[floa
                 right = grid[axis] // sizes[0]
                 what = f"the head's map has {sizes[0]} cells along {name}, one every {right} voxels, and anchors are laid for {laid}"
                 where = "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[..].feature_map_stride"
-                findings.append(Finding("error", "anchor stride", what, where, f"set every feature_map_stride to {right}"))
+                findings.append(
+                    Finding("error", "anchor stride", what, where, f"set every feature_map_stride to {right}")
+                )
     return findings
 
 

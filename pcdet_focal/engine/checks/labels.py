@@ -1,8 +1,10 @@
 """What can be said of labels without their scans: names, numbers, sizes, places."""
+
 from __future__ import annotations
 
 import difflib
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,16 +30,26 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
         near = [folded[match] for match in difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.8)]
         if near and (near[0] in absent or name.lower() == near[0].lower()):
             change = f"write {near[0]} in the labels, or {name} in CLASS_NAMES and wherever {near[0]} stands in the configuration"
-            findings.append(Finding("error", "class names", f"{called}, which CLASS_NAMES has not; it has {near[0]!r}", where, change))
+            findings.append(
+                Finding(
+                    "error", "class names", f"{called}, which CLASS_NAMES has not; it has {near[0]!r}", where, change
+                )
+            )
             absent = [other for other in absent if other != near[0]]
             continue
         share = count / len(boxes)
         what = f"{called} ({share:.0%}), which CLASS_NAMES has not: they count as background"
         change = f"to find them add {name} to CLASS_NAMES, MAP_CLASS_TO_KITTI and the anchors"
-        findings.append(Finding("warning" if share >= 0.25 else "note", "class names", what, where, change if share >= 0.25 else ""))
+        findings.append(
+            Finding("warning" if share >= 0.25 else "note", "class names", what, where, change if share >= 0.25 else "")
+        )
     if absent:
         change = f"take them out of CLASS_NAMES and the anchors, or label some; the labels have: {some(found, 10)}"
-        findings.append(Finding("error", "class names", f"no label is called {' or '.join(map(repr, absent))}", "CLASS_NAMES", change))
+        findings.append(
+            Finding(
+                "error", "class names", f"no label is called {' or '.join(map(repr, absent))}", "CLASS_NAMES", change
+            )
+        )
     return findings
 
 
@@ -54,7 +66,9 @@ def check_balance(boxes: Boxes, class_names: Sequence[str], sampled_classes: Seq
     if not rare:
         return [Finding("note", "class balance", table, "the labels")]
     if not unsampled:
-        return [Finding("note", "class balance", f"{table}; gt_sampling pastes more of {', '.join(rare)}", "the labels")]
+        return [
+            Finding("note", "class balance", f"{table}; gt_sampling pastes more of {', '.join(rare)}", "the labels")
+        ]
     what = f"{table}; {most} is more than 30 times as frequent as {', '.join(rare)}"
     groups = ", ".join(repr(f"{name}:15") for name in unsampled)
     change = f"paste more of them: add {groups} to SAMPLE_GROUPS of gt_sampling, or label more frames; a loss for rare classes: docs/losses.md"
@@ -73,7 +87,16 @@ def check_duplicates(boxes: Boxes) -> list[Finding]:
         return []
     rows = np.array(twice)
     what = f"{len(rows)} boxes share more than half of their volume with another of the same class"
-    return [Finding("error", "duplicate labels", what, boxes.where(rows), "leave one box an object in the labels", boxes.examples(rows[:3]))]
+    return [
+        Finding(
+            "error",
+            "duplicate labels",
+            what,
+            boxes.where(rows),
+            "leave one box an object in the labels",
+            boxes.examples(rows[:3]),
+        )
+    ]
 
 
 def check_range(boxes: Boxes, class_names: Sequence[str], point_cloud_range: Sequence[float]) -> list[Finding]:
@@ -84,13 +107,24 @@ def check_range(boxes: Boxes, class_names: Sequence[str], point_cloud_range: Seq
     if not len(rows):
         return []
     share = len(rows) / len(own)
-    axes = ", ".join(f"{np.count_nonzero(out[:, axis])} along {name}" for axis, name in enumerate("xyz") if out[:, axis].any())
+    axes = ", ".join(
+        f"{np.count_nonzero(out[:, axis])} along {name}" for axis, name in enumerate("xyz") if out[:, axis].any()
+    )
     what = f"{len(rows)} of {len(own)} boxes ({share:.0%}) are outside of POINT_CLOUD_RANGE: {axes}"
     reach = np.percentile(own.boxes[:, :3], [1, 99], axis=0).T  # (3, 2)
     wanted = "; ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in zip("xyz", reach))
     severity = "error" if share >= 0.5 else "warning" if share >= 0.25 else "note"
     change = f"DATA_CONFIG.POINT_CLOUD_RANGE should hold the centres, 98 % of which are within {wanted} m"
-    return [Finding(severity, "boxes out of range", what, own.where(rows), "" if severity == "note" else change, own.examples(rows[:3]))]
+    return [
+        Finding(
+            severity,
+            "boxes out of range",
+            what,
+            own.where(rows),
+            "" if severity == "note" else change,
+            own.examples(rows[:3]),
+        )
+    ]
 
 
 def check_sizes(boxes: Boxes) -> list[Finding]:
@@ -108,8 +142,12 @@ def check_sizes(boxes: Boxes) -> list[Finding]:
     return [Finding("warning", "odd sizes", what, boxes.where(rows), change, boxes.examples(rows[:3]))]
 
 
-def check_empty_frames(frame_ids: Sequence[str], boxes: Boxes, class_names: Sequence[str], data_cfg: Mapping[str, Any]) -> list[Finding]:
-    """Frames without an object of the wanted classes: training draws another frame in their place, unless ALLOW_EMPTY_FRAMES."""
+def check_empty_frames(
+    frame_ids: Sequence[str], boxes: Boxes, class_names: Sequence[str], data_cfg: Mapping[str, Any]
+) -> list[Finding]:
+    """Frames without an object of the wanted classes: training draws another frame in their place, unless
+    ALLOW_EMPTY_FRAMES.
+    """
     full = set(boxes.frame_ids[np.isin(boxes.names, class_names)])
     empty = [frame_id for frame_id in frame_ids if frame_id not in full]
     if not empty or data_cfg.get("ALLOW_EMPTY_FRAMES", False):
@@ -117,4 +155,6 @@ def check_empty_frames(frame_ids: Sequence[str], boxes: Boxes, class_names: Sequ
     share = len(empty) / len(frame_ids)
     what = f"{len(empty)} of {len(frame_ids)} frames ({share:.0%}) have no object of the wanted classes; training takes others in their place"
     change = "to train on them as background set DATA_CONFIG.ALLOW_EMPTY_FRAMES: True" if share > 0.5 else ""
-    return [Finding("warning" if share > 0.5 else "note", "frames without objects", what, f"frames {some(empty)}", change)]
+    return [
+        Finding("warning" if share > 0.5 else "note", "frames without objects", what, f"frames {some(empty)}", change)
+    ]

@@ -1,4 +1,5 @@
 """Do boxes stand where objects stand, and hold points?"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -32,7 +33,16 @@ def check_height(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         what = f"{words}: z is that of the {place}, and should be that of the centre"
         return [Finding("error", "z origin", what, "the labels", f"write z {sign} dz/2 in place of z", examples)]
     what = f"{words}: scans and labels count heights from different places"
-    return [Finding("error", "z offset", what, "the labels", f"add {metres:.2f} to z of every label, or subtract it from z of every scan", examples)]
+    return [
+        Finding(
+            "error",
+            "z offset",
+            what,
+            "the labels",
+            f"add {metres:.2f} to z of every label, or subtract it from z of every scan",
+            examples,
+        )
+    ]
 
 
 def check_size_order(boxes: Boxes, evidence: Evidence) -> list[Finding]:
@@ -58,7 +68,19 @@ def check_empty_boxes(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         return []
     share = len(empty) / len(boxes)
     severity = "error" if share >= 0.5 else "warning" if share >= 0.1 and len(empty) >= 3 else "note"
-    change = ("look at the pictures; objects that no point fell on are left out with DATA_CONFIG.FILTER_MIN_POINTS_IN_GT: 1 (custom data), or take "
-              "them out of the labels")
+    change = (
+        "look at the pictures; objects that no point fell on are left out with DATA_CONFIG.FILTER_MIN_POINTS_IN_GT: 1 "
+        "(custom data), or take "
+        "them out of the labels"
+    )
     what = f"{len(empty)} of {len(boxes)} boxes ({share:.0%}) hold no point"
-    return [Finding(severity, "boxes without points", what, boxes.where(empty), "" if severity == "note" else change, boxes.examples(empty[:4]))]
+    return [
+        Finding(
+            severity,
+            "boxes without points",
+            what,
+            boxes.where(empty),
+            "" if severity == "note" else change,
+            boxes.examples(empty[:4]),
+        )
+    ]

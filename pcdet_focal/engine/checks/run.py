@@ -1,8 +1,10 @@
 """Every check on one data set and configuration."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,8 @@ MOST_SCANS = 100
 
 @dataclass(frozen=True)
 class Report:
-    """findings: what was found. num_frames, num_boxes, num_scans: what was read. examples: (title, box to draw), those of findings first, then
-    ordinary ones. dataset: where their scans come from (``get_lidar``)."""
+    """findings: what was found. num_frames, num_boxes, num_scans: what was read. examples: (title, box to draw), those
+    of findings first, then ordinary ones. dataset: where their scans come from (``get_lidar``)."""
 
     findings: tuple[Finding, ...]
     num_frames: int
@@ -32,7 +34,9 @@ class Report:
         return sum(finding.severity == severity for finding in self.findings)
 
     def scan(self, frame_id: str) -> np.ndarray:
-        """The points to draw with the boxes of a frame, (N, 3 or more); none where they cannot be read, which the findings say."""
+        """The points to draw with the boxes of a frame, (N, 3 or more); none where they cannot be read, which the
+        findings say.
+        """
         try:
             return self.dataset.get_lidar(frame_id)
         except InputError:
@@ -43,14 +47,21 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCAN
     """Check the labels and scans of a split, and the configuration against them.
 
     Args:
-        cfg: a whole configuration (CLASS_NAMES, DATA_CONFIG, MODEL); its data set must have ``get_info`` (KITTI's layout and custom data have).
-        split: name of a file in ImageSets; None: DATA_SPLIT.train. num_scans: so many scans are read, evenly spread; labels are all read.
+        cfg: a whole configuration (CLASS_NAMES, DATA_CONFIG, MODEL); its data set must have ``get_info`` (KITTI's
+            layout and custom data have).
+        split: name of a file in ImageSets; None: DATA_SPLIT.train. num_scans: so many scans are read, evenly spread;
+            labels are all read.
 
     Raises InputError where there is nothing to check: no folder, no such split, no frame.
     """
     dataset = open_dataset(cfg)
     split = split or cfg.DATA_CONFIG.DATA_SPLIT["train"]
-    made_of_split = [name for mode, names in cfg.DATA_CONFIG.INFO_PATH.items() if cfg.DATA_CONFIG.DATA_SPLIT.get(mode) == split for name in names]
+    made_of_split = [
+        name
+        for mode, names in cfg.DATA_CONFIG.INFO_PATH.items()
+        if cfg.DATA_CONFIG.DATA_SPLIT.get(mode) == split
+        for name in names
+    ]
     dataset.set_split(split)
     if not dataset.sample_id_list:
         path = dataset.root_path / "ImageSets" / f"{split}.txt"
@@ -61,8 +72,12 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCAN
         made = load_infos(dataset.root_path, made_of_split, dataset.how_to_make_infos)
         findings += settings.check_infos(made, found.infos, made_of_split, dataset.how_to_make_infos)
     ordinary = [("as labelled", example) for example in found.boxes.examples(_ordinary(found))]
-    examples = [(finding.check, example) for finding in findings if finding.severity != "note" for example in finding.examples]
-    return Report(tuple(findings), len(found.frame_ids), len(found.boxes), len(found.samples), tuple(examples + ordinary), dataset)
+    examples = [
+        (finding.check, example) for finding in findings if finding.severity != "note" for example in finding.examples
+    ]
+    return Report(
+        tuple(findings), len(found.frame_ids), len(found.boxes), len(found.samples), tuple(examples + ordinary), dataset
+    )
 
 
 def check_configuration(cfg: Any) -> list[Finding]:
@@ -71,13 +86,19 @@ def check_configuration(cfg: Any) -> list[Finding]:
     findings = settings.check_class_entries(cfg.CLASS_NAMES, data_cfg, cfg.MODEL)
     step = voxel_step(data_cfg)
     if step is not None:
-        uneven = grid.check_divisible(point_range, step["VOXEL_SIZE"], f"DATA_CONFIG.DATA_PROCESSOR[{step['NAME']}].VOXEL_SIZE")
-        findings += uneven or grid.check_network(grid_size(step["VOXEL_SIZE"], point_range), point_range, step["VOXEL_SIZE"], cfg.MODEL)
+        uneven = grid.check_divisible(
+            point_range, step["VOXEL_SIZE"], f"DATA_CONFIG.DATA_PROCESSOR[{step['NAME']}].VOXEL_SIZE"
+        )
+        findings += uneven or grid.check_network(
+            grid_size(step["VOXEL_SIZE"], point_range), point_range, step["VOXEL_SIZE"], cfg.MODEL
+        )
     return findings
 
 
 def check_labels(found: Collected, cfg: Any) -> list[Finding]:
-    """Labels, alone and against their scans. A finding that explains others (the frame, the origin, the units) comes without those."""
+    """Labels, alone and against their scans. A finding that explains others (the frame, the origin, the units) comes
+    without those.
+    """
     boxes, names, data_cfg = found.boxes, cfg.CLASS_NAMES, cfg.DATA_CONFIG
     findings = labels.check_names(boxes, names)
     if any(finding.severity == "error" for finding in findings):
@@ -108,7 +129,9 @@ def _check_boxes(found: Collected, cfg: Any) -> list[Finding]:
     findings += placement.check_empty_boxes(scanned, evidence)
     step = voxel_step(cfg.DATA_CONFIG)
     if step is not None and not turned:
-        findings += anchors.check_anchors(boxes, cfg.MODEL.get("DENSE_HEAD", {}), grid_size(step["VOXEL_SIZE"], point_range), point_range)
+        findings += anchors.check_anchors(
+            boxes, cfg.MODEL.get("DENSE_HEAD", {}), grid_size(step["VOXEL_SIZE"], point_range), point_range
+        )
     return findings
 
 
@@ -131,6 +154,9 @@ def _ordinary(found: Collected, most: int = 12) -> list[int]:
     if not len(found.scanned):
         return []
     names, inside = found.boxes.names[found.scanned], found.evidence.inside
-    queues = [[row for row in np.argsort(-inside, kind="stable") if names[row] == name and inside[row]] for name in np.unique(names)]
+    queues = [
+        [row for row in np.argsort(-inside, kind="stable") if names[row] == name and inside[row]]
+        for name in np.unique(names)
+    ]
     turns = [queue[turn] for turn in range(most) for queue in queues if turn < len(queue)]
     return [int(found.scanned[row]) for row in turns[:most]]

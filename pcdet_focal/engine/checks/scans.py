@@ -1,7 +1,8 @@
 """What can be said of scans without their labels: features, voxels that overflow."""
+
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,19 +21,31 @@ def check_features(samples: Mapping[str, np.ndarray], feature_names: Sequence[st
         low, high = float(values[:, column].min()), float(values[:, column].max())
         where, place = f"column {column} ({name}) of all scans", f"points[:, {column}]"
         if low == high:
-            findings.append(Finding("warning", "constant feature", f"{name} is {low:g} at every point", where,
-                                    f"leave {name} out of POINT_FEATURE_ENCODING.used_feature_list (NUM_POINT_FEATURES stays)"))
+            findings.append(
+                Finding(
+                    "warning",
+                    "constant feature",
+                    f"{name} is {low:g} at every point",
+                    where,
+                    f"leave {name} out of POINT_FEATURE_ENCODING.used_feature_list (NUM_POINT_FEATURES stays)",
+                )
+            )
         elif name in ("intensity", "reflectance") and (high > 1.001 or low < -0.001):
             whole = next((scale for scale in (255, 65535) if high <= scale), high)
             what = f"{name} runs from {low:g} to {high:g}; networks and OpenPCDet's weights expect 0 to 1"
-            findings.append(Finding("warning", "intensity range", what, where, f"write {place} / {whole:g} into the arrays"))
+            findings.append(
+                Finding("warning", "intensity range", what, where, f"write {place} / {whole:g} into the arrays")
+            )
     return findings
 
 
-def check_voxels(scans: Mapping[str, np.ndarray], point_cloud_range: Sequence[float], step: Mapping, mode: str) -> list[Finding]:
+def check_voxels(
+    scans: Mapping[str, np.ndarray], point_cloud_range: Sequence[float], step: Mapping, mode: str
+) -> list[Finding]:
     """How many points the limits of the voxel step (an entry of DATA_PROCESSOR) leave out in ``mode``, train or test.
 
-    ``scans``: x, y, z of the points that reach the voxels. Above MAX_NUMBER_OF_VOXELS the order of the points, which training shuffles, decides which
+    ``scans``: x, y, z of the points that reach the voxels. Above MAX_NUMBER_OF_VOXELS the order of the points, which
+    training shuffles, decides which
     voxels are left out: the sparse ones, mostly.
     """
     most, places = int(step["MAX_NUMBER_OF_VOXELS"][mode]), int(step["MAX_POINTS_PER_VOXEL"])
@@ -59,11 +72,21 @@ def check_voxels(scans: Mapping[str, np.ndarray], point_cloud_range: Sequence[fl
         lost = np.sum(list(lost_voxels.values())) / len(scans)
         what = f"{len(lost_voxels)} of {len(scans)} scans have more than {most} voxels, up to {max(voxels)}; {lost:.0%} of all voxels are lost"
         where = f"MAX_NUMBER_OF_VOXELS.{mode}; frames {some(list(lost_voxels))}"
-        change = f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels"
-        findings.append(Finding("warning", "too many voxels", what, where, change) if lost > 0.1 else Finding("note", "too many voxels", what, where))
+        change = (
+            f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels"
+        )
+        findings.append(
+            Finding("warning", "too many voxels", what, where, change)
+            if lost > 0.1
+            else Finding("note", "too many voxels", what, where)
+        )
     if lost_points and np.mean(lost_points) > 0.02:
         lost = float(np.mean(lost_points))
         what, where = f"voxels with more than {places} points lose {lost:.0%} of the points", "MAX_POINTS_PER_VOXEL"
         change = f"set MAX_POINTS_PER_VOXEL to {2 * places}, or take smaller voxels"
-        findings.append(Finding("warning", "full voxels", what, where, change) if lost > 0.5 else Finding("note", "full voxels", what, where))
+        findings.append(
+            Finding("warning", "full voxels", what, where, change)
+            if lost > 0.5
+            else Finding("note", "full voxels", what, where)
+        )
     return findings

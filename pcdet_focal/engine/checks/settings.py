@@ -1,7 +1,9 @@
 """Do the entries of a configuration agree with each other, and the info files with the labels?"""
+
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,15 +25,24 @@ def sampled_classes(data_cfg: Mapping[str, Any]) -> list[str]:
     return [str(entry).rpartition(":")[0] for entry in step.get("SAMPLE_GROUPS", ())] if step else []
 
 
-def check_class_entries(class_names: Sequence[str], data_cfg: Mapping[str, Any], model: Mapping[str, Any]) -> list[Finding]:
+def check_class_entries(
+    class_names: Sequence[str], data_cfg: Mapping[str, Any], model: Mapping[str, Any]
+) -> list[Finding]:
     """Whether every place that names classes names those of CLASS_NAMES."""
     findings = []
 
     def compare(named: Sequence[str], where: str, all_needed: bool) -> None:
         for name in named:
             if name not in class_names:
-                findings.append(Finding("error", "class entries", f"{name!r} is not in CLASS_NAMES", where,
-                                        f"write it as in CLASS_NAMES, or remove it: {nearest_hint(name, class_names)}"))
+                findings.append(
+                    Finding(
+                        "error",
+                        "class entries",
+                        f"{name!r} is not in CLASS_NAMES",
+                        where,
+                        f"write it as in CLASS_NAMES, or remove it: {nearest_hint(name, class_names)}",
+                    )
+                )
         missing = [name for name in class_names if name not in named]
         if missing and all_needed:
             what = f"there is no entry for {some(missing)}"
@@ -49,11 +60,15 @@ def check_class_entries(class_names: Sequence[str], data_cfg: Mapping[str, Any],
         columns = len(data_cfg["POINT_FEATURE_ENCODING"]["src_feature_list"])
         if step.get("NUM_POINT_FEATURES", columns) != columns:
             what = f"NUM_POINT_FEATURES is {step['NUM_POINT_FEATURES']}, and src_feature_list has {columns} columns"
-            findings.append(Finding("error", "point features", what, f"{path}.NUM_POINT_FEATURES", f"NUM_POINT_FEATURES: {columns}"))
+            findings.append(
+                Finding("error", "point features", what, f"{path}.NUM_POINT_FEATURES", f"NUM_POINT_FEATURES: {columns}")
+            )
     return findings
 
 
-def check_infos(made: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]], names: Sequence[str], how_to_make: str) -> list[Finding]:
+def check_infos(
+    made: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, Any]], names: Sequence[str], how_to_make: str
+) -> list[Finding]:
     """Whether the info files (``made``, of the files ``names``) say what the labels say now (``fresh``)."""
     where = some(names)
     if not made:
@@ -69,4 +84,12 @@ def check_infos(made: Sequence[Mapping[str, Any]], fresh: Sequence[Mapping[str, 
     if not changed and not gone:
         return []
     what = f"{len(changed)} frames have other labels now, {len(gone)} are not in the split any more: training would use the old ones"
-    return [Finding("warning", "info files", what, f"{where}; frames {some([*changed, *sorted(gone)])}", f"make them anew: {how_to_make}")]
+    return [
+        Finding(
+            "warning",
+            "info files",
+            what,
+            f"{where}; frames {some([*changed, *sorted(gone)])}",
+            f"make them anew: {how_to_make}",
+        )
+    ]

@@ -1,10 +1,12 @@
 """Annotations of many frames as flat arrays, checked once, so that everything after is arithmetic on arrays.
 
-An annotation is a dict of arrays for one frame, as ``get_label_anno`` reads it and as a data set's infos hold it: ``name`` (N,),
-``truncated`` (N,), ``occluded`` (N,), ``alpha`` (N,) radians, ``bbox`` (N, 4) pixels x1 y1 x2 y2, ``dimensions`` (N, 3) metres length height
-width, ``location`` (N, 3) metres in the rectified camera frame (x right, y down, z forward; centre of the bottom face), ``rotation_y`` (N,)
-radians, and ``score`` (N,) for detections. Other keys are left alone; nothing is changed in place.
+An annotation is a dict of arrays for one frame, as ``get_label_anno`` reads it and as a data set's infos hold it:
+``name`` (N,), ``truncated`` (N,), ``occluded`` (N,), ``alpha`` (N,) radians, ``bbox`` (N, 4) pixels x1 y1 x2 y2,
+``dimensions`` (N, 3) metres length height width, ``location`` (N, 3) metres in the rectified camera frame (x right, y
+down, z forward; centre of the bottom face), ``rotation_y`` (N,) radians, and ``score`` (N,) for detections. Other keys
+are left alone; nothing is changed in place.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -48,15 +50,19 @@ def flatten_ground_truth(annos: Sequence[Mapping]) -> FlatAnnotations:
     """Flat arrays of the ground truth of all frames.
 
     Raises:
-        InputError: a frame without one of the keys, with arrays of different lengths, or with a number that is not finite.
+        InputError: a frame without one of the keys, with arrays of different lengths, or with a number that is not
+            finite.
     """
     flat = _flatten(annos, _GT_COLUMNS, "ground truth")
     regular = flat.class_ids >= 0
     if not flat.finite[regular].all():
         bad = int(np.flatnonzero(regular & ~flat.finite)[0])
         frame = int(np.searchsorted(flat.starts, bad, side="right")) - 1
-        raise InputError(f"{_frame_label(annos, frame, 'ground truth')}: object {bad - flat.starts[frame]} has a box with a number that is "
-                         "not finite; ground truth boxes must be finite.")
+        raise InputError(
+            f"{_frame_label(annos, frame, 'ground truth')}: object {bad - flat.starts[frame]} has a box with a number "
+            "that is "
+            "not finite; ground truth boxes must be finite."
+        )
     return flat
 
 
@@ -64,14 +70,18 @@ def flatten_detections(annos: Sequence[Mapping]) -> FlatAnnotations:
     """Flat arrays of the detections of all frames. Boxes may hold NaN or inf (they overlap nothing); scores may not.
 
     Raises:
-        InputError: a frame without one of the keys, with arrays of different lengths, or with a score that is not finite.
+        InputError: a frame without one of the keys, with arrays of different lengths, or with a score that is not
+            finite.
     """
     flat = _flatten(annos, _DT_COLUMNS, "detections")
     if not np.isfinite(flat.scores).all():
         bad = int(np.flatnonzero(~np.isfinite(flat.scores))[0])
         frame = int(np.searchsorted(flat.starts, bad, side="right")) - 1
-        raise InputError(f"{_frame_label(annos, frame, 'detections')}: detection {bad - flat.starts[frame]} has score {flat.scores[bad]}; "
-                         "scores must be finite, since they rank the detections.")
+        raise InputError(
+            f"{_frame_label(annos, frame, 'detections')}: detection {bad - flat.starts[frame]} has score "
+            f"{flat.scores[bad]}; "
+            "scores must be finite, since they rank the detections."
+        )
     return flat
 
 
@@ -106,12 +116,23 @@ def _flatten(annos: Sequence[Mapping], columns: Mapping[str, int], what: str) ->
             class_ids[position] = known
             position += 1
     heights = [np.asarray(anno["bbox"]) for anno in annos if len(anno["name"])]
-    heights = np.concatenate([(box[:, 3] - box[:, 1]).astype(np.float64) for box in heights]) if heights else np.zeros(0)
+    heights = (
+        np.concatenate([(box[:, 3] - box[:, 1]).astype(np.float64) for box in heights]) if heights else np.zeros(0)
+    )
     bbox = gather("bbox")
-    bottom_boxes = np.concatenate([gather("location"), gather("dimensions"), gather("rotation_y").reshape(-1, 1)], axis=1)
+    bottom_boxes = np.concatenate(
+        [gather("location"), gather("dimensions"), gather("rotation_y").reshape(-1, 1)], axis=1
+    )
     return FlatAnnotations(
-        starts=starts, class_ids=class_ids, bbox=bbox, heights=heights, alpha=gather("alpha"), bottom_boxes=bottom_boxes,
-        truncated=gather("truncated"), occluded=gather("occluded"), scores=gather("score"),
+        starts=starts,
+        class_ids=class_ids,
+        bbox=bbox,
+        heights=heights,
+        alpha=gather("alpha"),
+        bottom_boxes=bottom_boxes,
+        truncated=gather("truncated"),
+        occluded=gather("occluded"),
+        scores=gather("score"),
         finite=np.isfinite(bbox).all(axis=1) & np.isfinite(bottom_boxes).all(axis=1),
     )
 
@@ -120,12 +141,18 @@ def _check(annos: Sequence[Mapping], columns: Mapping[str, int], what: str) -> N
     for frame, anno in enumerate(annos):
         missing = [key for key in ("name", *columns) if key not in anno]
         if missing:
-            raise InputError(f"{_frame_label(annos, frame, what)} has no {', '.join(repr(key) for key in missing)}; an annotation of "
-                             f"{what} needs the keys name, {', '.join(columns)}.")
+            raise InputError(
+                f"{_frame_label(annos, frame, what)} has no {', '.join(repr(key) for key in missing)}; an annotation "
+                "of "
+                f"{what} needs the keys name, {', '.join(columns)}."
+            )
         count = len(anno["name"])
         for key, width in columns.items():
             # an array without objects may come in any shape
             shape = np.shape(anno[key])
             if shape != ((count,) if width == 1 else (count, width)) and (count or 0 not in shape):
                 wanted = f"({count},)" if width == 1 else f"({count}, {width})"
-                raise InputError(f"{_frame_label(annos, frame, what)}: {key!r} has shape {shape}, but {count} names ask for {wanted}.")
+                raise InputError(
+                    f"{_frame_label(annos, frame, what)}: {key!r} has shape {shape}, but {count} names ask for "
+                    f"{wanted}."
+                )

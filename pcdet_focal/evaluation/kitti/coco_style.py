@@ -1,4 +1,7 @@
-"""KITTI's average precision averaged over ten overlaps, as COCO does it: .5 to .95 for vehicles, .25 to .7 for people and cyclists."""
+"""KITTI's average precision averaged over ten overlaps, as COCO does it: .5 to .95 for vehicles, .25 to .7 for people
+and cyclists.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +15,19 @@ NUM_OVERLAPS = 10
 OVERLAP_RANGES = {name: (0.5, 0.95) if name in ("Car", "Van", "Truck") else (0.25, 0.7) for name in CLASS_NAMES}
 
 
-def coco_style_text(gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], classes: str | int | Iterable[str | int]) -> str:
-    """OpenPCDet's table of the R11 average precision (easy, moderate, hard), averaged over ten overlaps, for bbox, bev, 3d and aos.
+def coco_style_text(
+    gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], classes: str | int | Iterable[str | int]
+) -> str:
+    """OpenPCDet's table of the R11 average precision (easy, moderate, hard), averaged over ten overlaps, for bbox, bev,
+    3d and aos.
 
     Arguments and errors are those of :func:`evaluate_kitti`.
     """
     classes = resolve_classes(classes)
-    sets = {str(i): {name: (np.linspace(*OVERLAP_RANGES[name], NUM_OVERLAPS)[i],) * len(METRICS) for name in classes} for i in range(NUM_OVERLAPS)}
+    sets = {
+        str(i): {name: (np.linspace(*OVERLAP_RANGES[name], NUM_OVERLAPS)[i],) * len(METRICS) for name in classes}
+        for i in range(NUM_OVERLAPS)
+    }
     result = evaluate_kitti(gt_annos, dt_annos, classes, overlap_sets=sets)
     lines = []
     for name in classes:

@@ -1,4 +1,7 @@
-"""Selecting among annotations, their difficulty, and IoU of image boxes, with the names that OpenPCDet's ``kitti_common`` gives them."""
+"""Selecting among annotations, their difficulty, and IoU of image boxes, with the names that OpenPCDet's
+``kitti_common`` gives them.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -9,20 +12,29 @@ from .rules import MAX_OCCLUSION, MAX_TRUNCATION, MIN_HEIGHT
 
 
 def select_objects(anno: Mapping, mask: np.ndarray) -> dict:
-    """A copy of one frame's annotations with the objects of a (N,) bool mask. Entries that have no row for each object stay as they are."""
+    """A copy of one frame's annotations with the objects of a (N,) bool mask. Entries that have no row for each object
+    stay as they are.
+    """
     count = len(anno["name"])
-    return {key: np.asarray(value)[mask] if np.ndim(value) and len(value) == count else value for key, value in anno.items()}
+    return {
+        key: np.asarray(value)[mask] if np.ndim(value) and len(value) == count else value for key, value in anno.items()
+    }
 
 
-def filter_kitti_anno(image_anno: Mapping, used_classes: str | Sequence[str], used_difficulty: Sequence[int] | None = None,
-                      dontcare_iou: float | None = None) -> dict:
+def filter_kitti_anno(
+    image_anno: Mapping,
+    used_classes: str | Sequence[str],
+    used_difficulty: Sequence[int] | None = None,
+    dontcare_iou: float | None = None,
+) -> dict:
     """The objects of one frame that belong to ``used_classes`` (exact names).
 
     Args:
         image_anno: annotations of a frame.
         used_classes: one name or several.
         used_difficulty: keep only objects whose ``difficulty`` is among these.
-        dontcare_iou: with 'DontCare' among the classes, drop every object (the regions too) whose image box has a greater IoU with a region.
+        dontcare_iou: with 'DontCare' among the classes, drop every object (the regions too) whose image box has a
+            greater IoU with a region.
     """
     if not isinstance(used_classes, (list, tuple)):
         used_classes = [used_classes]
@@ -50,7 +62,11 @@ def add_difficulty_to_annos(info: Mapping) -> list[int]:
     heights = annos["bbox"][:, 3] - annos["bbox"][:, 1]
     difficulty = np.full(len(heights), -1, dtype=np.int32)
     for level in (2, 1, 0):
-        fits = ((annos["occluded"] <= MAX_OCCLUSION[level]) & (annos["truncated"] <= MAX_TRUNCATION[level]) & (heights > MIN_HEIGHT[level]))
+        fits = (
+            (annos["occluded"] <= MAX_OCCLUSION[level])
+            & (annos["truncated"] <= MAX_TRUNCATION[level])
+            & (heights > MIN_HEIGHT[level])
+        )
         difficulty[fits] = level
     annos["difficulty"] = difficulty
     return difficulty.tolist()

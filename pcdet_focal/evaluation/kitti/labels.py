@@ -1,8 +1,10 @@
 """KITTI label and result files: reading with an error that names file and line, and writing.
 
-A line is ``name truncated occluded alpha x1 y1 x2 y2 height width length x y z rotation_y [score]``, separated by blanks: 15 fields, 16 in a
-result file. Dimensions become (length, height, width) in memory, the order in which OpenPCDet keeps them.
+A line is ``name truncated occluded alpha x1 y1 x2 y2 height width length x y z rotation_y [score]``, separated by
+blanks: 15 fields, 16 in a result file. Dimensions become (length, height, width) in memory, the order in which
+OpenPCDet keeps them.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,7 +17,23 @@ import numpy as np
 
 from pcdet_focal.errors import InputError
 
-_FIELDS = ("truncated", "occluded", "alpha", "x1", "y1", "x2", "y2", "height", "width", "length", "x", "y", "z", "rotation_y", "score")
+_FIELDS = (
+    "truncated",
+    "occluded",
+    "alpha",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    "height",
+    "width",
+    "length",
+    "x",
+    "y",
+    "z",
+    "rotation_y",
+    "score",
+)
 
 
 def image_index_str(image_index: int | str) -> str:
@@ -31,12 +49,13 @@ def get_label_anno(label_path: str | os.PathLike, require_score: bool = False) -
         require_score: a line of 15 fields is an error.
 
     Returns:
-        dict of name (N,) str, truncated (N,), occluded (N,) int64, alpha (N,), bbox (N, 4), dimensions (N, 3) length height width, location
-        (N, 3), rotation_y (N,), score (N,) (zeros where the file has none); float64. An empty file gives N = 0; blank lines are skipped.
+        dict of name (N,) str, truncated (N,), occluded (N,) int64, alpha (N,), bbox (N, 4), dimensions (N, 3) length
+        height width, location (N, 3), rotation_y (N,), score (N,) (zeros where the file has none); float64. An empty
+        file gives N = 0; blank lines are skipped.
 
     Raises:
-        InputError: no such file; a line with another number of fields than 15 or 16, or than the line before; a field that is not a finite
-            number; no score where one is required.
+        InputError: no such file; a line with another number of fields than 15 or 16, or than the line before; a field
+            that is not a finite number; no score where one is required.
     """
     try:
         text = Path(label_path).read_text()
@@ -51,18 +70,31 @@ def get_label_anno(label_path: str | os.PathLike, require_score: bool = False) -
         if not fields:
             continue
         if len(fields) not in (15, 16):
-            raise InputError(f"{label_path}:{number}: {len(fields)} fields; a KITTI label line has 15 (16 with a score).")
+            raise InputError(
+                f"{label_path}:{number}: {len(fields)} fields; a KITTI label line has 15 (16 with a score)."
+            )
         if width and len(fields) != width:
-            raise InputError(f"{label_path}:{number}: {len(fields)} fields after lines of {width}; either every line has a score or none.")
+            raise InputError(
+                f"{label_path}:{number}: {len(fields)} fields after lines of {width}; either every line has a score "
+                "or none."
+            )
         if require_score and len(fields) == 15:
-            raise InputError(f"{label_path}:{number}: 15 fields; a line of a result file has 16, the last is the score.")
+            raise InputError(
+                f"{label_path}:{number}: 15 fields; a line of a result file has 16, the last is the score."
+            )
         width = len(fields)
         names.append(fields[0])
         rows.append(_numbers(fields, label_path, number))
     table = np.array(rows, dtype=np.float64).reshape(-1, width - 1 if width else 14)  # (N, 14 or 15)
     return {
-        "name": np.array(names, dtype=str), "truncated": table[:, 0].copy(), "occluded": table[:, 1].astype(np.int64), "alpha": table[:, 2].copy(),
-        "bbox": table[:, 3:7].copy(), "dimensions": table[:, [9, 7, 8]], "location": table[:, 10:13].copy(), "rotation_y": table[:, 13].copy(),
+        "name": np.array(names, dtype=str),
+        "truncated": table[:, 0].copy(),
+        "occluded": table[:, 1].astype(np.int64),
+        "alpha": table[:, 2].copy(),
+        "bbox": table[:, 3:7].copy(),
+        "dimensions": table[:, [9, 7, 8]],
+        "location": table[:, 10:13].copy(),
+        "rotation_y": table[:, 13].copy(),
         "score": table[:, 14].copy() if width == 16 else np.zeros(len(table)),
     }
 
@@ -86,8 +118,9 @@ def _numbers(fields: list[str], path: str | os.PathLike, number: int) -> list[fl
     return values
 
 
-def get_label_annos(label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None,
-                    require_score: bool = False) -> list[dict[str, np.ndarray]]:
+def get_label_annos(
+    label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None, require_score: bool = False
+) -> list[dict[str, np.ndarray]]:
     """Annotations of the label files ``NNNNNN.txt`` of a folder, see :func:`get_label_anno`.
 
     Args:
@@ -127,7 +160,14 @@ def read_image_ids(path: str | os.PathLike) -> list[int]:
     return ids
 
 
-_DEFAULTS = {"truncated": -1, "occluded": -1, "alpha": -10, "dimensions": (-1, -1, -1), "location": (-1000, -1000, -1000), "rotation_y": -10}
+_DEFAULTS = {
+    "truncated": -1,
+    "occluded": -1,
+    "alpha": -10,
+    "dimensions": (-1, -1, -1),
+    "location": (-1000, -1000, -1000),
+    "rotation_y": -10,
+}
 _LINE_KEYS = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score")
 
 
@@ -135,9 +175,9 @@ def kitti_result_line(result_dict: Mapping, precision: int = 4) -> str:
     """One line of text from the values of one object.
 
     Args:
-        result_dict: name, bbox and optionally truncated, occluded, alpha, dimensions, location, rotation_y, score. The three dimensions are
-            written in the order given (files want height, width, length); what is absent or None is written as KITTI's "unknown", a score
-            not at all.
+        result_dict: name, bbox and optionally truncated, occluded, alpha, dimensions, location, rotation_y, score. The
+            three dimensions are written in the order given (files want height, width, length); what is absent or None
+            is written as KITTI's "unknown", a score not at all.
         precision: digits after the point.
 
     Raises:

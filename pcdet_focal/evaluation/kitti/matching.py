@@ -1,14 +1,17 @@
-"""Who finds whom: the greedy assignment of KITTI's object benchmark, for one class, difficulty, metric and minimum overlap.
+"""Who finds whom: the greedy assignment of KITTI's object benchmark, for one class, difficulty, metric and minimum
+overlap.
 
-Ground truths of all frames come one after the other; a detection can be paired with ground truths of its own frame only, so frames need
-no loop of their own. Two rules, both greedy over the ground truths in file order:
+Ground truths of all frames come one after the other; a detection can be paired with ground truths of its own frame
+only, so frames need no loop of their own. Two rules, both greedy over the ground truths in file order:
 
 * to choose the score thresholds, a ground truth takes the free detection with the highest score;
-* to count at a threshold, it takes the free detection (score at or above the threshold) with the highest overlap, and an ignored detection only where
-  no counted one overlaps.
+* to count at a threshold, it takes the free detection (score at or above the threshold) with the highest overlap, and
+  an ignored detection only where no counted one overlaps.
 
-Pairs are given as a compressed row list: those of ground truth g are ``first[g]:first[g + 1]``, their detections ascending.
+Pairs are given as a compressed row list: those of ground truth g are ``first[g]:first[g + 1]``, their detections
+ascending.
 """
+
 from __future__ import annotations
 
 import numba
@@ -19,7 +22,9 @@ NUM_RECALLS = 41
 
 @numba.njit(cache=True, nogil=True)
 def keep_pairs(first, pair_dt, overlaps, gt_states, dt_states, min_overlap):
-    """The pairs that can matter: neither side absent, overlap above the minimum. Same compressed rows; (first, pair_dt, overlaps)."""
+    """The pairs that can matter: neither side absent, overlap above the minimum. Same compressed rows; (first, pair_dt,
+    overlaps).
+    """
     kept_first = np.zeros(len(first), dtype=np.int64)
     kept_dt = np.empty(len(pair_dt), dtype=np.int64)
     kept_overlap = np.empty(len(pair_dt), dtype=np.float64)
@@ -37,7 +42,9 @@ def keep_pairs(first, pair_dt, overlaps, gt_states, dt_states, min_overlap):
 
 @numba.njit(cache=True, nogil=True)
 def matched_scores(first, pair_dt, gt_states, dt_states, scores):
-    """Scores of the true positives when every ground truth takes the highest-scoring free detection, in ground-truth order."""
+    """Scores of the true positives when every ground truth takes the highest-scoring free detection, in ground-truth
+    order.
+    """
     found = np.empty(len(gt_states), dtype=np.float64)
     taken = np.zeros(len(dt_states), dtype=np.bool_)
     count = 0
@@ -84,7 +91,9 @@ def score_thresholds(scores, num_counted):
 
 
 @numba.njit(cache=True, nogil=True)
-def count_at_thresholds(first, pair_dt, overlaps, gt_states, dt_states, scores, gt_alpha, dt_alpha, dt_excused, thresholds):
+def count_at_thresholds(
+    first, pair_dt, overlaps, gt_states, dt_states, scores, gt_alpha, dt_alpha, dt_excused, thresholds
+):
     """True positives, false positives, misses and orientation similarity at each threshold.
 
     Args:
@@ -95,10 +104,12 @@ def count_at_thresholds(first, pair_dt, overlaps, gt_states, dt_states, scores, 
         thresholds: (T,) float64.
 
     Returns:
-        (T, 4) float64: true positives, false positives, misses, sum of (1 + cos(difference of alpha)) / 2 over the true positives.
+        (T, 4) float64: true positives, false positives, misses, sum of (1 + cos(difference of alpha)) / 2 over the true
+        positives.
     """
     num_gt, num_dt = len(gt_states), len(dt_states)
-    rows = np.empty(num_gt, dtype=np.int64)  # ground truths that overlap with anything: only these need a look at every threshold
+    # ground truths that overlap with anything: only these need a look at every threshold
+    rows = np.empty(num_gt, dtype=np.int64)
     num_rows = 0
     always_missed = 0
     for g in range(num_gt):
@@ -107,7 +118,8 @@ def count_at_thresholds(first, pair_dt, overlaps, gt_states, dt_states, scores, 
             num_rows += 1
         elif gt_states[g] == 0:
             always_missed += 1
-    claimable = np.empty(num_dt, dtype=np.float64)  # scores of the detections that are false positives unless something takes them
+    # scores of the detections that are false positives unless something takes them
+    claimable = np.empty(num_dt, dtype=np.float64)
     num_claimable = 0
     for d in range(num_dt):
         if dt_states[d] == 0 and not dt_excused[d]:

@@ -1,8 +1,11 @@
-"""Every overlap that the evaluation needs, each computed once: pairs of a ground truth and a detection of the same frame that can meet.
+"""Every overlap that the evaluation needs, each computed once: pairs of a ground truth and a detection of the same
+frame that can meet.
 
-The bird's-eye view of KITTI's camera frame is its x-z plane; a rotation about the y axis (which points down) by rotation_y turns a box in that
-plane by -rotation_y, so the kernel for rotated rectangles in the LiDAR frame serves here too.
+The bird's-eye view of KITTI's camera frame is its x-z plane; a rotation about the y axis (which points down) by
+rotation_y turns a box in that plane by -rotation_y, so the kernel for rotated rectangles in the LiDAR frame serves here
+too.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,12 +21,15 @@ from .annotations import DONT_CARE, FlatAnnotations
 
 @dataclass(frozen=True)
 class Overlaps:
-    """P pairs as a compressed row list: the pairs of ground truth g are ``first[g]:first[g + 1]``, their detections ascending."""
+    """P pairs as a compressed row list: the pairs of ground truth g are ``first[g]:first[g + 1]``, their detections
+    ascending.
+    """
 
     first: np.ndarray  # (G + 1,) int64
     pair_dt: np.ndarray  # (P,) int64
     values: dict[str, np.ndarray]  # 'bbox', 'bev', '3d': (P,) float64 intersection over union
-    unlabelled: np.ndarray  # (D,) float64: the largest part of a detection's image box that one "DontCare" region covers
+    # (D,) float64: the largest part of a detection's image box that one "DontCare" region covers
+    unlabelled: np.ndarray
 
 
 def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarray) -> Overlaps:
@@ -34,17 +40,21 @@ def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarra
         wanted: (G,) bool, the ground truths that any of the evaluated classes looks at.
 
     Returns:
-        Overlaps; pairs that cannot overlap, neither in the image nor from above, are left out. Boxes that are not finite overlap nothing.
+        Overlaps; pairs that cannot overlap, neither in the image nor from above, are left out. Boxes that are not
+        finite overlap nothing.
     """
     gt_plane, dt_plane = _plane_boxes(gt.bottom_boxes), _plane_boxes(dt.bottom_boxes)
     gt_circles, dt_circles = _circles(gt_plane), _circles(dt_plane)
-    first, pair_gt, pair_dt = _pairs_that_may_meet(gt.starts, dt.starts, wanted, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles)
+    first, pair_gt, pair_dt = _pairs_that_may_meet(
+        gt.starts, dt.starts, wanted, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles
+    )
 
     a, b = gt.bottom_boxes[pair_gt], dt.bottom_boxes[pair_dt]  # (P, 7)
     shared = iou_aligned(gt_plane[pair_gt], dt_plane[pair_dt], OVERLAP_BEV)  # (P,) square metres
     with np.errstate(over="ignore"):  # a detector that diverges predicts sizes like 1e300
         bev = _ratio(shared, a[:, 3] * a[:, 5] + b[:, 3] * b[:, 5] - shared)
-        height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 4], b[:, 1] - b[:, 4])  # y points down, boxes stand on y
+        # y points down, boxes stand on y
+        height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 4], b[:, 1] - b[:, 4])
         shared = shared * np.maximum(height, 0.0)
         volume = _ratio(shared, a[:, 3] * a[:, 4] * a[:, 5] + b[:, 3] * b[:, 4] * b[:, 5] - shared)
     values = {"bbox": _image_iou(gt.bbox[pair_gt], dt.bbox[pair_dt]), "bev": bev, "3d": volume}
@@ -53,7 +63,9 @@ def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarra
 
 
 def _plane_boxes(bottom_boxes: np.ndarray) -> np.ndarray:
-    """Camera boxes (N, 7: x, y, z, length, height, width, rotation_y) as boxes of the rotated IoU kernel lying in the x-z plane."""
+    """Camera boxes (N, 7: x, y, z, length, height, width, rotation_y) as boxes of the rotated IoU kernel lying in the
+    x-z plane.
+    """
     flat = np.zeros((len(bottom_boxes), 7))
     flat[:, 0], flat[:, 1] = bottom_boxes[:, 0], bottom_boxes[:, 2]
     flat[:, 3], flat[:, 4], flat[:, 5] = bottom_boxes[:, 3], bottom_boxes[:, 5], 1.0

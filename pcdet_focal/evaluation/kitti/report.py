@@ -1,4 +1,5 @@
 """What an evaluation found: numbers to compute with, OpenPCDet's table, and a second table that explains an AP of 0."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ class KittiCounts:
 class KittiResult:
     """Average precisions (percent) with the curves and the counts behind them.
 
-    ``ap[class][metric][overlap set]['R11' or 'R40']`` is (3,) for easy, moderate, hard; metrics are bbox, bev, 3d and, if ``has_aos``, aos;
-    overlap sets are 'strict' and 'loose'. ``precision[class][metric][overlap set]`` is (3, 41): the value at recall k / 40 (for aos the
-    orientation similarity), 0 where the detector never gets there; ``recall`` (3, 41) is the recall at those score thresholds, near k / 40;
-    ``found`` (3,) is how many counted ground truths are found when every score is accepted.
+    ``ap[class][metric][overlap set]['R11' or 'R40']`` is (3,) for easy, moderate, hard; metrics are bbox, bev, 3d and,
+    if ``has_aos``, aos; overlap sets are 'strict' and 'loose'. ``precision[class][metric][overlap set]`` is (3, 41):
+    the value at recall k / 40 (for aos the orientation similarity), 0 where the detector never gets there; ``recall``
+    (3, 41) is the recall at those score thresholds, near k / 40; ``found`` (3,) is how many counted ground truths are
+    found when every score is accepted.
     """
 
     classes: tuple[str, ...]
@@ -68,13 +70,19 @@ class KittiResult:
             lines += [
                 f"{name} ground truth: {_join(counts.gt_counted)} count; ignored {_join(counts.gt_ignored)} "
                 f"(too low, occluded or truncated){neighbours}",
-                f"{name} detections: {counts.dt_total} in all, {counts.dt_above_zero} above score 0; {_join(counts.dt_counted)} count; "
+                f"{name} detections: {counts.dt_total} in all, {counts.dt_above_zero} above score 0; "
+                f"{_join(counts.dt_counted)} count; "
                 f"ignored {_join(counts.dt_ignored)} (lower than {_join(MIN_HEIGHT)} px)",
-                f"{name} found: " + "; ".join(f"{metric} {_join(found[metric][key])} (overlap > {overlap:.2f})"
-                                              for metric, overlap in zip(METRICS, self.overlap_sets[key][name])),
+                f"{name} found: "
+                + "; ".join(
+                    f"{metric} {_join(found[metric][key])} (overlap > {overlap:.2f})"
+                    for metric, overlap in zip(METRICS, self.overlap_sets[key][name])
+                ),
             ]
             if counts.dt_not_finite:
-                lines.append(f"{name} note: {counts.dt_not_finite} detections have NaN or inf in their boxes and find nothing")
+                lines.append(
+                    f"{name} note: {counts.dt_not_finite} detections have NaN or inf in their boxes and find nothing"
+                )
             reason = self._reason_of_zero(name, key)
             if reason:
                 lines.append(f"{name} note: {reason}")
@@ -90,32 +98,53 @@ class KittiResult:
             return "the 3-D AP is 0 because no frame has a ground truth of this class"
         if counts.dt_total == 0:
             return "the 3-D AP is 0 because there is no detection of this class"
-        reasons = {level: "no ground truth counts" if counts.gt_counted[level] == 0 else
-                   "no detection overlaps a ground truth enough" if self.found[name]["3d"][key][level] == 0 else
-                   "the few that are found stop before recall 1/40" for level in zero}
+        reasons = {
+            level: "no ground truth counts"
+            if counts.gt_counted[level] == 0
+            else "no detection overlaps a ground truth enough"
+            if self.found[name]["3d"][key][level] == 0
+            else "the few that are found stop before recall 1/40"
+            for level in zero
+        }
         if len(set(reasons.values())) == 1:
             return f"the 3-D AP is 0 ({levels}) because {reasons[zero[0]]}"
-        return "the 3-D AP is 0 because " + "; ".join(f"{reason} ({DIFFICULTIES[level]})" for level, reason in reasons.items())
+        return "the 3-D AP is 0 because " + "; ".join(
+            f"{reason} ({DIFFICULTIES[level]})" for level, reason in reasons.items()
+        )
 
     def as_dict(self) -> dict[str, float]:
-        """OpenPCDet's dict: 'Car_3d/easy_R40' …, with aos, 3d, bev and image (its word for bbox), of the first overlap set, in percent."""
+        """OpenPCDet's dict: 'Car_3d/easy_R40' …, with aos, 3d, bev and image (its word for bbox), of the first overlap
+        set, in percent.
+        """
         key = next(iter(self.overlap_sets))
         words = ([("aos", "aos")] if self.has_aos else []) + [("3d", "3d"), ("bev", "bev"), ("bbox", "image")]
-        return {f"{name}_{word}/{level}_R40": float(self.ap[name][metric][key]["R40"][i])
-                for name in self.classes for metric, word in words for i, level in enumerate(DIFFICULTIES)}
+        return {
+            f"{name}_{word}/{level}_R40": float(self.ap[name][metric][key]["R40"][i])
+            for name in self.classes
+            for metric, word in words
+            for i, level in enumerate(DIFFICULTIES)
+        }
 
     def curves_by_metric(self) -> dict[str, np.ndarray]:
-        """The precision curves as OpenPCDet's ``PR_detail_dict`` holds them: metric -> (classes, 3 difficulties, overlap sets, 41)."""
+        """The precision curves as OpenPCDet's ``PR_detail_dict`` holds them: metric -> (classes, 3 difficulties,
+        overlap sets, 41).
+        """
         return self._by_metric(self.precision)
 
     def recalls_by_metric(self) -> dict[str, np.ndarray]:
-        """The recall reached at each point of ``curves_by_metric``: metric -> (classes, 3 difficulties, overlap sets, 41)."""
+        """The recall reached at each point of ``curves_by_metric``: metric -> (classes, 3 difficulties, overlap sets,
+        41).
+        """
         return self._by_metric(self.recall)
 
     def _by_metric(self, curves: dict[str, dict[str, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
         metrics = (*METRICS, "aos") if self.has_aos else METRICS
-        return {metric: np.stack([np.stack([curves[name][metric][key] for key in self.overlap_sets], axis=1) for name in self.classes])
-                for metric in metrics}
+        return {
+            metric: np.stack(
+                [np.stack([curves[name][metric][key] for key in self.overlap_sets], axis=1) for name in self.classes]
+            )
+            for metric in metrics
+        }
 
 
 def _join(values, spec: str = "d") -> str:

@@ -1,8 +1,12 @@
-"""The rules of the KITTI object benchmark: which objects count, which are ignored, which do not exist, for a class and a difficulty.
+"""The rules of the KITTI object benchmark: which objects count, which are ignored, which do not exist, for a class and
+a difficulty.
 
-Source: the benchmark's development kit (https://www.cvlibs.net/datasets/kitti/eval_object.php), with the one deviation that OpenPCDet's
-Python evaluator makes: a ground truth whose image box is *exactly* as high as the minimum is ignored (the C++ program counts it).
+Source: the benchmark's development kit (https://www.cvlibs.net/datasets/kitti/eval_object.php), with the one deviation
+that OpenPCDet's
+Python evaluator makes: a ground truth whose image box is *exactly* as high as the minimum is ignored (the C++ program
+counts it).
 """
+
 from __future__ import annotations
 
 import difflib
@@ -25,12 +29,20 @@ NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}  # finding one of th
 
 # A detection finds a ground truth when their overlap is above these: (bbox, bev, 3d) for each class.
 STRICT_OVERLAPS = {
-    "Car": (0.7, 0.7, 0.7), "Pedestrian": (0.5, 0.5, 0.5), "Cyclist": (0.5, 0.5, 0.5),
-    "Van": (0.7, 0.7, 0.7), "Person_sitting": (0.5, 0.5, 0.5), "Truck": (0.7, 0.7, 0.7),
+    "Car": (0.7, 0.7, 0.7),
+    "Pedestrian": (0.5, 0.5, 0.5),
+    "Cyclist": (0.5, 0.5, 0.5),
+    "Van": (0.7, 0.7, 0.7),
+    "Person_sitting": (0.5, 0.5, 0.5),
+    "Truck": (0.7, 0.7, 0.7),
 }
 LOOSE_OVERLAPS = {
-    "Car": (0.7, 0.5, 0.5), "Pedestrian": (0.5, 0.25, 0.25), "Cyclist": (0.5, 0.25, 0.25),
-    "Van": (0.7, 0.5, 0.5), "Person_sitting": (0.5, 0.25, 0.25), "Truck": (0.5, 0.5, 0.5),
+    "Car": (0.7, 0.5, 0.5),
+    "Pedestrian": (0.5, 0.25, 0.25),
+    "Cyclist": (0.5, 0.25, 0.25),
+    "Van": (0.7, 0.5, 0.5),
+    "Person_sitting": (0.5, 0.25, 0.25),
+    "Truck": (0.5, 0.5, 0.5),
 }
 
 COUNTED, IGNORED, ABSENT = 0, 1, -1
@@ -54,16 +66,24 @@ def resolve_classes(classes: str | int | Iterable[str | int]) -> tuple[str, ...]
         else:
             nearest = difflib.get_close_matches(str(entry).capitalize(), CLASS_NAMES, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise InputError(f"KITTI evaluation knows no class {entry!r}; it evaluates {', '.join(CLASS_NAMES)} (or 0 to 5).{hint}")
+            raise InputError(
+                f"KITTI evaluation knows no class {entry!r}; it evaluates {', '.join(CLASS_NAMES)} (or 0 to 5).{hint}"
+            )
     if not names:
         raise InputError(f"KITTI evaluation needs at least one class out of {', '.join(CLASS_NAMES)}.")
     return tuple(names)
 
 
 def ground_truth_states(gt: FlatAnnotations, class_name: str, difficulty: int) -> np.ndarray:
-    """COUNTED, IGNORED (too hard, or the neighbour class) or ABSENT (another class) for each ground truth: (G,) int8."""
+    """COUNTED, IGNORED (too hard, or the neighbour class) or ABSENT (another class) for each ground truth: (G,)
+    int8.
+    """
     same = gt.class_ids == CLASS_NAMES.index(class_name)
-    too_hard = (gt.occluded > MAX_OCCLUSION[difficulty]) | (gt.truncated > MAX_TRUNCATION[difficulty]) | (gt.heights <= MIN_HEIGHT[difficulty])
+    too_hard = (
+        (gt.occluded > MAX_OCCLUSION[difficulty])
+        | (gt.truncated > MAX_TRUNCATION[difficulty])
+        | (gt.heights <= MIN_HEIGHT[difficulty])
+    )
     states = np.full(len(same), ABSENT, dtype=np.int8)
     states[same] = np.where(too_hard[same], IGNORED, COUNTED)
     if class_name in NEIGHBOURS:
@@ -72,7 +92,9 @@ def ground_truth_states(gt: FlatAnnotations, class_name: str, difficulty: int) -
 
 
 def detection_states(dt: FlatAnnotations, class_name: str, difficulty: int) -> np.ndarray:
-    """COUNTED, IGNORED (lower than the minimum, **of any class**, as the official program has it) or ABSENT for each detection: (D,) int8."""
+    """COUNTED, IGNORED (lower than the minimum, **of any class**, as the official program has it) or ABSENT for each
+    detection: (D,) int8.
+    """
     states = np.where(dt.class_ids == CLASS_NAMES.index(class_name), COUNTED, ABSENT).astype(np.int8)
     states[np.abs(dt.heights) < MIN_HEIGHT[difficulty]] = IGNORED
     return states

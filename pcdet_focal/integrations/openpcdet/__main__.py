@@ -1,4 +1,7 @@
-"""``python -m pcdet_focal.integrations.openpcdet SCRIPT ARGS...``: run a script that says ``import pcdet`` on this package."""
+"""``python -m pcdet_focal.integrations.openpcdet SCRIPT ARGS...``: run a script that says ``import pcdet`` on this
+package.
+"""
+
 from .run import main
 
 main()

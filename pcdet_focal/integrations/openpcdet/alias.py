@@ -1,26 +1,31 @@
 """``import pcdet`` gives ``pcdet_focal``: the same module objects under a second name."""
+
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Optional, Sequence
 
 from ...errors import InputError
 
 
 class SecondName:
-    """An import finder under which ``alias`` and everything below it is ``package``, imported once whichever name comes first."""
+    """An import finder under which ``alias`` and everything below it is ``package``, imported once whichever name comes
+    first.
+    """
 
     def __init__(self, alias: str, package: str):
         self.alias, self.package = alias, package
 
-    def find_spec(self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != self.alias and not fullname.startswith(f"{self.alias}."):
             return None
-        real = self.package + fullname[len(self.alias):]
+        real = self.package + fullname[len(self.alias) :]
         try:
             found = importlib.util.find_spec(real)
         except ModuleNotFoundError:
@@ -36,7 +41,9 @@ class _SameModule:
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.real)
-        self.attributes = {name: getattr(module, name) for name in ("__spec__", "__loader__", "__package__") if hasattr(module, name)}
+        self.attributes = {
+            name: getattr(module, name) for name in ("__spec__", "__loader__", "__package__") if hasattr(module, name)
+        }
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -44,7 +51,8 @@ class _SameModule:
 
 
 def alias() -> None:
-    """From now on ``import pcdet`` and ``from pcdet.X import Y`` are ``pcdet_focal``'s in this process, an installed OpenPCDet notwithstanding.
+    """From now on ``import pcdet`` and ``from pcdet.X import Y`` are ``pcdet_focal``'s in this process, an installed
+    OpenPCDet notwithstanding.
 
     A module that is not here raises ModuleNotFoundError, as any missing module does. Calling it again changes nothing.
 
@@ -54,6 +62,9 @@ def alias() -> None:
     import pcdet_focal
 
     if sys.modules.get("pcdet", pcdet_focal) is not pcdet_focal:
-        raise InputError(f"pcdet is imported already, from {sys.modules['pcdet'].__file__}: call alias() before the first import pcdet")
+        raise InputError(
+            f"pcdet is imported already, from {sys.modules['pcdet'].__file__}: call alias() before the first import "
+            "pcdet"
+        )
     if not any(isinstance(finder, SecondName) and finder.alias == "pcdet" for finder in sys.meta_path):
         sys.meta_path.insert(0, SecondName("pcdet", "pcdet_focal"))

@@ -1,20 +1,25 @@
 """Run a script written for OpenPCDet on this package.
 
-As ``python SCRIPT ARGS...`` would run it: ``sys.argv``, ``__main__``, the script's folder first on the path, its own tracebacks and exit status.
+As ``python SCRIPT ARGS...`` would run it: ``sys.argv``, ``__main__``, the script's folder first on the path, its own
+tracebacks and exit status.
 Different are only
 
-* ``import pcdet``, which gives ``pcdet_focal`` (:func:`.alias.alias`), and ``import tensorboardX`` where that is not installed, which gives torch's;
-* ``cfg.ROOT_DIR``, below which OpenPCDet's tools write: the checkout that the script lies in, else the working directory;
+* ``import pcdet``, which gives ``pcdet_focal`` (:func:`.alias.alias`), and ``import tensorboardX`` where that is not
+  installed, which gives torch's;
+* ``cfg.ROOT_DIR``, below which OpenPCDet's tools write: the checkout that the script lies in, else the working
+  directory;
 * ``.cuda()`` of tensors and modules where there is no CUDA device: it gives what it is called on, and the run says so.
 """
+
 from __future__ import annotations
 
 import builtins
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -35,7 +40,8 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"cannot open the script {given[0]}: {error.strerror}")
     alias()
-    sys.meta_path.append(SecondName("tensorboardX", "torch.utils.tensorboard"))  # last: an installed one is found before
+    # last: an installed one is found before
+    sys.meta_path.append(SecondName("tensorboardX", "torch.utils.tensorboard"))
     config.cfg.ROOT_DIR = _root_of(Path(given[0]))
     if not torch.cuda.is_available():
         print("no CUDA device: .cuda() changes nothing in this run", file=sys.stderr)
@@ -46,12 +52,14 @@ def main() -> None:
 def _run(source: bytes, argv: Sequence[str]) -> None:
     script = str(Path(argv[0]).absolute())
 
-    def show(kind: type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         while trace is not None and trace.tb_frame.f_code.co_filename != script:
             trace = trace.tb_next  # the frames that led here are none of the script's
         traceback.print_exception(kind, error, trace)
         if isinstance(error, ImportError) and (error.name or "").split(".")[0] in ("pcdet", "pcdet_focal"):
-            print("pcdet is pcdet_focal here; its docs/from_openpcdet.md lists what it has of OpenPCDet", file=sys.stderr)
+            print(
+                "pcdet is pcdet_focal here; its docs/from_openpcdet.md lists what it has of OpenPCDet", file=sys.stderr
+            )
 
     sys.argv = list(argv)
     sys.path[0] = str(Path(script).resolve().parent)
@@ -64,7 +72,10 @@ def _run(source: bytes, argv: Sequence[str]) -> None:
 
 
 def _root_of(script: Path) -> Path:
-    return next((folder for folder in script.resolve().parents if (folder / "pcdet").is_dir() and (folder / "tools").is_dir()), Path.cwd())
+    return next(
+        (folder for folder in script.resolve().parents if (folder / "pcdet").is_dir() and (folder / "tools").is_dir()),
+        Path.cwd(),
+    )
 
 
 def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:

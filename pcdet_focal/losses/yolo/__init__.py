@@ -1,13 +1,24 @@
 """Losses of YOLO-style grid heads under YOLOv5's names and signatures, written from their formulas.
 
-``smooth_BCE``, ``BCEBlurWithLogitsLoss``, ``FocalLoss`` and ``QFocalLoss`` around a BCE criterion, ``bbox_iou``, and ``ComputeLoss`` for heads that
-predict (B, anchors, H, W, 5 + classes) on one or more bird's-eye grids. ``FocalLoss`` and ``QFocalLoss`` here wrap a criterion; mmdetection's
-``FocalLoss`` and ``QualityFocalLoss`` are ``pcdet_focal.losses.build_loss("FocalLoss")`` and so on.
+``smooth_BCE``, ``BCEBlurWithLogitsLoss``, ``FocalLoss`` and ``QFocalLoss`` around a BCE criterion, ``bbox_iou``, and
+``ComputeLoss`` for heads that predict (B, anchors, H, W, 5 + classes) on one or more bird's-eye grids. ``FocalLoss``
+and ``QFocalLoss`` here wrap a criterion; mmdetection's ``FocalLoss`` and ``QualityFocalLoss`` are
+``pcdet_focal.losses.build_loss("FocalLoss")`` and so on.
 """
+
 from .boxes import bbox_iou
 from .compute_loss import ComputeLoss
 from .criteria import BCEBlurWithLogitsLoss, FocalLoss, QFocalLoss, bce_blur_with_logits, smooth_BCE
 from .targets import build_layer_targets, grid_candidates
 
-__all__ = ["BCEBlurWithLogitsLoss", "ComputeLoss", "FocalLoss", "QFocalLoss", "bbox_iou", "bce_blur_with_logits", "build_layer_targets",
-           "grid_candidates", "smooth_BCE"]
+__all__ = [
+    "BCEBlurWithLogitsLoss",
+    "ComputeLoss",
+    "FocalLoss",
+    "QFocalLoss",
+    "bbox_iou",
+    "bce_blur_with_logits",
+    "build_layer_targets",
+    "grid_candidates",
+    "smooth_BCE",
+]

@@ -1,4 +1,5 @@
 """IoU, GIoU, DIoU and CIoU of axis-aligned boxes, paired, with YOLOv5's signature."""
+
 from __future__ import annotations
 
 import math
@@ -11,20 +12,27 @@ from ..reduction import require_same_device
 
 
 def bbox_iou(
-    box1: torch.Tensor, box2: torch.Tensor, xywh: bool = True, GIoU: bool = False, DIoU: bool = False, CIoU: bool = False, eps: float = 1e-7
+    box1: torch.Tensor,
+    box2: torch.Tensor,
+    xywh: bool = True,
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
+    eps: float = 1e-7,
 ) -> torch.Tensor:
     """Overlap of paired boxes; eps is added to every divisor::
 
         IoU     I / U
         GIoU    I / U - (C - U) / C                             C: area of the enclosing box        (arXiv:1902.09630)
-        DIoU    I / U - d^2 / D^2                               d: distance of the centres, D: diagonal of the enclosing box (arXiv:1911.08287)
-        CIoU    DIoU - a v,  v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2,  a = v / (1 - IoU + v) without gradient
+        DIoU    I / U - d^2 / D^2                               d: distance of the centres, D: diagonal of the enclosing
+        box (arXiv:1911.08287) CIoU    DIoU - a v,  v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2,  a = v / (1 - IoU +
+        v) without gradient
 
     Finite, with finite gradients, for boxes of any size, 0 included.
 
     Args:
-        box1, box2: (..., 4) each, the same shape or one of them (1, 4): x, y, w, h (centre and size), or corners x1, y1, x2, y2. Half precision is
-            computed, and returned, in float32.
+        box1, box2: (..., 4) each, the same shape or one of them (1, 4): x, y, w, h (centre and size), or corners x1,
+            y1, x2, y2. Half precision is computed, and returned, in float32.
         xywh: which of the two.
         GIoU, DIoU, CIoU: which measure, at most one; none for IoU.
         eps: above 0.
@@ -33,14 +41,18 @@ def bbox_iou(
     Raises:
         InputError: a last axis other than 4, shapes that do not broadcast, more than one measure.
 
-    >>> bbox_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 2.0, 2.0]]), DIoU=True)       # 1/3 - 1/13
+    >>> # 1/3 - 1/13
+    >>> bbox_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 2.0, 2.0]]), DIoU=True)
     tensor([[0.2564]])
     """
     if GIoU + DIoU + CIoU > 1:
         raise InputError("bbox_iou: at most one of GIoU, DIoU and CIoU can be True.")
     if box1.shape[-1:] != (4,) or box2.shape[-1:] != (4,) or not _broadcasts(box1, box2):
-        raise InputError(f"bbox_iou: box1 and box2 need the same shape (..., 4), or one of them (1, 4), but they are {tuple(box1.shape)} and "
-                         f"{tuple(box2.shape)}.")
+        raise InputError(
+            "bbox_iou: box1 and box2 need the same shape (..., 4), or one of them (1, 4), but they are "
+            f"{tuple(box1.shape)} and "
+            f"{tuple(box2.shape)}."
+        )
     require_same_device("bbox_iou", box1=box1, box2=box2)
     box1, box2 = at_least_float32(box1, box2)
     (centre1, size1), (centre2, size2) = (_centre_and_size(box, xywh) for box in (box1, box2))
@@ -56,10 +68,10 @@ def bbox_iou(
     if GIoU:
         area = enclosing.prod(-1, keepdim=True) + eps
         return iou - (area - union) / area
-    diou = iou - ((centre1 - centre2)**2).sum(-1, keepdim=True) / ((enclosing**2).sum(-1, keepdim=True) + eps)
+    diou = iou - ((centre1 - centre2) ** 2).sum(-1, keepdim=True) / ((enclosing**2).sum(-1, keepdim=True) + eps)
     if DIoU:
         return diou
-    v = 4 / math.pi**2 * (_aspect_angle(size2, eps) - _aspect_angle(size1, eps))**2
+    v = 4 / math.pi**2 * (_aspect_angle(size2, eps) - _aspect_angle(size1, eps)) ** 2
     with torch.no_grad():
         a = v / (1 + eps - iou + v).clamp(min=eps)
     return diou - a * v
@@ -71,7 +83,9 @@ def _centre_and_size(box: torch.Tensor, xywh: bool) -> tuple[torch.Tensor, torch
 
 
 def _aspect_angle(size: torch.Tensor, eps: float) -> torch.Tensor:
-    """atan(w / h): (..., 2) -> (..., 1). Heights within eps of 0 count as eps, which keeps the gradient, w / (w^2 + h^2), finite."""
+    """atan(w / h): (..., 2) -> (..., 1). Heights within eps of 0 count as eps, which keeps the gradient, w / (w^2 +
+    h^2), finite.
+    """
     height = size[..., 1:]
     return torch.atan(size[..., :1] / torch.where(height.abs() < eps, eps, height))
 

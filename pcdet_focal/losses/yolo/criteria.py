@@ -1,4 +1,5 @@
 """Label smoothing, blurred BCE, and the two focal wrappers around any binary cross entropy criterion."""
+
 from __future__ import annotations
 
 import copy
@@ -17,7 +18,8 @@ from ..weights import expand_anchor_weights, require_same_shape
 
 
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
-    """Targets of positives and negatives under label smoothing: ``(1 - eps / 2, eps / 2)`` (Szegedy et al. 2016, arXiv:1512.00567, with two classes).
+    """Targets of positives and negatives under label smoothing: ``(1 - eps / 2, eps / 2)`` (Szegedy et al. 2016,
+    arXiv:1512.00567, with two classes).
 
     >>> smooth_BCE(0.1)
     (0.95, 0.05)
@@ -27,7 +29,8 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
 
 
 def bce_blur_with_logits(pred: torch.Tensor, true: torch.Tensor, alpha: float = 0.05) -> torch.Tensor:
-    """Binary cross entropy that forgives missing labels: where the prediction is high and the target low it fades. Elementwise, with p = sigmoid(x)::
+    """Binary cross entropy that forgives missing labels: where the prediction is high and the target low it fades.
+    Elementwise, with p = sigmoid(x)::
 
         BCE(x, t) * (1 - exp((p - t - 1) / (alpha + 1e-4)))
 
@@ -56,7 +59,8 @@ def bce_blur_with_logits(pred: torch.Tensor, true: torch.Tensor, alpha: float = 
 
 @register_loss("BCEBlurWithLogitsLoss")
 class BCEBlurWithLogitsLoss(ReducedLoss):
-    """``bce_blur_with_logits`` as a module: ``loss(pred, true)`` is YOLOv5's mean; weights and the other reductions are optional.
+    """``bce_blur_with_logits`` as a module: ``loss(pred, true)`` is YOLOv5's mean; weights and the other reductions are
+    optional.
 
     >>> BCEBlurWithLogitsLoss(alpha=0.05)(torch.tensor([4.0, 4.0]), torch.tensor([1.0, 0.0]))
     tensor(0.6151)
@@ -75,8 +79,14 @@ class BCEBlurWithLogitsLoss(ReducedLoss):
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, {super().extra_repr()}"
 
-    def forward(self, pred: torch.Tensor, true: torch.Tensor, weight: torch.Tensor | None = None, avg_factor: float | torch.Tensor | None = None,
-                reduction_override: str | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        true: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             pred, true: same shape, logits and targets.
@@ -102,15 +112,18 @@ class _FocalWrapper(nn.Module):
     def __init__(self, loss_fcn: nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
         """
         Args:
-            loss_fcn: ``nn.BCEWithLogitsLoss(...)``, with or without pos_weight, or any module whose ``reduction`` is 'mean', 'sum' or 'none'. Its
-                reduction becomes the wrapper's; the module itself is not changed.
+            loss_fcn: ``nn.BCEWithLogitsLoss(...)``, with or without pos_weight, or any module whose ``reduction`` is
+                'mean', 'sum' or 'none'. Its reduction becomes the wrapper's; the module itself is not changed.
             gamma: focusing exponent >= 0.
             alpha: weight of positives in [0, 1], negatives get 1 - alpha.
         """
         super().__init__()
         name = type(self).__name__
         if not isinstance(loss_fcn, nn.Module) or not isinstance(getattr(loss_fcn, "reduction", None), str):
-            raise InputError(f"{name}: loss_fcn={loss_fcn!r} has no reduction: a criterion such as torch.nn.BCEWithLogitsLoss() is needed.")
+            raise InputError(
+                f"{name}: loss_fcn={loss_fcn!r} has no reduction: a criterion such as torch.nn.BCEWithLogitsLoss() is "
+                "needed."
+            )
         require_number(name, "gamma", gamma)
         require_number(name, "alpha", alpha, high=1.0)
         self.reduction = choose_reduction(loss_fcn.reduction, None, name)
@@ -146,13 +159,15 @@ class _FocalWrapper(nn.Module):
 
 
 class FocalLoss(_FocalWrapper):
-    """Focal factor around a BCE criterion (Lin et al. 2017, arXiv:1708.02002). With p = sigmoid(x) and a target t in [0, 1], elementwise::
+    """Focal factor around a BCE criterion (Lin et al. 2017, arXiv:1708.02002). With p = sigmoid(x) and a target t in
+    [0, 1], elementwise::
 
         criterion(x, t) * (t alpha + (1 - t) (1 - alpha)) * (t (1 - p) + (1 - t) p)^gamma
 
     Finite gradients at any logit, also for gamma below 1.
 
-    >>> FocalLoss(nn.BCEWithLogitsLoss(), gamma=2.0)(torch.zeros(2), torch.tensor([1.0, 0.0]))         # (0.25 + 0.75) / 2 * 0.5^2 * log 2
+    >>> # (0.25 + 0.75) / 2 * 0.5^2 * log 2
+    >>> FocalLoss(nn.BCEWithLogitsLoss(), gamma=2.0)(torch.zeros(2), torch.tensor([1.0, 0.0]))
     tensor(0.0866)
     """
 
@@ -161,7 +176,8 @@ class FocalLoss(_FocalWrapper):
 
 
 class QFocalLoss(_FocalWrapper):
-    """Quality focal factor around a BCE criterion (Li et al. 2020, arXiv:2006.04388). With p = sigmoid(x) and a soft target t, elementwise::
+    """Quality focal factor around a BCE criterion (Li et al. 2020, arXiv:2006.04388). With p = sigmoid(x) and a soft
+    target t, elementwise::
 
         criterion(x, t) * (t alpha + (1 - t) (1 - alpha)) * |t - p|^gamma
 

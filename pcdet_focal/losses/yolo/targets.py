@@ -1,4 +1,5 @@
 """Which cells and anchors of a grid are asked to predict which object."""
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -9,22 +10,29 @@ NEIGHBOUR_BIAS = 0.5  # g: an object also trains the next cell on the side where
 
 
 class GridCandidates(NamedTuple):
-    """R rows, one for every way to assign an object to a cell and an anchor of one grid; ``used`` says which of them count."""
+    """R rows, one for every way to assign an object to a cell and an anchor of one grid; ``used`` says which of them
+    count.
+    """
 
     used: torch.Tensor  # (R,) bool
     image: torch.Tensor  # (R,) int64
     anchor: torch.Tensor  # (R,) int64, index of the anchor
     row: torch.Tensor  # (R,) int64, cell along y, inside the grid
     column: torch.Tensor  # (R,) int64, cell along x, inside the grid
-    box: torch.Tensor  # (R, 4) x and y relative to the cell's corner, w and h, all in cells; an ordinary box where not used
+    # (R, 4) x and y relative to the cell's corner, w and h, all in cells; an ordinary box where not used
+    box: torch.Tensor
     category: torch.Tensor  # (R,) int64, class
 
 
-def grid_candidates(targets: torch.Tensor, anchors: torch.Tensor, height: int, width: int, anchor_t: float = 4.0) -> GridCandidates:
-    """All candidates of one grid. Their number depends only on that of targets and anchors: nothing waits for a device, and torch can compile it.
+def grid_candidates(
+    targets: torch.Tensor, anchors: torch.Tensor, height: int, width: int, anchor_t: float = 4.0
+) -> GridCandidates:
+    """All candidates of one grid. Their number depends only on that of targets and anchors: nothing waits for a device,
+    and torch can compile it.
 
-    An object of w by h cells fits an anchor of W by H cells if max(w/W, W/w, h/H, H/h) < anchor_t. It is assigned to the cell that holds its
-    centre, and to the nearer one of the left and right and of the upper and lower neighbours (within g = 0.5 cells), where the grid has them.
+    An object of w by h cells fits an anchor of W by H cells if max(w/W, W/w, h/H, H/h) < anchor_t. It is assigned to
+    the cell that holds its centre, and to the nearer one of the left and right and of the upper and lower neighbours
+    (within g = 0.5 cells), where the grid has them.
 
     Args:
         targets: (T, 6) image, class, x, y, w, h; centre and size as fractions of the grid.
@@ -34,7 +42,8 @@ def grid_candidates(targets: torch.Tensor, anchors: torch.Tensor, height: int, w
     Returns:
         Rows ordered by neighbour (own cell, left, upper, right, lower), then by anchor, then by target: R = 5 * A * T.
 
-    >>> targets = torch.tensor([[0.0, 2.0, 0.55, 0.675, 0.25, 0.25]])                         # centre at (2.2, 2.7) of 4 x 4 cells, 1 x 1 cell large
+    >>> # centre at (2.2, 2.7) of 4 x 4 cells, 1 x 1 cell large
+    >>> targets = torch.tensor([[0.0, 2.0, 0.55, 0.675, 0.25, 0.25]])
     >>> rows = grid_candidates(targets, torch.tensor([[1.0, 1.0], [5.0, 5.0]]), 4, 4)
     >>> [(a, y, x) for used, a, y, x in zip(rows.used.tolist(), rows.anchor.tolist(), rows.row.tolist(), rows.column.tolist()) if used]
     [(0, 2, 2), (0, 2, 1), (0, 3, 2)]
@@ -59,8 +68,12 @@ def grid_candidates(targets: torch.Tensor, anchors: torch.Tensor, height: int, w
     return GridCandidates(used, image, anchor, row, column, torch.where(used[:, None], box, 1.0), category)
 
 
-def build_layer_targets(rows: GridCandidates, anchors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
-    """The used candidates as YOLOv5 lists them: classes (n,), boxes (n, 4), (image, anchor, row, column) of (n,) each, anchor sizes (n, 2)."""
+def build_layer_targets(
+    rows: GridCandidates, anchors: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
+    """The used candidates as YOLOv5 lists them: classes (n,), boxes (n, 4), (image, anchor, row, column) of (n,) each,
+    anchor sizes (n, 2).
+    """
     used = rows.used
     indices = tuple(index[used] for index in (rows.image, rows.anchor, rows.row, rows.column))
     return rows.category[used], rows.box[used], indices, anchors[rows.anchor[used]]

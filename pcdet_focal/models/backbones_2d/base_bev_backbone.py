@@ -1,7 +1,10 @@
-"""2-D backbones over the bird's-eye map: the pyramid of SECOND and PointPillars, a residual one, and PillarNet's neck."""
+"""2-D backbones over the bird's-eye map: the pyramid of SECOND and PointPillars, a residual one, and PillarNet's
+neck.
+"""
+
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,12 @@ def _norm(channels: int) -> nn.Module:
 def _plain_block(in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
     """A convolution with ``stride``, then ``depth`` more; each with normalisation and ReLU."""
     # OpenPCDet pads in a layer of its own, which copies the map; the Identity keeps the parameters' names.
-    layers = [nn.Identity(), nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False), _norm(width), nn.ReLU()]
+    layers = [
+        nn.Identity(),
+        nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False),
+        _norm(width),
+        nn.ReLU(),
+    ]
     for _ in range(depth):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU()]
     return nn.Sequential(*layers)
@@ -24,11 +32,15 @@ def _plain_block(in_channels: int, width: int, depth: int, stride: int) -> nn.Se
 
 def _residual_block(in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
     """The same of ResNet's basic blocks."""
-    return nn.Sequential(BasicBlock(in_channels, width, stride, downsample=True), *(BasicBlock(width, width) for _ in range(depth)))
+    return nn.Sequential(
+        BasicBlock(in_channels, width, stride, downsample=True), *(BasicBlock(width, width) for _ in range(depth))
+    )
 
 
 def _resampling(width: int, up_width: int, stride: float, conv_for_one: bool = False) -> nn.Sequential:
-    """Bring a map to ``stride`` times its resolution; a stride below 1 reduces. ``conv_for_one``: an ordinary convolution where stride is 1."""
+    """Bring a map to ``stride`` times its resolution; a stride below 1 reduces. ``conv_for_one``: an ordinary
+    convolution where stride is 1.
+    """
     if stride > 1 or (stride == 1 and not conv_for_one):
         conv = nn.ConvTranspose2d(width, up_width, int(stride), stride=int(stride), bias=False)
     else:
@@ -40,16 +52,30 @@ def _resampling(width: int, up_width: int, stride: float, conv_for_one: bool = F
 class _Pyramid(nn.Module):
     """Blocks one after another; each one's output is brought to one resolution, then all are concatenated."""
 
-    def __init__(self, model_cfg, input_channels: int, block: Callable[[int, int, int, int], nn.Sequential], conv_for_one: bool = False):
-        """``block(in_channels, width, depth, stride)`` makes the layers of a level; ``conv_for_one`` as in ``_resampling``."""
+    def __init__(
+        self,
+        model_cfg,
+        input_channels: int,
+        block: Callable[[int, int, int, int], nn.Sequential],
+        conv_for_one: bool = False,
+    ):
+        """``block(in_channels, width, depth, stride)`` makes the layers of a level; ``conv_for_one`` as in
+        ``_resampling``.
+        """
         super().__init__()
         self.model_cfg = model_cfg
-        depths, strides, widths = (list(model_cfg.get(key) or []) for key in ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS"))
+        depths, strides, widths = (
+            list(model_cfg.get(key) or []) for key in ("LAYER_NUMS", "LAYER_STRIDES", "NUM_FILTERS")
+        )
         up_strides, up_widths = (list(model_cfg.get(key) or []) for key in ("UPSAMPLE_STRIDES", "NUM_UPSAMPLE_FILTERS"))
         if not len(depths) == len(strides) == len(widths):
-            raise InputError("MODEL.BACKBONE_2D: LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level each")
+            raise InputError(
+                "MODEL.BACKBONE_2D: LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level each"
+            )
         if len(up_strides) != len(up_widths) or (up_strides and len(up_strides) < len(depths)):
-            raise InputError("MODEL.BACKBONE_2D: UPSAMPLE_STRIDES and NUM_UPSAMPLE_FILTERS must have one entry a level each")
+            raise InputError(
+                "MODEL.BACKBONE_2D: UPSAMPLE_STRIDES and NUM_UPSAMPLE_FILTERS must have one entry a level each"
+            )
 
         self.blocks, self.deblocks = nn.ModuleList(), nn.ModuleList()
         for level, (depth, stride, width) in enumerate(zip(depths, strides, widths)):
@@ -78,12 +104,15 @@ class _Pyramid(nn.Module):
 class BaseBEVBackbone(_Pyramid):
     """A pyramid of 2-D convolution blocks over the bird's-eye map.
 
-    Configuration: LAYER_NUMS, LAYER_STRIDES, NUM_FILTERS (one entry a level), UPSAMPLE_STRIDES, NUM_UPSAMPLE_FILTERS (one entry a level, or one
+    Configuration: LAYER_NUMS, LAYER_STRIDES, NUM_FILTERS (one entry a level), UPSAMPLE_STRIDES, NUM_UPSAMPLE_FILTERS
+    (one entry a level, or one
     more for a last upsampling of the sum; a stride below 1 reduces), USE_CONV_FOR_NO_STRIDE.
     """
 
     def __init__(self, model_cfg, input_channels: int):
-        super().__init__(model_cfg, input_channels, _plain_block, conv_for_one=model_cfg.get("USE_CONV_FOR_NO_STRIDE", False))
+        super().__init__(
+            model_cfg, input_channels, _plain_block, conv_for_one=model_cfg.get("USE_CONV_FOR_NO_STRIDE", False)
+        )
 
 
 class BaseBEVResBackbone(_Pyramid):
@@ -94,7 +123,9 @@ class BaseBEVResBackbone(_Pyramid):
 
 
 class BasicBlock(nn.Module):
-    """ResNet's basic block without biases: relu(x + norm(conv(relu(norm(conv(x)))))), x through a 1 x 1 convolution with ``downsample``."""
+    """ResNet's basic block without biases: relu(x + norm(conv(relu(norm(conv(x)))))), x through a 1 x 1 convolution
+    with ``downsample``.
+    """
 
     expansion: int = 1
 
@@ -108,7 +139,9 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
         self.downsample = downsample
         if downsample:
-            self.downsample_layer = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), _norm(planes))
+            self.downsample_layer = nn.Sequential(
+                nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), _norm(planes)
+            )
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +152,8 @@ class BasicBlock(nn.Module):
 class BaseBEVBackboneV1(nn.Module):
     """PillarNet's neck: joins the encoder's maps of stride 8 and 16 at stride 8.
 
-    Configuration: LAYER_NUMS, NUM_FILTERS, UPSAMPLE_STRIDES, NUM_UPSAMPLE_FILTERS, two entries each, for stride 8 and 16. NUM_FILTERS are the
+    Configuration: LAYER_NUMS, NUM_FILTERS, UPSAMPLE_STRIDES, NUM_UPSAMPLE_FILTERS, two entries each, for stride 8 and
+    16. NUM_FILTERS are the
     channels of the encoder's maps, and the first one also of the result.
     """
 
@@ -131,13 +165,17 @@ class BaseBEVBackboneV1(nn.Module):
         if not len(depths) == len(widths) == len(up_strides) == len(up_widths) == 2:
             raise InputError(f"MODEL.BACKBONE_2D: BaseBEVBackboneV1 needs two entries in each of {', '.join(keys)}")
         if sum(up_widths) != widths[0]:
-            raise InputError(f"MODEL.BACKBONE_2D: NUM_UPSAMPLE_FILTERS {up_widths} must add up to NUM_FILTERS[0], {widths[0]}")
+            raise InputError(
+                f"MODEL.BACKBONE_2D: NUM_UPSAMPLE_FILTERS {up_widths} must add up to NUM_FILTERS[0], {widths[0]}"
+            )
         self.blocks = nn.ModuleList(_plain_block(width, width, depth, stride=1) for width, depth in zip(widths, depths))
         self.deblocks = nn.ModuleList(_resampling(*level) for level in zip(widths, up_widths, up_strides))
         self.num_bev_features = sum(up_widths)
 
     def forward(self, data_dict: dict) -> dict:
-        """Reads ``x_conv4`` and ``x_conv5``, dense, of ``multi_scale_2d_features``; adds ``spatial_features_2d`` (B, num_bev_features, H, W)."""
+        """Reads ``x_conv4`` and ``x_conv5``, dense, of ``multi_scale_2d_features``; adds ``spatial_features_2d`` (B,
+        num_bev_features, H, W).
+        """
         maps = data_dict["multi_scale_2d_features"]
         levels = [self.deblocks[0](maps["x_conv4"]), self.deblocks[1](self.blocks[1](maps["x_conv5"]))]
         data_dict["spatial_features_2d"] = self.blocks[0](torch.cat(levels, dim=1))

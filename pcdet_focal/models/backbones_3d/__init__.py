@@ -1,4 +1,5 @@
 """3-D backbones by the NAME that a configuration's MODEL.BACKBONE_3D gives."""
+
 from .spconv_backbone import VoxelBackBone8x, VoxelResBackBone8x
 from .spconv_backbone_2d import PillarBackBone8x, PillarRes18BackBone8x
 

@@ -1,11 +1,13 @@
-"""PillarNet's encoders: sparse 2-D convolutions over pillars down to an eighth of the grid, then dense ones to a sixteenth.
+"""PillarNet's encoders: sparse 2-D convolutions over pillars down to an eighth of the grid, then dense ones to a
+sixteenth.
 
 Module names, and with them the keys of ``state_dict``, are OpenPCDet's.
 """
+
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Callable, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -20,8 +22,15 @@ _NORM, _NORM_2D = (partial(norm, eps=1e-3, momentum=0.01) for norm in (nn.BatchN
 post_act_block = partial(spconv_backbone.post_act_block, ndim=2)
 
 
-def post_act_block_dense(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1,
-                         norm_fn: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+def post_act_block_dense(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    norm_fn: Callable[[int], nn.Module] = nn.BatchNorm2d,
+) -> nn.Sequential:
     """Dense 2-D convolution without bias, normalisation, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, norm_fn(out_channels), nn.ReLU())
@@ -38,8 +47,14 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inplanes: int, planes: int, stride: int = 1, norm_fn: Callable[[int], nn.Module] = nn.BatchNorm2d,
-                 downsample: Optional[nn.Module] = None):
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        norm_fn: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        downsample: nn.Module | None = None,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 3, stride=stride, padding=1, bias=True)
         self.bn1 = norm_fn(planes)
@@ -61,19 +76,43 @@ class _PillarEncoder(nn.Module):
         num_point_features: channels of the last stage. backbone_channels: channels of each stage.
     """
 
-    def __init__(self, model_cfg, input_channels: int, grid_size: Sequence[int], sparse_layer: Callable[[int, str], nn.Module],
-                 dense_layer: Callable[[int], nn.Module]):
-        """``sparse_layer(channels, stage)`` and ``dense_layer(channels)`` make one of the two layers that come after a stage's strided one."""
+    def __init__(
+        self,
+        model_cfg,
+        input_channels: int,
+        grid_size: Sequence[int],
+        sparse_layer: Callable[[int, str], nn.Module],
+        dense_layer: Callable[[int], nn.Module],
+    ):
+        """``sparse_layer(channels, stage)`` and ``dense_layer(channels)`` make one of the two layers that come after a
+        stage's strided one.
+        """
         super().__init__()
         if input_channels != _CHANNELS[0]:
-            raise InputError(f"MODEL.BACKBONE_3D: {type(self).__name__} takes {_CHANNELS[0]} channels, MODEL.VFE.NUM_FILTERS ends in {input_channels}")
+            raise InputError(
+                f"MODEL.BACKBONE_3D: {type(self).__name__} takes {_CHANNELS[0]} channels, MODEL.VFE.NUM_FILTERS ends "
+                f"in {input_channels}"
+            )
         self.model_cfg = model_cfg
         self.sparse_shape = [int(grid_size[1]), int(grid_size[0])]
         self.conv1 = spconv.SparseSequential(*(sparse_layer(_CHANNELS[0], "1") for _ in range(2)))
         for stage in (2, 3, 4):
             channels = _CHANNELS[stage - 1]
-            down = post_act_block(_CHANNELS[stage - 2], channels, 3, norm_fn=_NORM, stride=2, padding=1, indice_key=f"spconv{stage}", conv_type="spconv")
-            setattr(self, f"conv{stage}", spconv.SparseSequential(down, *(sparse_layer(channels, str(stage)) for _ in range(2))))
+            down = post_act_block(
+                _CHANNELS[stage - 2],
+                channels,
+                3,
+                norm_fn=_NORM,
+                stride=2,
+                padding=1,
+                indice_key=f"spconv{stage}",
+                conv_type="spconv",
+            )
+            setattr(
+                self,
+                f"conv{stage}",
+                spconv.SparseSequential(down, *(sparse_layer(channels, str(stage)) for _ in range(2))),
+            )
         down = post_act_block_dense(_CHANNELS[3], _CHANNELS[4], 3, norm_fn=_NORM_2D, stride=2, padding=1)
         self.conv5 = nn.Sequential(down, *(dense_layer(_CHANNELS[4]) for _ in range(2)))
         self.num_point_features = _CHANNELS[4]
@@ -83,13 +122,20 @@ class _PillarEncoder(nn.Module):
         """Encode the pillars of a batch.
 
         Args:
-            batch_dict: ``pillar_features`` (M, 32), ``pillar_coords`` (M, 3) as (batch, y, x), each pillar once, and ``batch_size``.
+            batch_dict: ``pillar_features`` (M, 32), ``pillar_coords`` (M, 3) as (batch, y, x), each pillar once, and
+                ``batch_size``.
 
         Returns:
-            batch_dict with the five stages' maps in ``multi_scale_2d_features`` (``x_conv1`` to ``x_conv3`` sparse; ``x_conv4`` and ``x_conv5``
-            dense, (B, 256, H, W)) and their strides 1, 2, 4, 8, 16 in ``multi_scale_2d_strides``.
+            batch_dict with the five stages' maps in ``multi_scale_2d_features`` (``x_conv1`` to ``x_conv3`` sparse;
+            ``x_conv4`` and ``x_conv5`` dense, (B, 256, H, W)) and their strides 1, 2, 4, 8, 16 in
+            ``multi_scale_2d_strides``.
         """
-        x = SparseConvTensor(batch_dict["pillar_features"], batch_dict["pillar_coords"].int(), self.sparse_shape, batch_dict["batch_size"])
+        x = SparseConvTensor(
+            batch_dict["pillar_features"],
+            batch_dict["pillar_coords"].int(),
+            self.sparse_shape,
+            batch_dict["batch_size"],
+        )
         x_conv1 = self.conv1(x)
         x_conv2 = self.conv2(x_conv1)
         x_conv3 = self.conv3(x_conv2)
@@ -120,4 +166,10 @@ class PillarRes18BackBone8x(_PillarEncoder):
         def sparse_layer(channels: int, stage: str) -> nn.Module:
             return SparseBasicBlock(channels, channels, norm_fn=_NORM, indice_key=f"res{stage}")
 
-        super().__init__(model_cfg, input_channels, grid_size, sparse_layer, lambda channels: BasicBlock(channels, channels, norm_fn=_NORM_2D))
+        super().__init__(
+            model_cfg,
+            input_channels,
+            grid_size,
+            sparse_layer,
+            lambda channels: BasicBlock(channels, channels, norm_fn=_NORM_2D),
+        )

@@ -4,5 +4,8 @@ from .anchor_head_template import AnchorHeadTemplate
 from .center_head import CenterHead
 
 __all__ = {
-    "AnchorHeadTemplate": AnchorHeadTemplate, "AnchorHeadSingle": AnchorHeadSingle, "AnchorHeadMulti": AnchorHeadMulti, "CenterHead": CenterHead,
+    "AnchorHeadTemplate": AnchorHeadTemplate,
+    "AnchorHeadSingle": AnchorHeadSingle,
+    "AnchorHeadMulti": AnchorHeadMulti,
+    "CenterHead": CenterHead,
 }

@@ -1,4 +1,7 @@
-"""An anchor head of several small heads, each for some of the classes (CBGS, Zhu et al. 2019, arXiv:1908.09492, section 2.3)."""
+"""An anchor head of several small heads, each for some of the classes (CBGS, Zhu et al. 2019, arXiv:1908.09492, section
+2.3).
+"""
+
 from __future__ import annotations
 
 import copy
@@ -16,17 +19,29 @@ from ..backbones_2d import BaseBEVBackbone
 from .anchor_head_template import AnchorHeadTemplate, joined_convolution
 
 _PATH = "MODEL.DENSE_HEAD"
-_NOT_THERE = -1e4  # the logit of a class that a head does not have: score 0, loss 0, gradient 0; a number that half precision has
+# the logit of a class that a head does not have: score 0, loss 0, gradient 0; a number that half precision has
+_NOT_THERE = -1e4
 
 
 class SingleHead(BaseBEVBackbone):
-    """Predictions for the anchors of some classes: one convolution each, or with SEPARATE_REG_CONFIG a small stack for each part of the box code.
+    """Predictions for the anchors of some classes: one convolution each, or with SEPARATE_REG_CONFIG a small stack for
+    each part of the box code.
 
-    An entry of RPN_HEAD_CFGS with LAYER_NUMS etc. gives the head convolution blocks of its own before them, as in BaseBEVBackbone.
+    An entry of RPN_HEAD_CFGS with LAYER_NUMS etc. gives the head convolution blocks of its own before them, as in
+    BaseBEVBackbone.
     """
 
-    def __init__(self, model_cfg, input_channels: int, num_class: int, num_anchors_per_location: int, code_size: int, rpn_head_cfg=None,
-                 head_label_indices: Tensor | None = None, separate_reg_config=None):
+    def __init__(
+        self,
+        model_cfg,
+        input_channels: int,
+        num_class: int,
+        num_anchors_per_location: int,
+        code_size: int,
+        rpn_head_cfg=None,
+        head_label_indices: Tensor | None = None,
+        separate_reg_config=None,
+    ):
         super().__init__(rpn_head_cfg, input_channels)
         self.model_cfg = model_cfg
         self.num_class, self.code_size, self.num_anchors_per_location = num_class, code_size, num_anchors_per_location
@@ -39,18 +54,34 @@ class SingleHead(BaseBEVBackbone):
         else:
             parts = [part.split(":") for part in separate_reg_config.REG_LIST]
             if sum(int(width) for _, width in parts) != code_size:
-                raise InputError(f"{_PATH}.SEPARATE_REG_CONFIG.REG_LIST: {list(separate_reg_config.REG_LIST)} must add up to the box code's {code_size}")
+                raise InputError(
+                    f"{_PATH}.SEPARATE_REG_CONFIG.REG_LIST: {list(separate_reg_config.REG_LIST)} must add up to the "
+                    f"box code's {code_size}"
+                )
             # conv_box first: the optimiser's state in a checkpoint goes by the order of the parameters
-            self.conv_box = nn.ModuleDict({f"conv_{name}": self._stack(channels, count * int(width), separate_reg_config) for name, width in parts})
+            self.conv_box = nn.ModuleDict(
+                {
+                    f"conv_{name}": self._stack(channels, count * int(width), separate_reg_config)
+                    for name, width in parts
+                }
+            )
             self.conv_cls = self._stack(channels, count * num_class, separate_reg_config)
-        self.conv_dir_cls = nn.Conv2d(channels, count * model_cfg.NUM_DIR_BINS, kernel_size=1) if model_cfg.get("USE_DIRECTION_CLASSIFIER") else None
+        self.conv_dir_cls = (
+            nn.Conv2d(channels, count * model_cfg.NUM_DIR_BINS, kernel_size=1)
+            if model_cfg.get("USE_DIRECTION_CLASSIFIER")
+            else None
+        )
         self.init_weights()
 
     @staticmethod
     def _stack(channels: int, out_channels: int, cfg) -> nn.Sequential:
         layers: list[nn.Module] = []
         for _ in range(cfg.NUM_MIDDLE_CONV):
-            layers += [nn.Conv2d(channels, cfg.NUM_MIDDLE_FILTER, 3, padding=1, bias=False), nn.BatchNorm2d(cfg.NUM_MIDDLE_FILTER), nn.ReLU()]
+            layers += [
+                nn.Conv2d(channels, cfg.NUM_MIDDLE_FILTER, 3, padding=1, bias=False),
+                nn.BatchNorm2d(cfg.NUM_MIDDLE_FILTER),
+                nn.ReLU(),
+            ]
             channels = cfg.NUM_MIDDLE_FILTER
         return nn.Sequential(*layers, nn.Conv2d(channels, out_channels, 3, padding=1))
 
@@ -66,15 +97,20 @@ class SingleHead(BaseBEVBackbone):
                         nn.init.zeros_(module.bias)
 
     def forward(self, spatial_features_2d: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> ``cls_preds`` (B, n, num_class), ``box_preds`` (B, n, code), ``dir_cls_preds`` (B, n, bins) if there is a classifier.
+        """(B, C, H, W) -> ``cls_preds`` (B, n, num_class), ``box_preds`` (B, n, code), ``dir_cls_preds`` (B, n, bins)
+        if there is a classifier.
 
         The n anchors come kind by kind (sizes and rotations of the head's classes), each over the map row by row.
         """
         x = super().forward({"spatial_features": spatial_features_2d})["spatial_features_2d"]
         if isinstance(self.conv_box, nn.ModuleDict):
-            # OpenPCDet's layout, which its checkpoints have: all parts' channels in a row are then dealt out anchor by anchor, so that with several
-            # anchors at a location the names in REG_LIST do not say which columns of the code a part makes.
-            made = {"cls_preds": self.conv_cls(x), "box_preds": torch.cat([conv(x) for conv in self.conv_box.values()], dim=1)}
+            # OpenPCDet's layout, which its checkpoints have: all parts' channels in a row are then dealt out anchor by
+            # anchor, so that with several anchors at a location the names in REG_LIST do not say which columns of the
+            # code a part makes.
+            made = {
+                "cls_preds": self.conv_cls(x),
+                "box_preds": torch.cat([conv(x) for conv in self.conv_box.values()], dim=1),
+            }
             if self.conv_dir_cls is not None:
                 made["dir_cls_preds"] = self.conv_dir_cls(x)
         else:
@@ -92,19 +128,36 @@ class SingleHead(BaseBEVBackbone):
 class AnchorHeadMulti(AnchorHeadTemplate):
     """Several heads over one (optionally shared) map.
 
-    Configuration beside the anchor head's: RPN_HEAD_CFGS, one entry a head with HEAD_CLS_NAME (all together in the order of
-    ANCHOR_GENERATOR_CONFIG); SEPARATE_MULTIHEAD: a head scores its own classes only (else all classes, at its own anchors);
-    SHARED_CONV_NUM_FILTER; SEPARATE_REG_CONFIG; LOSS_WEIGHTS.pos_cls_weight and neg_cls_weight; USE_MULTIHEAD must be True.
+    Configuration beside the anchor head's: RPN_HEAD_CFGS, one entry a head with HEAD_CLS_NAME (all together in the
+    order of ANCHOR_GENERATOR_CONFIG); SEPARATE_MULTIHEAD: a head scores its own classes only (else all classes, at its
+    own anchors); SHARED_CONV_NUM_FILTER; SEPARATE_REG_CONFIG; LOSS_WEIGHTS.pos_cls_weight and neg_cls_weight;
+    USE_MULTIHEAD must be True.
     """
 
-    def __init__(self, model_cfg, input_channels: int, num_class: int, class_names, grid_size, point_cloud_range,
-                 predict_boxes_when_training: bool = True, **kwargs):
+    def __init__(
+        self,
+        model_cfg,
+        input_channels: int,
+        num_class: int,
+        class_names,
+        grid_size,
+        point_cloud_range,
+        predict_boxes_when_training: bool = True,
+        **kwargs,
+    ):
         super().__init__(
-            model_cfg=model_cfg, num_class=num_class, class_names=class_names, grid_size=grid_size, point_cloud_range=point_cloud_range,
+            model_cfg=model_cfg,
+            num_class=num_class,
+            class_names=class_names,
+            grid_size=grid_size,
+            point_cloud_range=point_cloud_range,
             predict_boxes_when_training=predict_boxes_when_training,
         )
         if not self.use_multihead:
-            raise InputError(f"{_PATH}.USE_MULTIHEAD: AnchorHeadMulti needs True: its predictions come head by head, and so must the targets")
+            raise InputError(
+                f"{_PATH}.USE_MULTIHEAD: AnchorHeadMulti needs True: its predictions come head by head, and so must "
+                "the targets"
+            )
         self.separate_multihead = model_cfg.get("SEPARATE_MULTIHEAD", False)
         use_direction = bool(model_cfg.get("USE_DIRECTION_CLASSIFIER"))
         # OpenPCDet's rule: only a direction classifier can tell headings apart that are half a turn from each other.
@@ -122,32 +175,50 @@ class AnchorHeadMulti(AnchorHeadTemplate):
         self._check_classification_loss()
 
     def _make_heads(self, channels: int) -> nn.ModuleList:
-        cfgs, names = self.model_cfg.RPN_HEAD_CFGS, [config["class_name"] for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG]
+        cfgs, names = (
+            self.model_cfg.RPN_HEAD_CFGS,
+            [config["class_name"] for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG],
+        )
         named = [name for cfg in cfgs for name in cfg["HEAD_CLS_NAME"]]
         if named != names:
-            raise InputError(f"{_PATH}.RPN_HEAD_CFGS: the HEAD_CLS_NAME of all heads must be the classes of ANCHOR_GENERATOR_CONFIG in its order, "
-                             f"{', '.join(names)}; they are {', '.join(named)}")
+            raise InputError(
+                f"{_PATH}.RPN_HEAD_CFGS: the HEAD_CLS_NAME of all heads must be the classes of "
+                "ANCHOR_GENERATOR_CONFIG in its order, "
+                f"{', '.join(names)}; they are {', '.join(named)}"
+            )
         heads = []
         for cfg in cfgs:
             own = cfg["HEAD_CLS_NAME"]
-            heads.append(SingleHead(
-                self.model_cfg, channels, len(own) if self.separate_multihead else self.num_class,
-                sum(self.num_anchors_per_location[names.index(name)] for name in own), self.box_coder.code_size, cfg,
-                head_label_indices=torch.tensor([list(self.class_names).index(name) + 1 for name in own]),
-                separate_reg_config=self.model_cfg.get("SEPARATE_REG_CONFIG"),
-            ))
+            heads.append(
+                SingleHead(
+                    self.model_cfg,
+                    channels,
+                    len(own) if self.separate_multihead else self.num_class,
+                    sum(self.num_anchors_per_location[names.index(name)] for name in own),
+                    self.box_coder.code_size,
+                    cfg,
+                    head_label_indices=torch.tensor([list(self.class_names).index(name) + 1 for name in own]),
+                    separate_reg_config=self.model_cfg.get("SEPARATE_REG_CONFIG"),
+                )
+            )
         return nn.ModuleList(heads)
 
     def _check_classification_loss(self) -> None:
         if not isinstance(self.cls_loss_func, losses.HeadClassificationLoss):
             return
         if set(self._class_loss_weights()) != {1.0}:
-            raise InputError(f"{_PATH}.LOSS_CONFIG: pos_cls_weight and neg_cls_weight weight the focal loss that is there without CLS_LOSS and "
-                             "NORMALIZER; with one of these both must be 1")
+            raise InputError(
+                f"{_PATH}.LOSS_CONFIG: pos_cls_weight and neg_cls_weight weight the focal loss that is there without "
+                "CLS_LOSS and "
+                "NORMALIZER; with one of these both must be 1"
+            )
         name = type(self.cls_loss_func.loss).__name__
         if self.separate_multihead and (name == "EqualizedFocalLoss" or not self._padding_is_free(name)):
-            raise InputError(f"{_PATH}.LOSS_CONFIG.CLS_LOSS: {name} looks at all classes together, which SEPARATE_MULTIHEAD splits over the heads: "
-                             "take another loss, or SEPARATE_MULTIHEAD: False")
+            raise InputError(
+                f"{_PATH}.LOSS_CONFIG.CLS_LOSS: {name} looks at all classes together, which SEPARATE_MULTIHEAD splits "
+                "over the heads: "
+                "take another loss, or SEPARATE_MULTIHEAD: False"
+            )
 
     def _padding_is_free(self, name: str) -> bool:
         """Whether the classes that a head lacks beside the widest one add nothing to the loss."""
@@ -155,7 +226,9 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             return True
         if self.cls_loss_func.is_softmax or name == "GHMC":  # they look at all elements together
             return False
-        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(torch.full((1, 1, 2), _NOT_THERE), torch.zeros(1, 1, dtype=torch.int32))
+        loss, _ = copy.deepcopy(self.cls_loss_func).eval()(
+            torch.full((1, 1, 2), _NOT_THERE), torch.zeros(1, 1, dtype=torch.int32)
+        )
         return loss.item() == 0.0
 
     def _class_loss_weights(self) -> tuple[float, float]:
@@ -165,9 +238,9 @@ class AnchorHeadMulti(AnchorHeadTemplate):
     def forward(self, data_dict: dict) -> dict:
         """Reads ``spatial_features_2d`` (B, C, H, W) and, in training, ``gt_boxes`` (B, T, 8+).
 
-        Leaves predictions and targets in ``forward_ret_dict`` (lists with one tensor a head with SEPARATE_MULTIHEAD); in evaluation (or with
-        predict_boxes_when_training) adds ``batch_cls_preds``, ``batch_box_preds`` (B, N, 7+), ``cls_preds_normalized`` and, for lists,
-        ``multihead_label_mapping``, the 1-based labels of each head's columns.
+        Leaves predictions and targets in ``forward_ret_dict`` (lists with one tensor a head with SEPARATE_MULTIHEAD);
+        in evaluation (or with predict_boxes_when_training) adds ``batch_cls_preds``, ``batch_box_preds`` (B, N, 7+),
+        ``cls_preds_normalized`` and, for lists, ``multihead_label_mapping``, the 1-based labels of each head's columns.
         """
         features = data_dict["spatial_features_2d"]
         if self.shared_conv is not None:
@@ -202,7 +275,11 @@ class AnchorHeadMulti(AnchorHeadTemplate):
     def _joined_predictions(self) -> Iterator[None]:
         """Boxes and directions of the heads as one tensor each, as the losses take them, for as long as they do."""
         given = self.forward_ret_dict
-        joined = {key: torch.cat(given[key], dim=1) for key in ("box_preds", "dir_cls_preds") if isinstance(given.get(key), list)}
+        joined = {
+            key: torch.cat(given[key], dim=1)
+            for key in ("box_preds", "dir_cls_preds")
+            if isinstance(given.get(key), list)
+        }
         self.forward_ret_dict = {**given, **joined}
         try:
             yield
@@ -210,7 +287,9 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             self.forward_ret_dict = given
 
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss over all anchors of all heads that are not ignored, each sample's sum divided by its positives, averaged over the batch."""
+        """Loss over all anchors of all heads that are not ignored, each sample's sum divided by its positives, averaged
+        over the batch.
+        """
         with self._joined_predictions():
             return self._classification_loss_of_all()
 
@@ -220,11 +299,15 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             labels = torch.where(labels > 0, self.place_in_head[labels.clamp(min=0).long()], labels)
             widest = max(head.num_class for head in self.rpn_heads)
             missing = [widest - part.shape[-1] for part in logits]
-            logits = torch.cat([F.pad(part, (0, n), value=_NOT_THERE) if n else part for part, n in zip(logits, missing)], dim=1)  # (B, N, widest)
+            # (B, N, widest)
+            logits = torch.cat(
+                [F.pad(part, (0, n), value=_NOT_THERE) if n else part for part, n in zip(logits, missing)], dim=1
+            )
         loss, logged = self.classification_loss(logits, labels)
         positive, negative = self._class_loss_weights()
         if (positive, negative) != (1.0, 1.0):
-            # The loss is a sum over anchors; that of the positives alone has the same divisor, so what is over or short of it can be added.
+            # The loss is a sum over anchors; that of the positives alone has the same divisor, so what is over or short
+            # of it can be added.
             of_positives, _ = self.classification_loss(logits, torch.where(labels == 0, -1, labels))
             loss = negative * loss + (positive - negative) * of_positives
             logged = {**logged, "rpn_loss_cls": loss.detach()}

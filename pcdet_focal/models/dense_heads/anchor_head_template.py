@@ -1,4 +1,5 @@
 """What every anchor head shares: anchors, target assignment, the losses, decoding."""
+
 from __future__ import annotations
 
 import math
@@ -19,7 +20,10 @@ from .target_assigner.anchor_generator import AnchorGenerator
 from .target_assigner.atss_target_assigner import ATSSTargetAssigner
 from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
 
-_BOX_CODERS = {name: getattr(box_coders, name) for name in ("ResidualCoder", "PreviousResidualDecoder", "PreviousResidualRoIDecoder")}
+_BOX_CODERS = {
+    name: getattr(box_coders, name)
+    for name in ("ResidualCoder", "PreviousResidualDecoder", "PreviousResidualRoIDecoder")
+}
 _REGRESSION_LOSSES = {"WeightedSmoothL1Loss": losses.WeightedSmoothL1Loss, "WeightedL1Loss": losses.WeightedL1Loss}
 _PER_SAMPLE = losses.PerSampleNormalizer()
 
@@ -35,7 +39,9 @@ def _inner(loss_func: nn.Module) -> nn.Module:
 
 
 def _can_list_positives(labels: Tensor) -> bool:
-    """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph has no answer."""
+    """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph
+    has no answer.
+    """
     return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -55,11 +61,14 @@ class AnchorHeadTemplate(nn.Module):
     """Base of the anchor heads.
 
     A subclass's ``forward`` fills ``forward_ret_dict`` with ``cls_preds`` (B, H, W, anchors * classes), ``box_preds``
-    (B, H, W, anchors * code), optionally ``dir_cls_preds`` (B, H, W, anchors * bins) and the result of :meth:`assign_targets`;
+    (B, H, W, anchors * code), optionally ``dir_cls_preds`` (B, H, W, anchors * bins) and the result of
+    :meth:`assign_targets`;
     :meth:`get_loss` reads it.
     """
 
-    def __init__(self, model_cfg, num_class: int, class_names, grid_size, point_cloud_range, predict_boxes_when_training: bool):
+    def __init__(
+        self, model_cfg, num_class: int, class_names, grid_size, point_cloud_range, predict_boxes_when_training: bool
+    ):
         super().__init__()
         self.model_cfg = model_cfg
         self.num_class = num_class
@@ -73,7 +82,10 @@ class AnchorHeadTemplate(nn.Module):
         self.codes_sin_and_cos = getattr(self.box_coder, "encode_angle_by_sincos", False)
         self.use_sin_difference = not self.codes_sin_and_cos  # only angles have one
         anchors, self.num_anchors_per_location = self.generate_anchors(
-            model_cfg.ANCHOR_GENERATOR_CONFIG, grid_size=grid_size, point_cloud_range=point_cloud_range, anchor_ndim=self.box_coder.code_size
+            model_cfg.ANCHOR_GENERATOR_CONFIG,
+            grid_size=grid_size,
+            point_cloud_range=point_cloud_range,
+            anchor_ndim=self.box_coder.code_size,
         )
         self.anchors = anchors
         self.target_assigner = self.get_target_assigner(target_cfg)
@@ -82,7 +94,9 @@ class AnchorHeadTemplate(nn.Module):
 
     @property
     def anchors(self) -> list[Tensor]:
-        """Anchors of each class, (nz, ny, nx, n_sizes, n_rotations, 7+). They follow the module to another device or dtype and are not saved."""
+        """Anchors of each class, (nz, ny, nx, n_sizes, n_rotations, 7+). They follow the module to another device or
+        dtype and are not saved.
+        """
         return [getattr(self, f"anchors_{i}") for i in range(self._num_anchor_sets)]
 
     @anchors.setter
@@ -90,37 +104,66 @@ class AnchorHeadTemplate(nn.Module):
         self._num_anchor_sets = len(anchors)
         for i, value in enumerate(anchors):
             self.register_buffer(f"anchors_{i}", value, persistent=False)
-        self.register_buffer("anchor_headings", self._flat_anchors(slice(6, 7)).flatten(), persistent=False)  # (N,), in the order of the predictions
+        # (N,), in the order of the predictions
+        self.register_buffer("anchor_headings", self._flat_anchors(slice(6, 7)).flatten(), persistent=False)
 
     @staticmethod
-    def generate_anchors(anchor_generator_cfg, grid_size, point_cloud_range, anchor_ndim: int = 7) -> tuple[list[Tensor], list[int]]:
+    def generate_anchors(
+        anchor_generator_cfg, grid_size, point_cloud_range, anchor_ndim: int = 7
+    ) -> tuple[list[Tensor], list[int]]:
         """Anchors of each class and their number at a location; columns beyond the seventh (velocity) are zero."""
         generator = AnchorGenerator(anchor_range=point_cloud_range, anchor_generator_config=anchor_generator_cfg)
-        anchors, per_location = generator.generate_anchors([grid_size[:2] // config["feature_map_stride"] for config in anchor_generator_cfg])
+        anchors, per_location = generator.generate_anchors(
+            [grid_size[:2] // config["feature_map_stride"] for config in anchor_generator_cfg]
+        )
         if anchor_ndim != 7:
             anchors = [torch.cat([a, a.new_zeros(*a.shape[:-1], anchor_ndim - 7)], dim=-1) for a in anchors]
         return anchors, per_location
 
     def get_target_assigner(self, anchor_target_cfg):
         path = "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.NAME"
-        assigner = find_by_name({"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner, "ATSS": ATSSTargetAssigner}, anchor_target_cfg.NAME, path)
+        assigner = find_by_name(
+            {"AxisAlignedTargetAssigner": AxisAlignedTargetAssigner, "ATSS": ATSSTargetAssigner},
+            anchor_target_cfg.NAME,
+            path,
+        )
         if assigner is ATSSTargetAssigner:
-            classes = [list(self.class_names).index(config["class_name"]) + 1 for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG]
+            classes = [
+                list(self.class_names).index(config["class_name"]) + 1
+                for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG
+            ]
             return assigner(
-                topk=anchor_target_cfg.TOPK, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT, use_multihead=self.use_multihead,
+                topk=anchor_target_cfg.TOPK,
+                box_coder=self.box_coder,
+                match_height=anchor_target_cfg.MATCH_HEIGHT,
+                use_multihead=self.use_multihead,
                 anchor_classes=classes,
             )
         return assigner(
-            model_cfg=self.model_cfg, class_names=self.class_names, box_coder=self.box_coder, match_height=anchor_target_cfg.MATCH_HEIGHT
+            model_cfg=self.model_cfg,
+            class_names=self.class_names,
+            box_coder=self.box_coder,
+            match_height=anchor_target_cfg.MATCH_HEIGHT,
         )
 
     def build_losses(self, losses_cfg) -> None:
-        """OpenPCDet's losses, and in their place those that CLS_LOSS, REG_LOSS and DIR_LOSS name (``losses.head_losses`` describes the entries)."""
-        path, weights, normalizer = "MODEL.DENSE_HEAD.LOSS_CONFIG", losses_cfg.LOSS_WEIGHTS, losses_cfg.get("NORMALIZER")
+        """OpenPCDet's losses, and in their place those that CLS_LOSS, REG_LOSS and DIR_LOSS name
+        (``losses.head_losses`` describes the entries).
+        """
+        path, weights, normalizer = (
+            "MODEL.DENSE_HEAD.LOSS_CONFIG",
+            losses_cfg.LOSS_WEIGHTS,
+            losses_cfg.get("NORMALIZER"),
+        )
         if len(weights["code_weights"]) != self.box_coder.code_size:
-            raise InputError(f"{path}.LOSS_WEIGHTS.code_weights: {len(weights['code_weights'])} numbers do not fit the {self.box_coder.code_size} of a box "
-                             f"code of {type(self.box_coder).__name__}.")
-        regression = find_by_name(_REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", f"{path}.REG_LOSS_TYPE")
+            raise InputError(
+                f"{path}.LOSS_WEIGHTS.code_weights: {len(weights['code_weights'])} numbers do not fit the "
+                f"{self.box_coder.code_size} of a box "
+                f"code of {type(self.box_coder).__name__}."
+            )
+        regression = find_by_name(
+            _REGRESSION_LOSSES, losses_cfg.get("REG_LOSS_TYPE") or "WeightedSmoothL1Loss", f"{path}.REG_LOSS_TYPE"
+        )
         self.cls_loss_func = losses.SigmoidFocalClassificationLoss(alpha=0.25, gamma=2.0)
         self.reg_loss_func = regression(code_weights=weights["code_weights"])
         self.dir_loss_func = losses.WeightedCrossEntropyLoss()
@@ -137,7 +180,11 @@ class AnchorHeadTemplate(nn.Module):
             if losses_cfg.get("REG_LOSS_TYPE") and losses_cfg.get("REG_LOSS"):
                 raise InputError(f"{path}: REG_LOSS and REG_LOSS_TYPE both name the box loss: leave one of them out.")
             self.reg_loss_func = losses.build_head_box_loss(
-                entries["REG_LOSS"], f"{path}.REG_LOSS", weights["loc_weight"], weights["code_weights"], normalizer,
+                entries["REG_LOSS"],
+                f"{path}.REG_LOSS",
+                weights["loc_weight"],
+                weights["code_weights"],
+                normalizer,
                 self.box_coder.code_size,
             )
         if entries["DIR_LOSS"] and self.model_cfg.get("USE_DIRECTION_CLASSIFIER"):
@@ -153,40 +200,53 @@ class AnchorHeadTemplate(nn.Module):
                 room.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
-        """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights`` (B, N)."""
+        """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights``
+        (B, N).
+        """
         return self.target_assigner.assign_targets(self.anchors, gt_boxes)
 
     def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The head's loss and its parts. The parts are detached tensors, not floats: reading one would make the host wait for the device."""
+        """The head's loss and its parts. The parts are detached tensors, not floats: reading one would make the host
+        wait for the device.
+        """
         cls_loss, tb_dict = self.get_cls_layer_loss()
         box_loss, tb_dict_box = self.get_box_reg_layer_loss()
         loss = cls_loss + box_loss
         return loss, {**tb_dict, **tb_dict_box, "rpn_loss": loss.detach()}
 
     def get_cls_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss over all anchors that are not ignored: what CLS_LOSS names, else focal loss, each sample's sum divided by its positives, averaged.
+        """Loss over all anchors that are not ignored: what CLS_LOSS names, else focal loss, each sample's sum divided
+        by its positives, averaged.
 
         The loss object decides how (``from_labels``); a module without that method gets one-hot targets and weights.
         """
         logits = self.forward_ret_dict["cls_preds"]
-        return self.classification_loss(logits.view(logits.shape[0], -1, self.num_class), self.forward_ret_dict["box_cls_labels"])
+        return self.classification_loss(
+            logits.view(logits.shape[0], -1, self.num_class), self.forward_ret_dict["box_cls_labels"]
+        )
 
     def classification_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of :meth:`get_cls_layer_loss` for logits (B, N, C) and labels (B, N): -1 ignored, 0 background, 1..C."""
+        """The loss of :meth:`get_cls_layer_loss` for logits (B, N, C) and labels (B, N): -1 ignored, 0 background,
+        1..C.
+        """
         if isinstance(self.cls_loss_func, losses.HeadClassificationLoss):
             loss, logged = self.cls_loss_func(logits, labels, self._quality_of_positives)
             return loss, {"rpn_loss_cls": loss.detach(), **logged}
         cls_weight = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS["cls_weight"]
-        from_labels = getattr(self.cls_loss_func, "from_labels", None) or partial(losses.LossFromLabels.from_labels, self.cls_loss_func)
+        from_labels = getattr(self.cls_loss_func, "from_labels", None) or partial(
+            losses.LossFromLabels.from_labels, self.cls_loss_func
+        )
         loss = from_labels(logits, labels, loss_weight=cls_weight)
         return loss, {"rpn_loss_cls": loss.detach()}
 
     def get_box_reg_layer_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged over the batch.
+        """Box and direction loss over the positive anchors, each sample's sum divided by its positive anchors, averaged
+        over the batch.
 
-        OpenPCDet's losses have a kernel. Of others, on the CPU and for losses of decoded boxes only the positive anchors are touched; elsewhere, since
-        a CUDA device has to wait for their number, a compiled graph cannot know it, and a loss function of another class may look at the others, the
-        dense tensors go in, with a weight of 0 for all but the positives.
+        OpenPCDet's losses have a kernel. Of others, on the CPU and for losses of decoded boxes only the positive
+        anchors are touched; elsewhere, since a CUDA device has to wait for their number, a compiled graph cannot know
+        it, and a loss function of another class may look at the others, the dense tensors go in, with a weight of 0 for
+        all but the positives.
         """
         weights, batch_size = self.model_cfg.LOSS_CONFIG.LOSS_WEIGHTS, self.forward_ret_dict["box_reg_targets"].shape[0]
         box_loss, dir_loss = self._fused_box_losses() if self._has_box_kernel() else self._plain_box_losses()
@@ -210,7 +270,12 @@ class AnchorHeadTemplate(nn.Module):
         asked = [self.reg_loss_func] if directions is None else [self.reg_loss_func, self.dir_loss_func]
         if not self.use_sin_difference or not all(getattr(_inner(loss), "has_kernel", bool)() for loss in asked):
             return False
-        return has_kernels(ret["box_preds"], ret["box_reg_targets"], ret["box_cls_labels"], *([] if directions is None else [directions]))
+        return has_kernels(
+            ret["box_preds"],
+            ret["box_reg_targets"],
+            ret["box_cls_labels"],
+            *([] if directions is None else [directions]),
+        )
 
     def _fused_box_losses(self) -> tuple[Tensor, Tensor | None]:
         """Box loss and direction loss (None without a direction) of each sample, (B,), divided by the normalisers."""
@@ -218,16 +283,26 @@ class AnchorHeadTemplate(nn.Module):
         labels, directions = ret["box_cls_labels"], ret.get("dir_cls_preds")
         shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
         if directions is not None:
-            direction = {"dir_logits": directions.reshape(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS), "dir_offset": self.model_cfg.DIR_OFFSET,
-                         "anchor_headings": self.anchor_headings}
+            direction = {
+                "dir_logits": directions.reshape(labels.shape[0], -1, self.model_cfg.NUM_DIR_BINS),
+                "dir_offset": self.model_cfg.DIR_OFFSET,
+                "anchor_headings": self.anchor_headings,
+            }
         box_sums, dir_sums, num_positives = box_and_direction_sums(
-            ret["box_preds"].reshape(shape), ret["box_reg_targets"].reshape(shape), labels, code_weights=loss.code_weights,
-            beta=getattr(loss, "beta", 0.0), **direction)
+            ret["box_preds"].reshape(shape),
+            ret["box_reg_targets"].reshape(shape),
+            labels,
+            code_weights=loss.code_weights,
+            beta=getattr(loss, "beta", 0.0),
+            **direction,
+        )
         divisor = normalizer.divisor(num_positives)
         if directions is None:
             return box_sums / divisor, None
         dir_normalizer = _normalizer_of(self.dir_loss_func)
-        return box_sums / divisor, dir_sums / (divisor if dir_normalizer == normalizer else dir_normalizer.divisor(num_positives))
+        return box_sums / divisor, dir_sums / (
+            divisor if dir_normalizer == normalizer else dir_normalizer.divisor(num_positives)
+        )
 
     def _plain_box_losses(self) -> tuple[Tensor, Tensor | None]:
         """Weighted box loss and direction loss (None without a direction), not summed."""
@@ -249,7 +324,8 @@ class AnchorHeadTemplate(nn.Module):
 
         preds, targets = pick(ret["box_preds"], code_size), pick(targets, code_size)  # (n, code) or (B, N, code)
         if on_boxes and rows is None:
-            preds = torch.where((labels > 0).unsqueeze(-1), preds, targets)  # elsewhere the loss and its gradient are finite, and weigh nothing
+            # elsewhere the loss and its gradient are finite, and weigh nothing
+            preds = torch.where((labels > 0).unsqueeze(-1), preds, targets)
             compared = [self._boxes_at(None, codes.flatten(0, 1)) for codes in (preds, targets)]  # (B * N, 7+)
         elif on_boxes:
             compared = self._boxes_at(rows, preds), self._boxes_at(rows, targets)
@@ -267,18 +343,24 @@ class AnchorHeadTemplate(nn.Module):
         elif dir_normalizer != normalizer:
             dir_weights = losses.anchor_weights_from_labels(labels, normalizer=dir_normalizer)[1]
         headings = self.anchor_headings if rows is None else self.anchor_headings[rows % len(self.anchor_headings)]
-        bins = self._direction_bins(self._target_headings(headings, targets), self.model_cfg.DIR_OFFSET, num_bins).view(dir_weights.shape)
+        bins = self._direction_bins(self._target_headings(headings, targets), self.model_cfg.DIR_OFFSET, num_bins).view(
+            dir_weights.shape
+        )
         dir_targets = torch.nn.functional.one_hot(bins, num_bins).to(headings.dtype)
         dir_logits = pick(ret["dir_cls_preds"], num_bins)
         return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
         ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
-        ours = ours and (not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss))
+        ours = ours and (
+            not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss)
+        )
         return ours and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
 
     def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:
-        """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame, without a direction."""
+        """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame,
+        without a direction.
+        """
         anchors = self._flat_anchors()[0]
         anchors = anchors.repeat(len(codes) // len(anchors), 1) if rows is None else anchors[rows % len(anchors)]
         boxes = self.box_coder.decode_torch(codes.to(torch.promote_types(codes.dtype, anchors.dtype)), anchors)
@@ -286,7 +368,8 @@ class AnchorHeadTemplate(nn.Module):
 
     @torch.no_grad()
     def _quality_of_positives(self, space: str) -> Tensor:
-        """(B, N): the IoU, from above or in '3d', of each positive anchor's decoded box with its ground truth, 0 elsewhere.
+        """(B, N): the IoU, from above or in '3d', of each positive anchor's decoded box with its ground truth, 0
+        elsewhere.
 
         The ground truth is what the targets decode to. A heading that is wrong by half a turn is the same box.
         """
@@ -298,19 +381,24 @@ class AnchorHeadTemplate(nn.Module):
             iou = iou_of(*[self._boxes_at(rows, c[rows])[:, :7] for c in codes]).clamp(min=0, max=1)
             return iou.new_zeros(labels.numel()).index_copy(0, rows, iou).view(labels.shape)
         positive = (labels > 0).view(-1, 1)
-        boxes = [torch.where(positive, self._boxes_at(None, c)[:, :7], 0.0) for c in codes]  # (B * N, 7); without a size: overlaps nothing
+        # (B * N, 7); without a size: overlaps nothing
+        boxes = [torch.where(positive, self._boxes_at(None, c)[:, :7], 0.0) for c in codes]
         return iou_of(*boxes).clamp(min=0, max=1).view(labels.shape)
 
     @staticmethod
     def add_sin_difference(boxes1: Tensor, boxes2: Tensor, dim: int = 6) -> tuple[Tensor, Tensor]:
-        """Replace the heading a of ``boxes1`` and b of ``boxes2`` by sin a cos b and cos a sin b: their difference is sin(a - b)."""
-        a, b = boxes1[..., dim: dim + 1], boxes2[..., dim: dim + 1]
-        boxes1 = torch.cat([boxes1[..., :dim], a.sin() * b.cos(), boxes1[..., dim + 1:]], dim=-1)
-        boxes2 = torch.cat([boxes2[..., :dim], a.cos() * b.sin(), boxes2[..., dim + 1:]], dim=-1)
+        """Replace the heading a of ``boxes1`` and b of ``boxes2`` by sin a cos b and cos a sin b: their difference is
+        sin(a - b).
+        """
+        a, b = boxes1[..., dim : dim + 1], boxes2[..., dim : dim + 1]
+        boxes1 = torch.cat([boxes1[..., :dim], a.sin() * b.cos(), boxes1[..., dim + 1 :]], dim=-1)
+        boxes2 = torch.cat([boxes2[..., :dim], a.cos() * b.sin(), boxes2[..., dim + 1 :]], dim=-1)
         return boxes1, boxes2
 
     @staticmethod
-    def get_direction_target(anchors: Tensor, reg_targets: Tensor, one_hot: bool = True, dir_offset: float = 0, num_bins: int = 2) -> Tensor:
+    def get_direction_target(
+        anchors: Tensor, reg_targets: Tensor, one_hot: bool = True, dir_offset: float = 0, num_bins: int = 2
+    ) -> Tensor:
         """Which of ``num_bins`` equal sectors, counted from ``dir_offset``, holds the true heading.
 
         Args:
@@ -334,7 +422,9 @@ class AnchorHeadTemplate(nn.Module):
         sector = limit_period(headings - dir_offset, 0, 2 * math.pi) / (2 * math.pi / num_bins)
         return torch.floor(sector).long().clamp(0, num_bins - 1)
 
-    def generate_predicted_boxes(self, batch_size: int, cls_preds, box_preds, dir_cls_preds=None) -> tuple[Tensor, Tensor]:
+    def generate_predicted_boxes(
+        self, batch_size: int, cls_preds, box_preds, dir_cls_preds=None
+    ) -> tuple[Tensor, Tensor]:
         """Decode predictions: tensors (B, H, W, C), or lists of (B, n, C) with several heads.
 
         Returns:
@@ -346,12 +436,19 @@ class AnchorHeadTemplate(nn.Module):
             scores = [self._scores(part) for part in cls_preds]
         else:
             scores = self._scores(self._joined(cls_preds, batch_size, count))
-        boxes = self.box_coder.decode_torch(self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1))  # (B, N, 7+)
+        # (B, N, 7+)
+        boxes = self.box_coder.decode_torch(
+            self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1)
+        )
         heading = boxes[..., 6]
         if dir_cls_preds is not None:
             labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
             offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
-            heading = limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period) + offset + period * labels.to(boxes.dtype)
+            heading = (
+                limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period)
+                + offset
+                + period * labels.to(boxes.dtype)
+            )
         return scores, torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
 
     def _scores(self, logits: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from .detector3d_template import Detector3DTemplate
 
 
 class CenterPoint(Detector3DTemplate):
-    """CenterPoint (Yin, Zhou, Krähenbühl: "Center-based 3D Object Detection and Tracking", CVPR 2021): objects are peaks of a heat map.
+    """CenterPoint (Yin, Zhou, Krähenbühl: "Center-based 3D Object Detection and Tracking", CVPR 2021): objects are
+    peaks of a heat map.
 
     A CenterHead decodes and suppresses on its own; with an anchor head the detector suppresses, as SECOND does.
     """
@@ -17,13 +18,18 @@ class CenterPoint(Detector3DTemplate):
 
     @torch.no_grad()
     def post_processing(self, batch_dict: dict) -> tuple[list[dict], dict]:
-        """Recall counts for the boxes in ``final_box_dicts``, which the head has left; without them the template's post-processing."""
+        """Recall counts for the boxes in ``final_box_dicts``, which the head has left; without them the template's
+        post-processing.
+        """
         if "final_box_dicts" not in batch_dict:
             return super().post_processing(batch_dict)
         found, recall_dict = batch_dict["final_box_dicts"], {}
         for index in range(batch_dict["batch_size"]):
             recall_dict = self.generate_recall_record(
-                box_preds=found[index]["pred_boxes"], recall_dict=recall_dict, batch_index=index, data_dict=batch_dict,
+                box_preds=found[index]["pred_boxes"],
+                recall_dict=recall_dict,
+                batch_index=index,
+                data_dict=batch_dict,
                 thresh_list=self.model_cfg.POST_PROCESSING.RECALL_THRESH_LIST,
             )
         return found, recall_dict

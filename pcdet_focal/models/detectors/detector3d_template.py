@@ -1,4 +1,7 @@
-"""What every one-stage detector shares: building its modules in order, the loss, post-processing, loading parameters."""
+"""What every one-stage detector shares: building its modules in order, the loss, post-processing, loading
+parameters.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,14 +17,16 @@ from ..backbones_3d import vfe
 from ..model_utils import checkpoint_loading, model_nms_utils
 from ..registry import find_by_name
 
-_SECTIONS = {"PFE": "pfe", "POINT_HEAD": "point_head", "ROI_HEAD": "roi_head"}  # of OpenPCDet's detectors; a subclass may add their builders
+# of OpenPCDet's detectors; a subclass may add their builders
+_SECTIONS = {"PFE": "pfe", "POINT_HEAD": "point_head", "ROI_HEAD": "roi_head"}
 
 
 class Detector3DTemplate(nn.Module):
-    """A detector is a list of modules that pass one ``batch_dict`` along, then a loss (training) or post-processing (evaluation).
+    """A detector is a list of modules that pass one ``batch_dict`` along, then a loss (training) or post-processing
+    (evaluation).
 
-    Subclasses set ``self.module_list = self.build_networks()``. A subclass may override any ``build_*``, ``get_training_loss`` or
-    ``post_processing``.
+    Subclasses set ``self.module_list = self.build_networks()``. A subclass may override any ``build_*``,
+    ``get_training_loss`` or ``post_processing``.
     """
 
     def __init__(self, model_cfg, num_class: int, dataset):
@@ -41,11 +46,16 @@ class Detector3DTemplate(nn.Module):
         self.global_step += 1
 
     def build_networks(self) -> list[nn.Module]:
-        """Build the modules of ``module_topology`` that the configuration has, register each under its name, return them in order."""
+        """Build the modules of ``module_topology`` that the configuration has, register each under its name, return
+        them in order.
+        """
         for section, name in _SECTIONS.items():
             if self.model_cfg.get(section) is not None and name not in self.module_topology:
-                raise InputError(f"MODEL.{section}: {type(self).__name__} has no such part here (parts: {', '.join(self.module_topology)}); "
-                                 "models of two stages are not supported")
+                raise InputError(
+                    f"MODEL.{section}: {type(self).__name__} has no such part here (parts: "
+                    f"{', '.join(self.module_topology)}); "
+                    "models of two stages are not supported"
+                )
         dataset = self.dataset
         info = {
             "module_list": [],
@@ -97,7 +107,9 @@ class Detector3DTemplate(nn.Module):
         cfg = self.model_cfg.get("MAP_TO_BEV")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(map_to_bev.__all__, cfg.NAME, "MODEL.MAP_TO_BEV.NAME")(model_cfg=cfg, grid_size=model_info_dict["grid_size"])
+        module = find_by_name(map_to_bev.__all__, cfg.NAME, "MODEL.MAP_TO_BEV.NAME")(
+            model_cfg=cfg, grid_size=model_info_dict["grid_size"]
+        )
         model_info_dict["module_list"].append(module)
         model_info_dict["num_bev_features"] = module.num_bev_features
         return module, model_info_dict
@@ -119,7 +131,9 @@ class Detector3DTemplate(nn.Module):
             return None, model_info_dict
         module = find_by_name(dense_heads.__all__, cfg.NAME, "MODEL.DENSE_HEAD.NAME")(
             model_cfg=cfg,
-            input_channels=model_info_dict["num_bev_features"] if "num_bev_features" in model_info_dict else cfg.INPUT_FEATURES,
+            input_channels=model_info_dict["num_bev_features"]
+            if "num_bev_features" in model_info_dict
+            else cfg.INPUT_FEATURES,
             num_class=1 if cfg.get("CLASS_AGNOSTIC", False) else self.num_class,
             class_names=self.class_names,
             grid_size=model_info_dict["grid_size"],
@@ -131,7 +145,9 @@ class Detector3DTemplate(nn.Module):
         return module, model_info_dict
 
     def forward(self, batch_dict: dict):
-        """Training: ({"loss": scalar}, logged values, {}). Evaluation: (one prediction dictionary a sample, recall counts)."""
+        """Training: ({"loss": scalar}, logged values, {}). Evaluation: (one prediction dictionary a sample, recall
+        counts).
+        """
         for module in self.module_list:
             batch_dict = module(batch_dict)
         if self.training:
@@ -140,7 +156,9 @@ class Detector3DTemplate(nn.Module):
         return self.post_processing(batch_dict)
 
     def get_training_loss(self):
-        """(loss, values to log, values to show): the dense head's loss. The values are detached tensors: reading them is the logger's choice."""
+        """(loss, values to log, values to show): the dense head's loss. The values are detached tensors: reading them
+        is the logger's choice.
+        """
         loss, tb_dict = self.dense_head.get_loss()
         return loss, {"loss_rpn": loss.detach(), **tb_dict}, {}
 
@@ -148,12 +166,15 @@ class Detector3DTemplate(nn.Module):
     def post_processing(self, batch_dict: dict) -> tuple[list[dict], dict]:
         """Scores, non-maximum suppression and recall counts.
 
-        Reads from ``batch_dict``: ``batch_size``; ``batch_box_preds`` (B, N, 7+), or (N1 + N2 + ..., 7+) with ``batch_index``;
-        ``batch_cls_preds`` (B, N, classes | 1) or a list of such, one for each head, with ``multihead_label_mapping`` (a tensor of 1-based
-        labels a head); ``cls_preds_normalized``: scores, not logits; ``gt_boxes`` (B, T, 8), optional, for the recall.
+        Reads from ``batch_dict``: ``batch_size``; ``batch_box_preds`` (B, N, 7+), or (N1 + N2 + ..., 7+) with
+        ``batch_index``;
+        ``batch_cls_preds`` (B, N, classes | 1) or a list of such, one for each head, with ``multihead_label_mapping``
+        (a tensor of 1-based labels a head); ``cls_preds_normalized``: scores, not logits; ``gt_boxes`` (B, T, 8),
+        optional, for the recall.
 
         Returns:
-            a list of {"pred_boxes" (K, 7+), "pred_scores" (K,), "pred_labels" (K,) 1-based}, and {"gt": count, "rcnn_<iou>": recalled, ...}.
+            a list of {"pred_boxes" (K, 7+), "pred_scores" (K,), "pred_labels" (K,) 1-based}, and {"gt": count,
+            "rcnn_<iou>": recalled, ...}.
         """
         cfg = self.model_cfg.POST_PROCESSING
         recall_dict: dict = {}
@@ -175,7 +196,10 @@ class Detector3DTemplate(nn.Module):
 
             recall_dict = self.generate_recall_record(
                 box_preds=boxes if "rois" in batch_dict else final["pred_boxes"],
-                recall_dict=recall_dict, batch_index=index, data_dict=batch_dict, thresh_list=cfg.RECALL_THRESH_LIST,
+                recall_dict=recall_dict,
+                batch_index=index,
+                data_dict=batch_dict,
+                thresh_list=cfg.RECALL_THRESH_LIST,
             )
             pred_dicts.append(final)
         return pred_dicts, recall_dict
@@ -185,7 +209,7 @@ class Detector3DTemplate(nn.Module):
             label_mapping = [torch.arange(1, self.num_class + 1, device=boxes.device)]
         parts, start = [], 0
         for head_scores, labels in zip(scores, label_mapping):
-            head_boxes = boxes[start: start + len(head_scores)]
+            head_boxes = boxes[start : start + len(head_scores)]
             kept_scores, kept_labels, kept_boxes = model_nms_utils.multi_classes_nms(
                 cls_scores=head_scores, box_preds=head_boxes, nms_config=cfg.NMS_CONFIG, score_thresh=cfg.SCORE_THRESH
             )
@@ -208,7 +232,9 @@ class Detector3DTemplate(nn.Module):
 
     @staticmethod
     def generate_recall_record(box_preds, recall_dict: dict, batch_index: int, data_dict: dict, thresh_list) -> dict:
-        """Add one sample's ground-truth count and, for every IoU in ``thresh_list``, how many of them some box exceeds in 3-D IoU."""
+        """Add one sample's ground-truth count and, for every IoU in ``thresh_list``, how many of them some box exceeds
+        in 3-D IoU.
+        """
         if "gt_boxes" not in data_dict:
             return recall_dict
         if not recall_dict:
@@ -216,7 +242,10 @@ class Detector3DTemplate(nn.Module):
         gt = data_dict["gt_boxes"][batch_index]
         gt = gt[gt[:, -1] != 0][:, :7] if gt.shape[-1] > 7 else gt[gt.abs().sum(-1) > 0]
         recall_dict["gt"] += len(gt)
-        for stage, boxes in (("rcnn", box_preds), ("roi", data_dict["rois"][batch_index] if "rois" in data_dict else None)):
+        for stage, boxes in (
+            ("rcnn", box_preds),
+            ("roi", data_dict["rois"][batch_index] if "rois" in data_dict else None),
+        ):
             if boxes is None or not len(boxes) or not len(gt):
                 continue
             best = boxes_iou3d(boxes[:, :7].to(gt.dtype), gt).amax(dim=0)
@@ -224,15 +253,20 @@ class Detector3DTemplate(nn.Module):
                 recall_dict[f"{stage}_{threshold}"] += int((best > threshold).sum())
         return recall_dict
 
-    def load_params_from_file(self, filename: str | Path, logger, to_cpu: bool = False, pre_trained_path: str | Path | None = None) -> None:
-        """Load the weights of a checkpoint that fit, and log which do not, and why. ``pre_trained_path`` overrides them with a second file's.
+    def load_params_from_file(
+        self, filename: str | Path, logger, to_cpu: bool = False, pre_trained_path: str | Path | None = None
+    ) -> None:
+        """Load the weights of a checkpoint that fit, and log which do not, and why. ``pre_trained_path`` overrides them
+        with a second file's.
 
         Raises:
             InputError: no such file, not a checkpoint, or no weight of it fits this model.
         """
         checkpoint_loading.load_params_from_file(self, filename, logger, pre_trained_path)
 
-    def load_params_with_optimizer(self, filename: str | Path, to_cpu: bool = False, optimizer=None, logger=None) -> tuple[int, int]:
+    def load_params_with_optimizer(
+        self, filename: str | Path, to_cpu: bool = False, optimizer=None, logger=None
+    ) -> tuple[int, int]:
         """Load every weight and the optimiser's state, to go on training; returns (iteration, epoch).
 
         Raises:

@@ -1,11 +1,12 @@
 """Heat maps and box codes of center-based heads: drawing, peaks, decoding, suppression by distance.
 
-Names and arguments are OpenPCDet's ``centernet_utils``. A map's cell (y, x) has the flat index ``y * W + x``. Source: Zhou et al.,
-"Objects as Points", arXiv:1904.07850; Yin et al., CenterPoint, CVPR 2021.
+Names and arguments are OpenPCDet's ``centernet_utils``. A map's cell (y, x) has the flat index ``y * W + x``. Source:
+Zhou et al., "Objects as Points", arXiv:1904.07850; Yin et al., CenterPoint, CVPR 2021.
 """
+
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,14 +15,25 @@ from torch.nn import functional as F
 
 from ...losses.centernet import _gather_feat, _transpose_and_gather_feat  # OpenPCDet has both here
 
-__all__ = ["boxes_at_cells", "decode_bbox_from_heatmap", "decode_bbox_from_pred_dicts", "draw_gaussian_to_heatmap", "draw_gaussians",
-           "gaussian2D", "gaussian_radius", "_gather_feat", "_transpose_and_gather_feat"]
+__all__ = [
+    "boxes_at_cells",
+    "decode_bbox_from_heatmap",
+    "decode_bbox_from_pred_dicts",
+    "draw_gaussian_to_heatmap",
+    "draw_gaussians",
+    "gaussian2D",
+    "gaussian_radius",
+    "_gather_feat",
+    "_transpose_and_gather_feat",
+]
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.5) -> Tensor:
-    """How far the centre of a box may move, in each of three ways, until its IoU with the unmoved box falls to ``min_overlap``: the least.
+    """How far the centre of a box may move, in each of three ways, until its IoU with the unmoved box falls to
+    ``min_overlap``: the least.
 
-    CornerNet's three quadratics with their larger root over 2, as all implementations after it have it, whatever the leading coefficient.
+    CornerNet's three quadratics with their larger root over 2, as all implementations after it have it, whatever the
+    leading coefficient.
 
     Args:
         height, width: (N,) sizes in cells. min_overlap: IoU in (0, 1).
@@ -51,18 +63,29 @@ def gaussian2D(shape: Sequence[int], sigma: float = 1) -> np.ndarray:
     return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * sigma * sigma))
 
 
-def draw_gaussian_to_heatmap(heatmap: Tensor, center: Sequence[float], radius: int, k: float = 1, valid_mask: Optional[Tensor] = None) -> Tensor:
-    """Raise ``heatmap`` (H, W), in place, to k times a Gaussian around the cell of ``center`` (x, y), within ``radius`` cells in x and y.
+def draw_gaussian_to_heatmap(
+    heatmap: Tensor, center: Sequence[float], radius: int, k: float = 1, valid_mask: Tensor | None = None
+) -> Tensor:
+    """Raise ``heatmap`` (H, W), in place, to k times a Gaussian around the cell of ``center`` (x, y), within ``radius``
+    cells in x and y.
 
     ``draw_gaussians`` does this for all objects at once.
     """
     cell = torch.tensor([[int(center[0]), int(center[1])]], device=heatmap.device)
-    drawn = draw_gaussians(cell, cell.new_tensor([int(radius)]), cell.new_zeros(1), None, (1, *heatmap.shape), heatmap.dtype)[0] * k
+    drawn = (
+        draw_gaussians(
+            cell, cell.new_tensor([int(radius)]), cell.new_zeros(1), None, (1, *heatmap.shape), heatmap.dtype
+        )[0]
+        * k
+    )
     return torch.maximum(heatmap, drawn if valid_mask is None else drawn * valid_mask.to(drawn.dtype), out=heatmap)
 
 
-def draw_gaussians(cells: Tensor, radius: Tensor, maps: Tensor, valid: Optional[Tensor], shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Heat maps of many objects: the maximum of Gaussians with sigma (2 r + 1) / 6, cut off at r cells in x and y, 1 at the objects' cells.
+def draw_gaussians(
+    cells: Tensor, radius: Tensor, maps: Tensor, valid: Tensor | None, shape: tuple[int, int, int], dtype: torch.dtype
+) -> Tensor:
+    """Heat maps of many objects: the maximum of Gaussians with sigma (2 r + 1) / 6, cut off at r cells in x and y, 1 at
+    the objects' cells.
 
     Args:
         cells: (N, 2) long x, y inside the map. radius: (N,) long. maps: (N,) long, the map each object belongs to.
@@ -80,12 +103,16 @@ def draw_gaussians(cells: Tensor, radius: Tensor, maps: Tensor, valid: Optional[
     reach = int(radius.max())
     step = torch.arange(-reach, reach + 1, device=cells.device)  # (K,)
     sigma = (2 * radius + 1).double().unsqueeze(1) / 6
-    line = torch.exp(-step.square() / (2 * sigma.square())) * (step.abs() <= radius.unsqueeze(1))  # (N, K); e^-(x2 + y2) = e^-x2 e^-y2
-    x, y = (cells[:, axis: axis + 1] + step for axis in (0, 1))  # (N, K)
+    # (N, K); e^-(x2 + y2) = e^-x2 e^-y2
+    line = torch.exp(-step.square() / (2 * sigma.square())) * (step.abs() <= radius.unsqueeze(1))
+    x, y = (cells[:, axis : axis + 1] + step for axis in (0, 1))  # (N, K)
     line_x, line_y = line * ((x >= 0) & (x < width)), line * ((y >= 0) & (y < height))
     if valid is not None:
         line_x = line_x * valid.unsqueeze(1)
-    place = (maps.unsqueeze(1) * height + y.clamp(0, height - 1)).unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)  # (N, K, K)
+    # (N, K, K)
+    place = (maps.unsqueeze(1) * height + y.clamp(0, height - 1)).unsqueeze(2) * width + x.clamp(
+        0, width - 1
+    ).unsqueeze(1)
     values = (line_y.unsqueeze(2) * line_x.unsqueeze(1)).to(dtype)
     return heat.scatter_reduce_(0, place.flatten(), values.flatten(), "amax").view(shape)
 
@@ -97,7 +124,9 @@ def _nms(heat: Tensor, kernel: int = 3) -> Tensor:
 
 
 def _topk(scores: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The K highest of (B, C, H, W) in each sample: scores (B, K), flat cells, classes, rows y and columns x (as floats), best first."""
+    """The K highest of (B, C, H, W) in each sample: scores (B, K), flat cells, classes, rows y and columns x (as
+    floats), best first.
+    """
     batch_size, num_class, height, width = scores.shape
     per_class = min(K, height * width)
     class_scores, cells = scores.flatten(2).topk(per_class)  # (B, C, per_class)
@@ -107,14 +136,25 @@ def _topk(scores: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 
 def boxes_at_cells(
-    x: Tensor, y: Tensor, center: Tensor, center_z: Tensor, size: Tensor, rot_cos: Tensor, rot_sin: Tensor, vel: Optional[Tensor],
-    point_cloud_range: Sequence[float], voxel_size: Sequence[float], feature_map_stride: int,
+    x: Tensor,
+    y: Tensor,
+    center: Tensor,
+    center_z: Tensor,
+    size: Tensor,
+    rot_cos: Tensor,
+    rot_sin: Tensor,
+    vel: Tensor | None,
+    point_cloud_range: Sequence[float],
+    voxel_size: Sequence[float],
+    feature_map_stride: int,
 ) -> Tensor:
     """Boxes from what a head says at cells.
 
     Args:
-        x, y: (..., 1) columns and rows of the cells. center: (..., 2) offset of the centre from the cell's corner, in cells.
-        center_z: (..., 1) metres. size: (..., 3) dx, dy, dz, metres. rot_cos, rot_sin: (..., 1), of any length. vel: (..., 2) or None.
+        x, y: (..., 1) columns and rows of the cells. center: (..., 2) offset of the centre from the cell's corner, in
+            cells.
+        center_z: (..., 1) metres. size: (..., 3) dx, dy, dz, metres. rot_cos, rot_sin: (..., 1), of any length. vel:
+            (..., 2) or None.
 
     Returns:
         (..., 7 or 9) x, y, z, dx, dy, dz, heading(, vx, vy); metres and radians, LiDAR frame.
@@ -126,34 +166,60 @@ def boxes_at_cells(
 
 
 def decode_bbox_from_heatmap(
-    heatmap: Tensor, rot_cos: Tensor, rot_sin: Tensor, center: Tensor, center_z: Tensor, dim: Tensor, point_cloud_range=None, voxel_size=None,
-    feature_map_stride: Optional[int] = None, vel: Optional[Tensor] = None, iou: Optional[Tensor] = None, K: int = 100, circle_nms: bool = False,
-    score_thresh: Optional[float] = None, post_center_limit_range: Optional[Tensor] = None,
+    heatmap: Tensor,
+    rot_cos: Tensor,
+    rot_sin: Tensor,
+    center: Tensor,
+    center_z: Tensor,
+    dim: Tensor,
+    point_cloud_range=None,
+    voxel_size=None,
+    feature_map_stride: int | None = None,
+    vel: Tensor | None = None,
+    iou: Tensor | None = None,
+    K: int = 100,
+    circle_nms: bool = False,
+    score_thresh: float | None = None,
+    post_center_limit_range: Tensor | None = None,
 ) -> list[dict[str, Tensor]]:
     """Boxes at the K highest cells of each sample's heat maps.
 
     Args:
-        heatmap: (B, C, H, W) scores. rot_cos, rot_sin, center_z: (B, 1, H, W). center: (B, 2, H, W). dim: (B, 3, H, W) metres.
+        heatmap: (B, C, H, W) scores. rot_cos, rot_sin, center_z: (B, 1, H, W). center: (B, 2, H, W). dim: (B, 3, H, W)
+            metres.
         vel: (B, 2, H, W) or None. iou: (B, 1, H, W) or None.
         circle_nms: take local maxima of 3 x 3 cells only.
-        score_thresh: scores must be above it. post_center_limit_range: (6,) that centres must lie in, borders included; None for no limit.
+        score_thresh: scores must be above it. post_center_limit_range: (6,) that centres must lie in, borders included;
+            None for no limit.
 
     Returns:
-        for each sample {"pred_boxes" (k, 7 or 9), "pred_scores" (k,), "pred_labels" (k,) 0-based in the head}, best first, and "pred_iou" (k,).
+        for each sample {"pred_boxes" (k, 7 or 9), "pred_scores" (k,), "pred_labels" (k,) 0-based in the head}, best
+        first, and "pred_iou" (k,).
     """
     scores, cells, labels, y, x = _topk(_nms(heatmap) if circle_nms else heatmap, K=K)
 
-    def at(feature_map: Optional[Tensor]) -> Optional[Tensor]:
+    def at(feature_map: Tensor | None) -> Tensor | None:
         return None if feature_map is None else _transpose_and_gather_feat(feature_map, cells)  # (B, K, D)
 
     boxes = boxes_at_cells(
-        x.unsqueeze(-1), y.unsqueeze(-1), at(center), at(center_z), at(dim), at(rot_cos), at(rot_sin), at(vel), point_cloud_range, voxel_size,
+        x.unsqueeze(-1),
+        y.unsqueeze(-1),
+        at(center),
+        at(center_z),
+        at(dim),
+        at(rot_cos),
+        at(rot_sin),
+        at(vel),
+        point_cloud_range,
+        voxel_size,
         feature_map_stride,
     )
     iou = at(iou)
     keep = torch.ones_like(scores, dtype=torch.bool)
     if post_center_limit_range is not None:
-        keep = ((boxes[..., :3] >= post_center_limit_range[:3]) & (boxes[..., :3] <= post_center_limit_range[3:])).all(dim=2)
+        keep = ((boxes[..., :3] >= post_center_limit_range[:3]) & (boxes[..., :3] <= post_center_limit_range[3:])).all(
+            dim=2
+        )
     if score_thresh is not None:
         keep = keep & (scores > score_thresh)
     found = []
@@ -164,23 +230,40 @@ def decode_bbox_from_heatmap(
     return found
 
 
-def decode_bbox_from_pred_dicts(pred_dict: dict[str, Tensor], point_cloud_range=None, voxel_size=None, feature_map_stride: Optional[int] = None) -> Tensor:
-    """Boxes at every cell: ``center``, ``center_z``, ``dim`` (logarithms), ``rot`` (cos, sin)(, ``vel``) maps (B, D, H, W) -> (B, H, W, 7 or 9)."""
-    maps = {key: pred_dict[key].permute(0, 2, 3, 1) for key in ("center", "center_z", "dim", "rot", "vel") if key in pred_dict}
+def decode_bbox_from_pred_dicts(
+    pred_dict: dict[str, Tensor], point_cloud_range=None, voxel_size=None, feature_map_stride: int | None = None
+) -> Tensor:
+    """Boxes at every cell: ``center``, ``center_z``, ``dim`` (logarithms), ``rot`` (cos, sin)(, ``vel``) maps (B, D, H,
+    W) -> (B, H, W, 7 or 9).
+    """
+    maps = {
+        key: pred_dict[key].permute(0, 2, 3, 1)
+        for key in ("center", "center_z", "dim", "rot", "vel")
+        if key in pred_dict
+    }
     _, height, width, _ = maps["center"].shape
     y = torch.arange(height, device=maps["center"].device, dtype=maps["center"].dtype).view(1, height, 1, 1)
     x = torch.arange(width, device=y.device, dtype=y.dtype).view(1, 1, width, 1)
     return boxes_at_cells(
-        x, y, maps["center"], maps["center_z"], maps["dim"].exp(), maps["rot"][..., 0:1], maps["rot"][..., 1:2], maps.get("vel"),
-        point_cloud_range, voxel_size, feature_map_stride,
+        x,
+        y,
+        maps["center"],
+        maps["center_z"],
+        maps["dim"].exp(),
+        maps["rot"][..., 0:1],
+        maps["rot"][..., 1:2],
+        maps.get("vel"),
+        point_cloud_range,
+        voxel_size,
+        feature_map_stride,
     )
 
 
 def circle_nms(dets: Tensor, thresh: float) -> Tensor:
     """Greedy suppression by distance: (N, 3) x, y, score -> rows that stay, (K,) long, best first.
 
-    ``thresh`` is compared with the *squared* distance (m^2), as in CenterPoint, whose figures for it are called radii. Equal scores: the lower row
-    first.
+    ``thresh`` is compared with the *squared* distance (m^2), as in CenterPoint, whose figures for it are called radii.
+    Equal scores: the lower row first.
     """
     order = dets[:, 2].sort(descending=True, stable=True).indices
     centers = dets[order, :2]
@@ -188,7 +271,7 @@ def circle_nms(dets: Tensor, thresh: float) -> Tensor:
     stays = np.ones(len(near), dtype=bool)
     for i in range(len(near)):
         if stays[i]:
-            stays[i + 1:] &= ~near[i, i + 1:]
+            stays[i + 1 :] &= ~near[i, i + 1 :]
     return order[torch.from_numpy(stays).to(order.device)]
 
 

@@ -1,4 +1,7 @@
-"""Reading checkpoints into a model: what fits, what does not, and why; kernels of sparse convolutions in any of spconv's layouts."""
+"""Reading checkpoints into a model: what fits, what does not, and why; kernels of sparse convolutions in any of
+spconv's layouts.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +18,11 @@ __all__ = ["load_params_from_file", "load_params_with_optimizer", "match_state",
 
 
 def _kernels(model: nn.Module) -> dict[str, SparseConvolution]:
-    return {f"{name}.weight" if name else "weight": module for name, module in model.named_modules() if isinstance(module, SparseConvolution)}
+    return {
+        f"{name}.weight" if name else "weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, SparseConvolution)
+    }
 
 
 def _shape_in(layout: str, module: SparseConvolution) -> tuple[int, ...]:
@@ -24,21 +31,30 @@ def _shape_in(layout: str, module: SparseConvolution) -> tuple[int, ...]:
 
 
 def file_layout(model: nn.Module, state: dict[str, Tensor]) -> str:
-    """The kernel layout of a whole file, a key of ``ops.sparse_conv.layouts.LAYOUTS``: the one in which most of its kernels fit the model.
+    """The kernel layout of a whole file, a key of ``ops.sparse_conv.layouts.LAYOUTS``: the one in which most of its
+    kernels fit the model.
 
-    A file is written by one version of spconv. So a kernel with equal in and out channels, whose shape is the same in RSCK and in RSKC, goes
-    by the others; with none to go by it counts as RSCK (spconv 1.x).
+    A file is written by one version of spconv. So a kernel with equal in and out channels, whose shape is the same in
+    RSCK and in RSKC, goes by the others; with none to go by it counts as RSCK (spconv 1.x).
     """
+
     def fitting(layout: str) -> int:
-        return sum(key in state and tuple(state[key].shape) == _shape_in(layout, module) for key, module in _kernels(model).items())
+        return sum(
+            key in state and tuple(state[key].shape) == _shape_in(layout, module)
+            for key, module in _kernels(model).items()
+        )
 
     return max(("KRSC", "RSCK", "RSKC"), key=fitting)
 
 
-def model_state(model: nn.Module, filename: str | Path, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None) -> dict[str, Tensor]:
-    """The weights of a checkpoint, over them those of a second one, their sparse kernels in the model's layout (out, *kernel, in).
+def model_state(
+    model: nn.Module, filename: str | Path, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None
+) -> dict[str, Tensor]:
+    """The weights of a checkpoint, over them those of a second one, their sparse kernels in the model's layout (out,
+    *kernel, in).
 
-    ``kernel_layout`` declares the first file's, see ``ops.sparse_conv.layouts.LAYOUTS``; None: :func:`file_layout` tells.
+    ``kernel_layout`` declares the first file's, see ``ops.sparse_conv.layouts.LAYOUTS``; None: :func:`file_layout`
+    tells.
     """
     state = _in_own_layout(model, read_checkpoint(filename)["model_state"], kernel_layout)
     if pre_trained_path is not None:
@@ -49,13 +65,25 @@ def model_state(model: nn.Module, filename: str | Path, pre_trained_path: str | 
 def _in_own_layout(model: nn.Module, state: dict[str, Tensor], layout: str | None) -> dict[str, Tensor]:
     layout = layout or file_layout(model, state)
     if layout not in LAYOUTS:
-        raise InputError(f"kernel_layout {layout!r} is unknown; it must be one of {', '.join(f'{name} = {meaning}' for name, meaning in LAYOUTS.items())}")
-    kernels = {key: module for key, module in _kernels(model).items() if key in state and tuple(state[key].shape) == _shape_in(layout, module)}
-    return {**state, **{key: convert_spconv_kernel(state[key], layout, module.conv1x1) for key, module in kernels.items()}}
+        raise InputError(
+            f"kernel_layout {layout!r} is unknown; it must be one of "
+            f"{', '.join(f'{name} = {meaning}' for name, meaning in LAYOUTS.items())}"
+        )
+    kernels = {
+        key: module
+        for key, module in _kernels(model).items()
+        if key in state and tuple(state[key].shape) == _shape_in(layout, module)
+    }
+    return {
+        **state,
+        **{key: convert_spconv_kernel(state[key], layout, module.conv1x1) for key, module in kernels.items()},
+    }
 
 
 def match_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The entries of ``state`` that fit ``model``, and one line for each that does not, or that the model has and ``state`` lacks."""
+    """The entries of ``state`` that fit ``model``, and one line for each that does not, or that the model has and
+    ``state`` lacks.
+    """
     own = model.state_dict()
     fitting, problems = {}, []
     for key, value in state.items():
@@ -70,15 +98,23 @@ def match_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
 
 
 def load_params_from_file(
-    model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None
+    model: nn.Module,
+    filename: str | Path,
+    logger,
+    pre_trained_path: str | Path | None = None,
+    kernel_layout: str | None = None,
 ) -> None:
-    """Load what fits of a checkpoint's weights and log what does not. Raises InputError where nothing but buffers would fit.
+    """Load what fits of a checkpoint's weights and log what does not. Raises InputError where nothing but buffers would
+    fit.
 
     ``kernel_layout``: see :func:`model_state`.
     """
     fitting, problems = match_state(model, model_state(model, filename, pre_trained_path, kernel_layout))
     if not set(fitting) & {name for name, _ in model.named_parameters()}:
-        raise InputError(f"{filename} is a checkpoint of another architecture: none of its weights fits this model, for example {problems[0]}")
+        raise InputError(
+            f"{filename} is a checkpoint of another architecture: none of its weights fits this model, for example "
+            f"{problems[0]}"
+        )
     model.load_state_dict(fitting, strict=False)
     for problem in problems:
         logger.info("not loaded: %s", problem)
@@ -107,7 +143,10 @@ def load_params_with_optimizer(
         try:
             optimizer.load_state_dict(state)
         except (ValueError, KeyError) as error:
-            raise InputError(f"{filename}: the optimiser's state does not fit this optimiser ({error}); start without it through --pretrained_model") from error
+            raise InputError(
+                f"{filename}: the optimiser's state does not fit this optimiser ({error}); start without it through "
+                "--pretrained_model"
+            ) from error
         for module in _kernels(model).values():
             moments = optimizer.state.get(module.weight, {})
             for key, value in moments.items():

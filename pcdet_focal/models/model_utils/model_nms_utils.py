@@ -1,4 +1,5 @@
 """Non-maximum suppression as the detectors use it: thresholds, limits before and after, one class or many."""
+
 from __future__ import annotations
 
 import torch
@@ -11,7 +12,9 @@ from ..registry import find_by_name
 _NMS = {"nms_gpu": nms_rotated, "nms_normal_gpu": nms_axis_aligned}  # the names are OpenPCDet's; both run on any device
 
 
-def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None) -> tuple[Tensor, Tensor]:
+def class_agnostic_nms(
+    box_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Suppress boxes of all classes together.
 
     Args:
@@ -25,27 +28,43 @@ def class_agnostic_nms(box_scores: Tensor, box_preds: Tensor, nms_config, score_
     """
     candidates = _best(box_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh)
     keep = _nms_of(nms_config)(
-        box_preds[candidates, :7], box_scores[candidates], nms_config.NMS_THRESH, post_maxsize=nms_config.NMS_POST_MAXSIZE
+        box_preds[candidates, :7],
+        box_scores[candidates],
+        nms_config.NMS_THRESH,
+        post_maxsize=nms_config.NMS_POST_MAXSIZE,
     )
     selected = candidates[keep]
     return selected, box_scores[selected]
 
 
-def multi_classes_nms(cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress each class on its own, all in one go: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,), 0-based labels (K,),
-    boxes (K, 7+), class by class. The limits are each class's."""
-    candidates, groups = (_best_of_classes_on_gpu if cls_scores.is_cuda else _best_of_classes)(cls_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh)
+def multi_classes_nms(
+    cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Suppress each class on its own, all in one go: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,),
+    0-based labels (K,), boxes (K, 7+), class by class. The limits are each class's."""
+    candidates, groups = (_best_of_classes_on_gpu if cls_scores.is_cuda else _best_of_classes)(
+        cls_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh
+    )
     scores = cls_scores[candidates, groups.clamp(min=0)]
     keep = _nms_of(nms_config)(
-        box_preds[candidates, :7], scores, [nms_config.NMS_THRESH] * cls_scores.shape[1], post_maxsize=nms_config.NMS_POST_MAXSIZE, groups=groups
+        box_preds[candidates, :7],
+        scores,
+        [nms_config.NMS_THRESH] * cls_scores.shape[1],
+        post_maxsize=nms_config.NMS_POST_MAXSIZE,
+        groups=groups,
     )
     return scores[keep], groups[keep], box_preds[candidates[keep]]
 
 
 def _best(scores: Tensor, most: int, score_thresh: float | None) -> Tensor:
     """Indices (k,) of the at most ``most`` best scores (N,) that reach the threshold, best first."""
-    candidates = torch.arange(len(scores), device=scores.device) if score_thresh is None else (scores >= score_thresh).nonzero().view(-1)
-    # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are kept.
+    candidates = (
+        torch.arange(len(scores), device=scores.device)
+        if score_thresh is None
+        else (scores >= score_thresh).nonzero().view(-1)
+    )
+    # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are
+    # kept.
     return candidates[scores[candidates].topk(min(most, len(candidates))).indices]
 
 
@@ -57,14 +76,21 @@ def _best_of_classes(cls_scores: Tensor, most: int, score_thresh: float | None) 
 
 def _best_of_classes_on_gpu(cls_scores: Tensor, most: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
     """The same without waiting for how many reach the threshold: those that do not are there too, in the class -1."""
-    scores = cls_scores if score_thresh is None else cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
+    scores = (
+        cls_scores if score_thresh is None else cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
+    )
     scores, candidates = scores.topk(min(most, len(scores)), dim=0)  # (k, classes), columns in descending order
     labels = torch.arange(cls_scores.shape[1], device=cls_scores.device).expand_as(candidates)
-    return candidates.flatten(), (labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)).flatten()
+    return candidates.flatten(), (
+        labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)
+    ).flatten()
 
 
-def class_specific_nms(box_scores: Tensor, box_preds: Tensor, box_labels: Tensor, nms_config, score_thresh=None) -> tuple[Tensor, Tensor]:
-    """Suppress each class with its own limits, all in one go: NMS_THRESH, NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE are lists, one entry a class.
+def class_specific_nms(
+    box_scores: Tensor, box_preds: Tensor, box_labels: Tensor, nms_config, score_thresh=None
+) -> tuple[Tensor, Tensor]:
+    """Suppress each class with its own limits, all in one go: NMS_THRESH, NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE are
+    lists, one entry a class.
 
     Args:
         box_scores: (N,). box_preds: (N, 7+). box_labels: (N,) 0-based.
@@ -80,7 +106,12 @@ def class_specific_nms(box_scores: Tensor, box_preds: Tensor, box_labels: Tensor
         thresholds = small_table([float(t) for t in thresholds], box_scores.device).to(box_scores.dtype)
         groups = torch.where(box_scores > thresholds[groups.clamp(0, classes - 1)], groups, -1)
     selected = nms_rotated(
-        box_preds[:, :7], box_scores, list(nms_config.NMS_THRESH), list(nms_config.NMS_PRE_MAXSIZE), list(nms_config.NMS_POST_MAXSIZE), groups
+        box_preds[:, :7],
+        box_scores,
+        list(nms_config.NMS_THRESH),
+        list(nms_config.NMS_PRE_MAXSIZE),
+        list(nms_config.NMS_POST_MAXSIZE),
+        groups,
     )
     return selected, box_scores[selected]
 

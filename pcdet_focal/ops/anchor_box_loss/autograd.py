@@ -1,4 +1,5 @@
 """The sums with their gradients by hand, for eager mode; a compiler is given ``operators`` instead."""
+
 from __future__ import annotations
 
 import importlib
@@ -19,7 +20,9 @@ class BoxAndDirection(torch.autograd.Function):
     """Forward sums at the positives, backward writes their gradients into zeros; only the inputs are kept."""
 
     @staticmethod
-    def forward(ctx, box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, backend):
+    def forward(
+        ctx, box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, backend
+    ):
         tensors = box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights
         ctx.save_for_backward(*tensors)
         ctx.numbers, ctx.backend = (beta, dir_offset), backend
@@ -29,7 +32,11 @@ class BoxAndDirection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_box, grad_dir, _):
-        gradients = kernels(ctx.backend).gradients(grad_box.detach(), grad_dir.detach(), *ctx.saved_tensors, *ctx.numbers)
+        gradients = kernels(ctx.backend).gradients(
+            grad_box.detach(), grad_dir.detach(), *ctx.saved_tensors, *ctx.numbers
+        )
         predictions = [t for t in ctx.saved_tensors[:2] if t is not None]
-        gradients = [g if g is None else once(g, NO_SECOND_DERIVATIVE, grad_box, grad_dir, *predictions) for g in gradients]
+        gradients = [
+            g if g is None else once(g, NO_SECOND_DERIVATIVE, grad_box, grad_dir, *predictions) for g in gradients
+        ]
         return *gradients, None, None, None, None, None, None, None

@@ -1,4 +1,5 @@
 """Box and direction loss on the CPU: the labels are read once, the rest at positive anchors only, in float64."""
+
 from __future__ import annotations
 
 import math
@@ -45,8 +46,12 @@ def _positives_in(labels, positives):
 
 
 _Arguments = arguments_type(
-    "_Arguments", "box_preds dir_logits box_targets labels label_bytes anchor_headings code_weights batch_size num_anchors num_codes num_bins "
-    "parts sums counts grad_box grad_dir box_grad dir_grad", "beta dir_offset")
+    "_Arguments",
+    "box_preds dir_logits box_targets labels label_bytes anchor_headings code_weights batch_size num_anchors "
+    "num_codes num_bins "
+    "parts sums counts grad_box grad_dir box_grad dir_grad",
+    "beta dir_offset",
+)
 
 
 @numba.njit(error_model="numpy")
@@ -90,19 +95,35 @@ def _direction_loss(logits, wanted, slopes):
 
 
 def _member(pointer):
-    """Box and direction sums (2, B, parts) and counts (B, parts) of the parts of the samples that this thread gets; or, where there is ``box_grad``,
-    the gradients times grad_box and grad_dir (B,): zeros, and then what the positives give."""
+    """Box and direction sums (2, B, parts) and counts (B, parts) of the parts of the samples that this thread gets; or,
+    where there is ``box_grad``, the gradients times grad_box and grad_dir (B,): zeros, and then what the positives
+    give."""
     args = numba.carray(pointer, 1)[0]
-    batch_size, num_anchors, num_codes, num_bins, parts = args.batch_size, args.num_anchors, args.num_codes, args.num_bins, args.parts
+    batch_size, num_anchors, num_codes, num_bins, parts = (
+        args.batch_size,
+        args.num_anchors,
+        args.num_codes,
+        args.num_bins,
+        args.parts,
+    )
     with_grad, dir_offset = args.box_grad != 0, np.float32(args.dir_offset)
     box_preds = array_at(args.box_preds, np.float32, (batch_size, num_anchors, num_codes))
     box_targets = array_at(args.box_targets, np.float32, (batch_size, num_anchors, num_codes))
     dir_logits = array_at(args.dir_logits, np.float32, (batch_size, num_anchors, num_bins))
     box_grad = array_at(args.box_grad, np.float32, (batch_size, num_anchors, num_codes))
     dir_grad = array_at(args.dir_grad, np.float32, (batch_size, num_anchors, num_bins))
-    grad_box, grad_dir = array_at(args.grad_box, np.float32, batch_size), array_at(args.grad_dir, np.float32, batch_size)
-    headings, weights = array_at(args.anchor_headings, np.float32, num_anchors), array_at(args.code_weights, np.float32, num_codes)
-    sums, counts = array_at(args.sums, np.float64, (2, batch_size, parts)), array_at(args.counts, np.int64, (batch_size, parts))
+    grad_box, grad_dir = (
+        array_at(args.grad_box, np.float32, batch_size),
+        array_at(args.grad_dir, np.float32, batch_size),
+    )
+    headings, weights = (
+        array_at(args.anchor_headings, np.float32, num_anchors),
+        array_at(args.code_weights, np.float32, num_codes),
+    )
+    sums, counts = (
+        array_at(args.sums, np.float64, (2, batch_size, parts)),
+        array_at(args.counts, np.int64, (batch_size, parts)),
+    )
     box_slopes, dir_slopes, positives = np.empty(num_codes), np.empty(num_bins), np.empty(_GROUP, np.int64)
     while True:
         task = next_task(pointer)
@@ -112,7 +133,9 @@ def _member(pointer):
         begin, end = part * _ANCHORS_PER_PART, min((part + 1) * _ANCHORS_PER_PART, num_anchors)
         if with_grad:
             for gradient, columns in ((args.box_grad, num_codes), (args.dir_grad, num_bins)):
-                clear(gradient + 4 * columns * (b * num_anchors + begin), gradient + 4 * columns * (b * num_anchors + end))
+                clear(
+                    gradient + 4 * columns * (b * num_anchors + begin), gradient + 4 * columns * (b * num_anchors + end)
+                )
         box_sum = dir_sum = 0.0
         count = 0
         for first in range(begin, end, _GROUP):
@@ -140,25 +163,54 @@ def _member(pointer):
 _run = TeamKernel(_member, _Arguments)
 
 
-def _prepare(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset) -> tuple[_Arguments, list[torch.Tensor]]:
+def _prepare(
+    box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset
+) -> tuple[_Arguments, list[torch.Tensor]]:
     """Arguments for the kernel, and the tensors in host memory, float32 and contiguous, that they point to."""
+
     def host(tensor):
         return tensor.detach().float().cpu().contiguous()
 
     batch_size, num_anchors, num_codes = box_preds.shape
-    kept = [host(box_preds), host(box_targets), labels.cpu().contiguous(), torch.ones(num_codes) if code_weights is None else host(code_weights)]
-    args = _Arguments(box_preds=kept[0].data_ptr(), box_targets=kept[1].data_ptr(), labels=kept[2].data_ptr(), code_weights=kept[3].data_ptr(),
-                      label_bytes=labels.element_size(), batch_size=batch_size, num_anchors=num_anchors, num_codes=num_codes,
-                      parts=-(-num_anchors // _ANCHORS_PER_PART), beta=beta, dir_offset=dir_offset)
+    kept = [
+        host(box_preds),
+        host(box_targets),
+        labels.cpu().contiguous(),
+        torch.ones(num_codes) if code_weights is None else host(code_weights),
+    ]
+    args = _Arguments(
+        box_preds=kept[0].data_ptr(),
+        box_targets=kept[1].data_ptr(),
+        labels=kept[2].data_ptr(),
+        code_weights=kept[3].data_ptr(),
+        label_bytes=labels.element_size(),
+        batch_size=batch_size,
+        num_anchors=num_anchors,
+        num_codes=num_codes,
+        parts=-(-num_anchors // _ANCHORS_PER_PART),
+        beta=beta,
+        dir_offset=dir_offset,
+    )
     if dir_logits is not None:
         kept += [host(dir_logits), host(anchor_headings)]
-        args.num_bins, args.dir_logits, args.anchor_headings = dir_logits.shape[2], kept[4].data_ptr(), kept[5].data_ptr()
+        args.num_bins, args.dir_logits, args.anchor_headings = (
+            dir_logits.shape[2],
+            kept[4].data_ptr(),
+            kept[5].data_ptr(),
+        )
     return args, kept
 
 
-def sums(box_preds: torch.Tensor, dir_logits: torch.Tensor | None, box_targets: torch.Tensor, labels: torch.Tensor,
-         anchor_headings: torch.Tensor | None, code_weights: torch.Tensor | None, beta: float,
-         dir_offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def sums(
+    box_preds: torch.Tensor,
+    dir_logits: torch.Tensor | None,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    anchor_headings: torch.Tensor | None,
+    code_weights: torch.Tensor | None,
+    beta: float,
+    dir_offset: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Box sums (B,) and direction sums (B,), float32, and positives (B,) int64, on the device of the predictions."""
     args, kept = _prepare(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset)
     found = torch.empty(2, args.batch_size, args.parts, dtype=torch.float64)
@@ -169,10 +221,21 @@ def sums(box_preds: torch.Tensor, dir_logits: torch.Tensor | None, box_targets: 
     return box.to(box_preds.device), direction.to(box_preds.device), counts.sum(dim=1).to(box_preds.device)
 
 
-def gradients(grad_box: torch.Tensor, grad_dir: torch.Tensor, box_preds: torch.Tensor, dir_logits: torch.Tensor | None, box_targets: torch.Tensor,
-              labels: torch.Tensor, anchor_headings: torch.Tensor | None, code_weights: torch.Tensor | None, beta: float,
-              dir_offset: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir`` (B,)."""
+def gradients(
+    grad_box: torch.Tensor,
+    grad_dir: torch.Tensor,
+    box_preds: torch.Tensor,
+    dir_logits: torch.Tensor | None,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    anchor_headings: torch.Tensor | None,
+    code_weights: torch.Tensor | None,
+    beta: float,
+    dir_offset: float,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir``
+    (B,).
+    """
     args, kept = _prepare(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset)
     box_grad, dir_grad = pages.empty_like(kept[0]), None if dir_logits is None else pages.empty_like(kept[4])
     incoming = [grad.detach().float().cpu().contiguous() for grad in (grad_box, grad_dir)]

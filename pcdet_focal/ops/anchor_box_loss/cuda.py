@@ -1,7 +1,10 @@
-"""Box and direction loss as Triton kernels: every label is read, the rest at positive anchors only, and the host is not asked how many there are.
+"""Box and direction loss as Triton kernels: every label is read, the rest at positive anchors only, and the host is not
+asked how many there are.
 
-The backward pass clears the gradients and writes them at the positive anchors. Arithmetic is float32, sums are float64 in a fixed order.
+The backward pass clears the gradients and writes them at the positive anchors. Arithmetic is float32, sums are float64
+in a fixed order.
 """
+
 from __future__ import annotations
 
 import torch
@@ -14,10 +17,30 @@ _TURN = tl.constexpr(6.283185307179586)
 
 @triton.jit
 def _tiles(
-    box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, grad_box, grad_dir, sums, counts, box_grad, dir_grad,
-    num_anchors, batch_size, beta, dir_offset, D: tl.constexpr, K: tl.constexpr, L1: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    box_preds,
+    dir_logits,
+    box_targets,
+    labels,
+    anchor_headings,
+    code_weights,
+    grad_box,
+    grad_dir,
+    sums,
+    counts,
+    box_grad,
+    dir_grad,
+    num_anchors,
+    batch_size,
+    beta,
+    dir_offset,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    L1: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """With sums (2, B, tiles) and counts (B, tiles): the losses of each tile and its positives. Else the gradients at the positives.
+    """With sums (2, B, tiles) and counts (B, tiles): the losses of each tile and its positives. Else the gradients at
+    the positives.
 
     grad_box, grad_dir: (B,) gradients of the samples' sums. K = 0: no direction.
     """
@@ -54,10 +77,14 @@ def _tiles(
                     box_total += tl.where(known, loss, 0.0).to(tl.float64)
                 else:
                     slope = slope * inner * tl.load(grad_box + sample).to(tl.float32)
-                    tl.store(box_grad + row * D + d, tl.where(known, slope, 0.0).to(box_grad.dtype.element_ty), mask=positive)
+                    tl.store(
+                        box_grad + row * D + d, tl.where(known, slope, 0.0).to(box_grad.dtype.element_ty), mask=positive
+                    )
             if K > 0:
                 heading = tl.load(anchor_headings + anchor, mask=positive, other=0.0).to(tl.float32)
-                turned = heading + tl.load(box_targets + row * D + 6, mask=positive, other=0.0).to(tl.float32) - dir_offset
+                turned = (
+                    heading + tl.load(box_targets + row * D + 6, mask=positive, other=0.0).to(tl.float32) - dir_offset
+                )
                 sector = tl.div_rn(turned - tl.floor(tl.div_rn(turned, _TURN)) * _TURN, _TURN / K)
                 wanted = tl.where(sector >= 1.0, tl.minimum(sector, K - 1.0), 0.0).to(tl.int32)  # of NaN 0
                 top = tl.load(dir_logits + row * K, mask=positive, other=0.0).to(tl.float32)
@@ -84,33 +111,90 @@ def _tiles(
         tl.store(counts + place, tl.sum(count))
 
 
-def _launch(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, incoming, results):
+def _launch(
+    box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, incoming, results
+):
     batch_size, num_anchors, num_codes = box_preds.shape
-    tensors = [t if t is None else t.detach().contiguous() for t in (box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights)]
+    tensors = [
+        t if t is None else t.detach().contiguous()
+        for t in (box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights)
+    ]
     with torch.cuda.device_of(box_preds):
         _tiles[(triton.cdiv(num_anchors, _TILE), batch_size)](
-            *tensors, *incoming, *results, num_anchors, batch_size, float(beta), float(dir_offset), D=num_codes,
-            K=0 if dir_logits is None else dir_logits.shape[-1], L1=beta < 1e-5, TILE=_TILE, BLOCK=_BLOCK, num_warps=4)
+            *tensors,
+            *incoming,
+            *results,
+            num_anchors,
+            batch_size,
+            float(beta),
+            float(dir_offset),
+            D=num_codes,
+            K=0 if dir_logits is None else dir_logits.shape[-1],
+            L1=beta < 1e-5,
+            TILE=_TILE,
+            BLOCK=_BLOCK,
+            num_warps=4,
+        )
 
 
-def sums(box_preds: torch.Tensor, dir_logits: torch.Tensor | None, box_targets: torch.Tensor, labels: torch.Tensor,
-         anchor_headings: torch.Tensor | None, code_weights: torch.Tensor | None, beta: float,
-         dir_offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def sums(
+    box_preds: torch.Tensor,
+    dir_logits: torch.Tensor | None,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    anchor_headings: torch.Tensor | None,
+    code_weights: torch.Tensor | None,
+    beta: float,
+    dir_offset: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Box sums (B,) and direction sums (B,), float32, and positives (B,) int64."""
     batch_size, num_anchors = labels.shape
     tiles = triton.cdiv(num_anchors, _TILE)
     parts = box_preds.new_empty((2, batch_size, tiles), dtype=torch.float64)
     counts = labels.new_empty((batch_size, tiles), dtype=torch.int32)
-    _launch(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, (None, None), (parts, counts, None, None))
+    _launch(
+        box_preds,
+        dir_logits,
+        box_targets,
+        labels,
+        anchor_headings,
+        code_weights,
+        beta,
+        dir_offset,
+        (None, None),
+        (parts, counts, None, None),
+    )
     return parts[0].sum(dim=1).float(), parts[1].sum(dim=1).float(), counts.sum(dim=1)
 
 
-def gradients(grad_box: torch.Tensor, grad_dir: torch.Tensor, box_preds: torch.Tensor, dir_logits: torch.Tensor | None, box_targets: torch.Tensor,
-              labels: torch.Tensor, anchor_headings: torch.Tensor | None, code_weights: torch.Tensor | None, beta: float,
-              dir_offset: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir`` (B,)."""
+def gradients(
+    grad_box: torch.Tensor,
+    grad_dir: torch.Tensor,
+    box_preds: torch.Tensor,
+    dir_logits: torch.Tensor | None,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    anchor_headings: torch.Tensor | None,
+    code_weights: torch.Tensor | None,
+    beta: float,
+    dir_offset: float,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir``
+    (B,).
+    """
     box_grad = box_preds.new_zeros(box_preds.shape)
     dir_grad = None if dir_logits is None else dir_logits.new_zeros(dir_logits.shape)
     incoming = grad_box.contiguous(), grad_dir.contiguous()
-    _launch(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset, incoming, (None, None, box_grad, dir_grad))
+    _launch(
+        box_preds,
+        dir_logits,
+        box_targets,
+        labels,
+        anchor_headings,
+        code_weights,
+        beta,
+        dir_offset,
+        incoming,
+        (None, None, box_grad, dir_grad),
+    )
     return box_grad, dir_grad

@@ -1,4 +1,7 @@
-"""Box and direction loss of the positive anchors in plain torch: the definition. Any device, any floating dtype, differentiable twice."""
+"""Box and direction loss of the positive anchors in plain torch: the definition. Any device, any floating dtype,
+differentiable twice.
+"""
+
 from __future__ import annotations
 
 import math
@@ -7,8 +10,16 @@ import torch
 from torch.nn import functional as F
 
 
-def box_sums(box_preds: torch.Tensor, box_targets: torch.Tensor, labels: torch.Tensor, code_weights: torch.Tensor | None, beta: float) -> torch.Tensor:
-    """Summed smooth L1 loss of the box codes of each sample's positive anchors, (B,); arguments as in the room's ``box_and_direction_sums``."""
+def box_sums(
+    box_preds: torch.Tensor,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    code_weights: torch.Tensor | None,
+    beta: float,
+) -> torch.Tensor:
+    """Summed smooth L1 loss of the box codes of each sample's positive anchors, (B,); arguments as in the room's
+    ``box_and_direction_sums``.
+    """
     positive = (labels > 0).unsqueeze(-1)
     known = positive & ~box_targets.isnan()
     preds, targets = (torch.where(known, codes, 0.0) for codes in (box_preds, box_targets.to(box_preds)))
@@ -22,8 +33,13 @@ def box_sums(box_preds: torch.Tensor, box_targets: torch.Tensor, labels: torch.T
     return loss.sum(dim=(1, 2), dtype=torch.float64).to(diff.dtype)
 
 
-def direction_sums(dir_logits: torch.Tensor, box_targets: torch.Tensor, labels: torch.Tensor, anchor_headings: torch.Tensor,
-                   dir_offset: float) -> torch.Tensor:
+def direction_sums(
+    dir_logits: torch.Tensor,
+    box_targets: torch.Tensor,
+    labels: torch.Tensor,
+    anchor_headings: torch.Tensor,
+    dir_offset: float,
+) -> torch.Tensor:
     """Summed cross entropy of the direction classifier at each sample's positive anchors, (B,)."""
     num_bins = dir_logits.shape[-1]
     turned = anchor_headings + box_targets[..., 6] - dir_offset

@@ -1,7 +1,9 @@
-"""For each box the anchors whose centres are nearest to it, and the anchor that overlaps it most: what ATSS chooses from.
+"""For each box the anchors whose centres are nearest to it, and the anchor that overlaps it most: what ATSS chooses
+from.
 
 Work and memory grow with the boxes: no table of anchors times boxes is made on a regular grid, on a CPU or a GPU.
 """
+
 from __future__ import annotations
 
 import torch
@@ -13,12 +15,14 @@ from pcdet_focal.ops.backend import choose_backend
 __all__ = ["search_anchors"]
 
 
-def search_anchors(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool = False) -> tuple[Tensor, Tensor]:
+def search_anchors(
+    anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool = False
+) -> tuple[Tensor, Tensor]:
     """Nearest and most overlapping anchors.
 
-    Distances are between centres in 3-D, in float64; of equal ones the anchor of the lower index comes first. The overlap is the exact rotated
-    IoU in the bird's-eye view, with ``match_height`` of the volumes, compared in float32, so that anchors that are each other's mirror image tie
-    on every device; of equal ones the lower index.
+    Distances are between centres in 3-D, in float64; of equal ones the anchor of the lower index comes first. The
+    overlap is the exact rotated IoU in the bird's-eye view, with ``match_height`` of the volumes, compared in float32,
+    so that anchors that are each other's mirror image tie on every device; of equal ones the lower index.
 
     Args:
         anchors: (nz, ny, nx, n_sizes, n_rotations, 7+) x, y, z, dx, dy, dz, heading; metres and radians.
@@ -28,29 +32,40 @@ def search_anchors(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, ma
         match_height: see above.
 
     Returns:
-        nearest (M, min(topk, N)) int64, in ascending order of the distance, and best (M,) int64: indices into the N flattened anchors. A box
-        that no anchor meets has 0 as its best.
+        nearest (M, min(topk, N)) int64, in ascending order of the distance, and best (M,) int64: indices into the N
+        flattened anchors. A box that no anchor meets has 0 as its best.
 
     Raises:
         InputError: shapes or devices that do not fit, or no anchors.
     """
     if anchors.dim() != 6 or anchors.shape[-1] < 7 or not anchors.numel():
-        raise InputError(f"anchors must have shape (nz, ny, nx, n_sizes, n_rotations, 7 or more), none of them 0, not {tuple(anchors.shape)}.")
+        raise InputError(
+            "anchors must have shape (nz, ny, nx, n_sizes, n_rotations, 7 or more), none of them 0, not "
+            f"{tuple(anchors.shape)}."
+        )
     if boxes.dim() != 2 or boxes.shape[1] < 7 or wanted.shape != boxes.shape[:1]:
-        raise InputError(f"boxes must have shape (M, 7 or more) and wanted (M,), not {tuple(boxes.shape)} and {tuple(wanted.shape)}.")
+        raise InputError(
+            f"boxes must have shape (M, 7 or more) and wanted (M,), not {tuple(boxes.shape)} and {tuple(wanted.shape)}."
+        )
     if not anchors.device == boxes.device == wanted.device:
-        raise InputError(f"anchors, boxes and wanted must be on one device, but they are on {anchors.device}, {boxes.device} and {wanted.device}.")
+        raise InputError(
+            f"anchors, boxes and wanted must be on one device, but they are on {anchors.device}, {boxes.device} and "
+            f"{wanted.device}."
+        )
     if topk < 1:
         raise InputError(f"topk must be at least 1, not {topk}.")
     boxes = boxes[:, :7].detach().double()
     backend = choose_backend(boxes.device, "anchor_search", has_cuda=True)
     if backend == "cuda":
         from pcdet_focal.ops.anchor_search import cuda
+
         return cuda.search(anchors, boxes, wanted, topk, match_height)
     if backend == "cpu":
         from pcdet_focal.ops.anchor_search import cpu
+
         found = cpu.search(anchors, boxes, wanted, topk, match_height)
         if found is not None:
             return found
     from pcdet_focal.ops.anchor_search import reference
+
     return reference.search(anchors, boxes, wanted, topk, match_height)

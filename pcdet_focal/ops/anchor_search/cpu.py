@@ -1,11 +1,12 @@
 """The search on the CPU (numba, one thread, releases the GIL); ``reference.py`` is the definition.
 
-On a regular grid the anchors nearest to a box are found in rings of cells around the box's own, until the next ring is farther than what was
-found. The kernel for the overlap stands in ``rotated_iou.cpu``: see the note there.
+On a regular grid the anchors nearest to a box are found in rings of cells around the box's own, until the next ring is
+farther than what was found. The kernel for the overlap stands in ``rotated_iou.cpu``: see the note there.
 """
+
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -17,8 +18,8 @@ from pcdet_focal.ops.rotated_iou.cpu import most_overlapping
 
 
 class _Lattice(NamedTuple):
-    """Centres (nx,) and (ny,) float64; the anchors of a location (kinds, 7) with x and y 0, kinds in the order height, size, rotation; and how
-    many kinds have one height."""
+    """Centres (nx,) and (ny,) float64; the anchors of a location (kinds, 7) with x and y 0, kinds in the order height,
+    size, rotation; and how many kinds have one height."""
 
     xs: np.ndarray
     ys: np.ndarray
@@ -29,20 +30,37 @@ class _Lattice(NamedTuple):
 _lattices: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor of anchors -> (its version, its lattice or None)
 
 
-def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool) -> Optional[tuple[Tensor, Tensor]]:
-    """See :func:`pcdet_focal.ops.anchor_search.search_anchors`; boxes (M, 7) float64. None where the anchors are no grid or a box is not finite."""
+def search(
+    anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool
+) -> tuple[Tensor, Tensor] | None:
+    """See :func:`pcdet_focal.ops.anchor_search.search_anchors`; boxes (M, 7) float64. None where the anchors are no
+    grid or a box is not finite.
+    """
     lattice = _lattice_of(anchors)
     own, rows = boxes.cpu().numpy(), np.flatnonzero(wanted.cpu().numpy())
     if lattice is None or not np.isfinite(own[rows]).all():
         return None
     nearest = np.zeros((len(own), min(topk, anchors[..., 0].numel())), np.int64)
-    _find_nearest(lattice.xs, lattice.ys, lattice.kinds, lattice.per_height, own, rows, nearest, np.empty(nearest.shape[1]))
-    best = most_overlapping(lattice.xs, lattice.ys, lattice.kinds, lattice.per_height, own, rows, nearest[:, 0].copy(), 2 if match_height else 1)
+    _find_nearest(
+        lattice.xs, lattice.ys, lattice.kinds, lattice.per_height, own, rows, nearest, np.empty(nearest.shape[1])
+    )
+    best = most_overlapping(
+        lattice.xs,
+        lattice.ys,
+        lattice.kinds,
+        lattice.per_height,
+        own,
+        rows,
+        nearest[:, 0].copy(),
+        2 if match_height else 1,
+    )
     return torch.from_numpy(nearest).to(boxes.device), torch.from_numpy(best).to(boxes.device)
 
 
-def _lattice_of(anchors: Tensor) -> Optional[_Lattice]:
-    """Found once for a tensor, and again when it was changed in place. None where the anchors are not at all places the same, or not ascending."""
+def _lattice_of(anchors: Tensor) -> _Lattice | None:
+    """Found once for a tensor, and again when it was changed in place. None where the anchors are not at all places the
+    same, or not ascending.
+    """
     version = -1 if anchors.is_inference() else anchors._version
     known = _lattices.get(anchors)
     if known is None or known[0] != version:
@@ -50,19 +68,25 @@ def _lattice_of(anchors: Tensor) -> Optional[_Lattice]:
     return known[1]
 
 
-def _find_lattice(anchors: Tensor) -> Optional[_Lattice]:
+def _find_lattice(anchors: Tensor) -> _Lattice | None:
     xs, ys, kinds = anchors[0, 0, :, 0, 0, 0], anchors[0, :, 0, 0, 0, 1], anchors[:, 0, 0].clone()
     regular = (
         bool(anchors.isfinite().all())
         and bool((anchors[..., 0] == xs.view(1, 1, -1, 1, 1)).all())
         and bool((anchors[..., 1] == ys.view(1, -1, 1, 1, 1)).all())
         and bool((anchors[..., 2:] == kinds[:, None, None, ..., 2:]).all())
-        and bool((xs.diff() > 0).all()) and bool((ys.diff() > 0).all())
+        and bool((xs.diff() > 0).all())
+        and bool((ys.diff() > 0).all())
     )
     if not regular:
         return None
     kinds[..., :2] = 0
-    return _Lattice(xs.double().numpy().copy(), ys.double().numpy().copy(), kinds.double().reshape(-1, 7).numpy(), kinds.shape[1] * kinds.shape[2])
+    return _Lattice(
+        xs.double().numpy().copy(),
+        ys.double().numpy().copy(),
+        kinds.double().reshape(-1, 7).numpy(),
+        kinds.shape[1] * kinds.shape[2],
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -75,7 +99,9 @@ def _nearest_place(values, wanted):
 
 @numba.njit(cache=True, nogil=True)
 def _square_beyond(values, place, ring, wanted):
-    """Squared distance of ``wanted`` from the nearest of the ascending ``values`` that is more than ``ring`` places from ``place``."""
+    """Squared distance of ``wanted`` from the nearest of the ascending ``values`` that is more than ``ring`` places
+    from ``place``.
+    """
     square = np.inf
     if place - ring - 1 >= 0:
         square = (values[place - ring - 1] - wanted) ** 2
@@ -107,10 +133,15 @@ def _find_nearest(xs, ys, kinds, per_height, boxes, rows, nearest, distances):
                         distance = in_plane + (kinds[k, 2] - z) * (kinds[k, 2] - z)
                         index = ((k // per_height * ny + r) * nx + c) * per_height + k % per_height
                         last = topk - 1
-                        if found == topk and (distance > distances[last] or (distance == distances[last] and index > nearest[m, last])):
+                        if found == topk and (
+                            distance > distances[last] or (distance == distances[last] and index > nearest[m, last])
+                        ):
                             continue
                         place = found if found < topk else last
-                        while place > 0 and (distance < distances[place - 1] or (distance == distances[place - 1] and index < nearest[m, place - 1])):
+                        while place > 0 and (
+                            distance < distances[place - 1]
+                            or (distance == distances[place - 1] and index < nearest[m, place - 1])
+                        ):
                             distances[place], nearest[m, place] = distances[place - 1], nearest[m, place - 1]
                             place -= 1
                         distances[place], nearest[m, place] = distance, index

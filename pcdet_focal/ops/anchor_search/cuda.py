@@ -1,9 +1,10 @@
 """The search on the GPU (Triton); ``reference.py`` is the definition.
 
-A program takes a box through all anchors, a block at a time, and keeps what it needs in registers: no table of anchors times boxes. The k
-nearest are k passes, each for the smallest (distance, index) behind the one before. The overlap is that of ``rotated_iou.cuda``, and computed
-for blocks that the box's circle reaches.
+A program takes a box through all anchors, a block at a time, and keeps what it needs in registers: no table of anchors
+times boxes. The k nearest are k passes, each for the smallest (distance, index) behind the one before. The overlap is
+that of ``rotated_iou.cuda``, and computed for blocks that the box's circle reaches.
 """
+
 from __future__ import annotations
 
 import torch
@@ -25,9 +26,19 @@ def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_heig
     if len(boxes):
         wanted = wanted.to(torch.int8)
         with torch.cuda.device_of(boxes):
-            _find_nearest[(len(boxes),)](flat, own, wanted, nearest, count, len(boxes), nearest.shape[1], _NEAREST_BLOCK, enable_fp_fusion=False)
+            _find_nearest[(len(boxes),)](
+                flat, own, wanted, nearest, count, len(boxes), nearest.shape[1], _NEAREST_BLOCK, enable_fp_fusion=False
+            )
             _find_most_overlapping[(len(boxes),)](
-                flat, own, wanted, best, count, len(boxes), 2 if match_height else 1, _OVERLAP_BLOCK, enable_fp_fusion=False
+                flat,
+                own,
+                wanted,
+                best,
+                count,
+                len(boxes),
+                2 if match_height else 1,
+                _OVERLAP_BLOCK,
+                enable_fp_fusion=False,
             )
     return nearest, best
 
@@ -45,7 +56,10 @@ def _find_nearest(anchors, boxes, wanted, nearest, count, most, topk, BLOCK: tl.
             start = 0
             while start < count:
                 i = start + tl.arange(0, BLOCK)
-                dx, dy = tl.load(anchors + i, i < count, beyond) - x, tl.load(anchors + count + i, i < count, beyond) - y
+                dx, dy = (
+                    tl.load(anchors + i, i < count, beyond) - x,
+                    tl.load(anchors + count + i, i < count, beyond) - y,
+                )
                 dz = tl.load(anchors + 2 * count + i, i < count, beyond) - z
                 distance = dx * dx + dy * dy + dz * dz
                 behind = (distance > before) | ((distance == before) & (i > before_index))
@@ -71,7 +85,9 @@ def _find_most_overlapping(anchors, boxes, wanted, best, count, most, WHAT: tl.c
             row = tl.minimum(i, count - 1)
             near = circles_meet(anchors, row, count, boxes, box + tl.arange(0, 1), most) & (i < count)
             if tl.max(near.to(tl.int32), axis=0) > 0:
-                overlap = tl.where(near, measure(anchors, row, count, boxes, box + tl.arange(0, 1), most, WHAT), 0.0).to(tl.float32)
+                overlap = tl.where(
+                    near, measure(anchors, row, count, boxes, box + tl.arange(0, 1), most, WHAT), 0.0
+                ).to(tl.float32)
                 here = tl.max(overlap, axis=0)
                 if here > largest:
                     index = tl.min(tl.where(overlap == here, i, count), axis=0)

@@ -1,4 +1,5 @@
 """Definition of the search, in plain torch on any device: every anchor against every box, a few boxes at a time."""
+
 from __future__ import annotations
 
 import torch

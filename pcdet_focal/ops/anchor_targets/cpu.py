@@ -1,13 +1,15 @@
-"""Anchor target assignment on the CPU (numba; one thread matches, without the GIL, all clear the results); ``reference.py`` is the definition.
+"""Anchor target assignment on the CPU (numba; one thread matches, without the GIL, all clear the results);
+``reference.py`` is the definition.
 
-Turned to the nearest axis, anchors of one kind (height, size, rotation) are rectangles whose x borders depend on the column of the grid alone
-and whose y borders on the row alone. Both grow, so the anchors that meet a box are a window of the grid that four binary searches find, and
-the others need no look. Rectangles of boxes and anchors come from the reference's own function, and the IoU is computed from them in the same
-order of operations and the same type: equal overlaps are equal here too.
+Turned to the nearest axis, anchors of one kind (height, size, rotation) are rectangles whose x borders depend on the
+column of the grid alone and whose y borders on the row alone. Both grow, so the anchors that meet a box are a window of
+the grid that four binary searches find, and the others need no look. Rectangles of boxes and anchors come from the
+reference's own function, and the IoU is computed from them in the same order of operations and the same type: equal
+overlaps are equal here too.
 """
+
 from __future__ import annotations
 
-from typing import Optional
 
 import numba
 import numpy as np
@@ -23,8 +25,10 @@ SMALLEST_UNION = 1e-6  # square metres, that of boxes_iou_normal
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> Optional[dict[str, Tensor]]:
-    """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`. None where only the reference can tell: see ``_can_serve``."""
+def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor] | None:
+    """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`. None where only the reference can tell: see
+    ``_can_serve``.
+    """
     if not _can_serve(all_anchors, gt_boxes, rules):
         return None
     grids = [grid_of(anchors) for anchors in all_anchors]
@@ -44,10 +48,24 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     scratch = np.zeros(largest, kind), np.empty(largest, np.int32), np.zeros(largest, np.bool_)
     found = []
     placed = places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
-    for grid, (in_result, own), class_id, matched, unmatched in zip(grids, placed, rules.class_ids, rules.matched, rules.unmatched):
+    for grid, (in_result, own), class_id, matched, unmatched in zip(
+        grids, placed, rules.class_ids, rules.matched, rules.unmatched
+    ):
         borders = (border.cpu().numpy() for border in grid)
-        finite, rows = _match(*borders, *in_result, *own, rectangles, classes, class_id, kind(matched), kind(unmatched), kind(SMALLEST_UNION),
-                              labels.numpy(), label_weights.numpy(), *scratch)
+        finite, rows = _match(
+            *borders,
+            *in_result,
+            *own,
+            rectangles,
+            classes,
+            class_id,
+            kind(matched),
+            kind(unmatched),
+            kind(SMALLEST_UNION),
+            labels.numpy(),
+            label_weights.numpy(),
+            *scratch,
+        )
         if not finite:
             return None
         found.append(torch.from_numpy(rows))  # (n, 3): place in the result, box, anchor of its class
@@ -69,19 +87,34 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     weights = fresh_zeros((batch, total), gt_boxes)
     rows = torch.cat(found).to(device)
     if len(rows):
-        positives = torch.cat([anchors.reshape(-1, anchors.shape[-1])[own[:, 2].to(device)] for anchors, own in zip(all_anchors, found)])
+        positives = torch.cat(
+            [anchors.reshape(-1, anchors.shape[-1])[own[:, 2].to(device)] for anchors, own in zip(all_anchors, found)]
+        )
         codes = rules.box_coder.encode_torch(flat_boxes[rows[:, 1], :-1], positives)
         targets.view(-1, targets.shape[-1])[rows[:, 0]] = codes.to(dtype)
         values = weights.new_ones(len(rows))
         if rules.norm_by_num_examples:
-            examples = [(class_view(labels, all_anchors, i, rules.class_major) >= 0).flatten(1).sum(1) for i in range(len(all_anchors))]  # (B,) each
-            values = values / torch.cat([count[own[:, 1].to(device) // most] for count, own in zip(examples, found)]).clamp(min=1)
+            # (B,) each
+            examples = [
+                (class_view(labels, all_anchors, i, rules.class_major) >= 0).flatten(1).sum(1)
+                for i in range(len(all_anchors))
+            ]
+            values = values / torch.cat(
+                [count[own[:, 1].to(device) // most] for count, own in zip(examples, found)]
+            ).clamp(min=1)
         weights.view(-1)[rows[:, 0]] = values
-    return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights, "label_weights": label_weights.to(device)}
+    return {
+        "box_cls_labels": labels,
+        "box_reg_targets": targets,
+        "reg_weights": weights,
+        "label_weights": label_weights.to(device),
+    }
 
 
 def _can_serve(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> bool:
-    """float32 or float64 throughout, thresholds above zero (an anchor that meets no box is background), bird's-eye overlap, one shape of grid."""
+    """float32 or float64 throughout, thresholds above zero (an anchor that meets no box is background), bird's-eye
+    overlap, one shape of grid.
+    """
     shapes = {tuple(anchors.shape[:3]) for anchors in all_anchors}
     return (
         not rules.match_height
@@ -133,10 +166,31 @@ def _iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, smallest_union):
 
 
 @numba.njit(cache=True, nogil=True)
-def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, own_row, own_column, rectangles, classes, class_id,
-           matched, unmatched, smallest_union, labels, label_weights, best, owner, claimed):
-    """One class of a batch: writes ``labels`` (B, N), and 0 into ``label_weights`` (B, N) where they are ignored. Returns whether all boxes were
-    finite, and a row for each positive.
+def _match(
+    low_x,
+    high_x,
+    low_y,
+    high_y,
+    places,
+    place_row,
+    place_column,
+    own,
+    own_row,
+    own_column,
+    rectangles,
+    classes,
+    class_id,
+    matched,
+    unmatched,
+    smallest_union,
+    labels,
+    label_weights,
+    best,
+    owner,
+    claimed,
+):
+    """One class of a batch: writes ``labels`` (B, N), and 0 into ``label_weights`` (B, N) where they are ignored.
+    Returns whether all boxes were finite, and a row for each positive.
 
     ``best`` and ``claimed`` are scratch, zero before and after.
     """
@@ -161,7 +215,17 @@ def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, o
                 window[t, k, 2], window[t, k, 3] = _first_above(high_y[k], y1), _first_reaching(low_y[k], y2)
                 for row in range(window[t, k, 2], window[t, k, 3]):
                     for column in range(window[t, k, 0], window[t, k, 1]):
-                        iou = _iou(low_x[k, column], low_y[k, row], high_x[k, column], high_y[k, row], x1, y1, x2, y2, smallest_union)
+                        iou = _iou(
+                            low_x[k, column],
+                            low_y[k, row],
+                            high_x[k, column],
+                            high_y[k, row],
+                            x1,
+                            y1,
+                            x2,
+                            y2,
+                            smallest_union,
+                        )
                         anchor = own[k] + row * own_row + column * own_column
                         if iou > best[anchor]:  # of equal boxes the first
                             best[anchor] = iou
@@ -175,7 +239,17 @@ def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, o
             for k in range(kinds):
                 for row in range(window[t, k, 2], window[t, k, 3]):
                     for column in range(window[t, k, 0], window[t, k, 1]):
-                        iou = _iou(low_x[k, column], low_y[k, row], high_x[k, column], high_y[k, row], x1, y1, x2, y2, smallest_union)
+                        iou = _iou(
+                            low_x[k, column],
+                            low_y[k, row],
+                            high_x[k, column],
+                            high_y[k, row],
+                            x1,
+                            y1,
+                            x2,
+                            y2,
+                            smallest_union,
+                        )
                         if iou == best_of_box[t]:
                             claimed[own[k] + row * own_row + column * own_column] = True
         for t in range(most):
@@ -194,7 +268,11 @@ def _match(low_x, high_x, low_y, high_y, places, place_row, place_column, own, o
                                 longer = np.empty((2 * count, 3), np.int64)
                                 longer[:count] = found
                                 found = longer
-                            found[count, 0], found[count, 1], found[count, 2] = b * total + place, b * most + owner[anchor], anchor
+                            found[count, 0], found[count, 1], found[count, 2] = (
+                                b * total + place,
+                                b * most + owner[anchor],
+                                anchor,
+                            )
                             count += 1
                         elif not best[anchor] < unmatched:
                             labels[b, place] = -1

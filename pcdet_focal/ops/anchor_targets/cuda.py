@@ -1,11 +1,15 @@
-"""Anchor target assignment on the GPU (Triton): all samples and classes of a batch in two launches, and the host waits for nothing.
+"""Anchor target assignment on the GPU (Triton): all samples and classes of a batch in two launches, and the host waits
+for nothing.
 
-As on the CPU, anchors of one kind (a class's height, size and rotation) are a grid of rectangles. One kernel finds for each box the best overlap
-in the window of the grid that it meets, the other goes for each tile of a grid through the boxes that meet it. No atomics: an anchor is written
-by one program, which sees the boxes in their order. The IoU is computed operation by operation as in the reference, so equal overlaps are equal.
+As on the CPU, anchors of one kind (a class's height, size and rotation) are a grid of rectangles. One kernel finds for
+each box the best overlap in the window of the grid that it meets, the other goes for each tile of a grid through the
+boxes that meet it. No atomics: an anchor is written by one program, which sees the boxes in their order. The IoU is
+computed operation by operation as in the reference, so equal overlaps are equal.
 
-Overlap in height, and anchors that are no grid, take the dense way: the same batch in plain torch, every anchor against every box.
+Overlap in height, and anchors that are no grid, take the dense way: the same batch in plain torch, every anchor against
+every box.
 """
+
 from __future__ import annotations
 
 import torch
@@ -22,7 +26,8 @@ SMALLEST_UNION = tl.constexpr(1e-6)  # square metres, that of boxes_iou_normal
 _CELLS = 128  # of a window that a program looks at together
 _TILE_ROWS, _TILE_COLUMNS = 8, 32
 _PAIRS_AT_ONCE = 1 << 25  # of the dense way: 128 MB of overlaps
-_TABLE = tl.constexpr(8)  # class, nx, ny, borders along x, borders along y, place of the first anchor, steps to the next row and column
+# class, nx, ny, borders along x, borders along y, place of the first anchor, steps to the next row and column
+_TABLE = tl.constexpr(8)
 
 
 def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
@@ -37,14 +42,17 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     if rules.pos_fraction is not None:
         for i, class_id in enumerate(rules.class_ids):
             own = class_view(labels, all_anchors, i, rules.class_major)
-            sampled = _kept_at_random(own.flatten(1), int(rules.pos_fraction * rules.sample_size), rules.sample_size).view_as(own)
+            sampled = _kept_at_random(
+                own.flatten(1), int(rules.pos_fraction * rules.sample_size), rules.sample_size
+            ).view_as(own)
             own.copy_(torch.where((classes == class_id).any(1)[:, None, None], sampled, own))
 
     # without waiting for the number of positives: the codes of all anchors
     positive = labels > 0
     anchors = merged(all_anchors, rules.class_major)  # (N, 7+)
     owner = owner.long()[..., None].expand(-1, -1, gt_boxes.shape[2] - 1)
-    boxes = gt_boxes[..., :-1].gather(1, owner) if gt_boxes.shape[1] else anchors.expand(len(gt_boxes), -1, -1)  # (B, N, 7+)
+    # (B, N, 7+)
+    boxes = gt_boxes[..., :-1].gather(1, owner) if gt_boxes.shape[1] else anchors.expand(len(gt_boxes), -1, -1)
     codes = rules.box_coder.encode_torch(boxes, anchors.expand(len(gt_boxes), -1, -1)).to(anchors.dtype)
     reg_weights = positive.to(anchors.dtype)
     if rules.norm_by_num_examples:
@@ -52,7 +60,9 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
             examples = (class_view(labels, all_anchors, i, rules.class_major) >= 0).sum((1, 2), keepdim=True)
             class_view(reg_weights, all_anchors, i, rules.class_major).div_(examples.clamp(min=1))
     return {
-        "box_cls_labels": labels, "box_reg_targets": torch.where(positive[..., None], codes, 0), "reg_weights": reg_weights,
+        "box_cls_labels": labels,
+        "box_reg_targets": torch.where(positive[..., None], codes, 0),
+        "reg_weights": reg_weights,
         "label_weights": (labels >= 0).to(anchors.dtype),
     }
 
@@ -98,17 +108,35 @@ def _match(
     arguments = low_x, high_x, low_y, high_y, table, rectangles, classes.contiguous()
     with torch.cuda.device_of(gt_boxes):
         _find_best[(batch * most, kinds)](
-            *arguments, best, triton.next_power_of_2(widest), triton.next_power_of_2(highest), _CELLS, enable_fp_fusion=False
+            *arguments,
+            best,
+            triton.next_power_of_2(widest),
+            triton.next_power_of_2(highest),
+            _CELLS,
+            enable_fp_fusion=False,
         )
         _label[(tiles, kinds, batch)](
-            *arguments, thresholds, best.amax(1), labels, owner, most, total, triton.next_power_of_2(most), _TILE_ROWS, _TILE_COLUMNS,
+            *arguments,
+            thresholds,
+            best.amax(1),
+            labels,
+            owner,
+            most,
+            total,
+            triton.next_power_of_2(most),
+            _TILE_ROWS,
+            _TILE_COLUMNS,
             enable_fp_fusion=False,
         )
     return labels, owner
 
 
-def _match_dense(all_anchors: list[Tensor], gt_boxes: Tensor, classes: Tensor, rules: AssignmentRules) -> tuple[Tensor, Tensor]:
-    """As ``_match``, from the dense overlaps of a class's anchors with the boxes of as many samples as memory should hold at once."""
+def _match_dense(
+    all_anchors: list[Tensor], gt_boxes: Tensor, classes: Tensor, rules: AssignmentRules
+) -> tuple[Tensor, Tensor]:
+    """As ``_match``, from the dense overlaps of a class's anchors with the boxes of as many samples as memory should
+    hold at once.
+    """
     batch, most = classes.shape
     results = []
     for anchors, class_id, matched, unmatched in zip(all_anchors, rules.class_ids, rules.matched, rules.unmatched):
@@ -140,7 +168,9 @@ def _match_class(
 
 
 def _kept_at_random(labels: Tensor, most_positive: int, total: int) -> Tensor:
-    """``labels`` (B, n) with at most ``most_positive`` positives a row and as much background as fills ``total``; the rest becomes -1."""
+    """``labels`` (B, n) with at most ``most_positive`` positives a row and as much background as fills ``total``; the
+    rest becomes -1.
+    """
     positives = (labels > 0).sum(1, keepdim=True).clamp(max=most_positive)
     for mask, most in ((labels > 0, most_positive), (labels == 0, total - positives)):
         rank = torch.where(mask, torch.rand(labels.shape, device=labels.device), 2.0).argsort(1).argsort(1)
@@ -163,7 +193,19 @@ def _iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
 
 
 @triton.jit
-def _find_best(low_x, high_x, low_y, high_y, table, rectangles, classes, best, WIDEST: tl.constexpr, HIGHEST: tl.constexpr, CELLS: tl.constexpr):
+def _find_best(
+    low_x,
+    high_x,
+    low_y,
+    high_y,
+    table,
+    rectangles,
+    classes,
+    best,
+    WIDEST: tl.constexpr,
+    HIGHEST: tl.constexpr,
+    CELLS: tl.constexpr,
+):
     """The best overlap of one box with the anchors of one kind, 0 where the kind is not of the box's class."""
     box, kind = tl.program_id(0), tl.program_id(1)
     own = table + kind * _TABLE
@@ -186,16 +228,40 @@ def _find_best(low_x, high_x, low_y, high_y, table, rectangles, classes, best, W
             cell = start + tl.arange(0, CELLS)
             inside = cell < cells
             c, r = first_column + cell % columns, first_row + cell // columns
-            iou = _iou(tl.load(low_x + c, inside, 0.0), tl.load(low_y + r, inside, 0.0), tl.load(high_x + c, inside, 0.0),
-                       tl.load(high_y + r, inside, 0.0), x1, y1, x2, y2)
+            iou = _iou(
+                tl.load(low_x + c, inside, 0.0),
+                tl.load(low_y + r, inside, 0.0),
+                tl.load(high_x + c, inside, 0.0),
+                tl.load(high_y + r, inside, 0.0),
+                x1,
+                y1,
+                x2,
+                y2,
+            )
             largest = tl.maximum(largest, tl.where(inside, iou, 0.0))
             start += CELLS
     tl.store(best + box * tl.num_programs(1) + kind, tl.max(largest, axis=0))
 
 
 @triton.jit(do_not_specialize=["most", "total"])
-def _label(low_x, high_x, low_y, high_y, table, rectangles, classes, thresholds, best_of_box, labels, owners, most, total,
-           MOST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _label(
+    low_x,
+    high_x,
+    low_y,
+    high_y,
+    table,
+    rectangles,
+    classes,
+    thresholds,
+    best_of_box,
+    labels,
+    owners,
+    most,
+    total,
+    MOST: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Label and box of a tile of anchors of one kind in one sample."""
     kind, sample = tl.program_id(1), tl.program_id(2)
     own = table + kind * _TABLE

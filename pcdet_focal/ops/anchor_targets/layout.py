@@ -1,8 +1,9 @@
 """Where anchors stand: their grid in the plane, and their places in the flat order of the predictions."""
+
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ LARGEST = 1e15  # metres: anchors beyond it (or not finite) make no grid, becaus
 
 
 class Grid(NamedTuple):
-    """Borders of the anchors' rectangles: (kinds, nx) and (kinds, ny), kinds in the order height, size, rotation, on the anchors' device."""
+    """Borders of the anchors' rectangles: (kinds, nx) and (kinds, ny), kinds in the order height, size, rotation, on
+    the anchors' device.
+    """
 
     low_x: Tensor
     high_x: Tensor
@@ -26,11 +29,12 @@ class Grid(NamedTuple):
 _grids: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor of anchors -> (its version, its grid or None)
 
 
-def grid_of(anchors: Tensor) -> Optional[Grid]:
+def grid_of(anchors: Tensor) -> Grid | None:
     """The grid of anchors (nz, ny, nx, n_sizes, n_rotations, 7+), turned to the nearest axis; None where they are none.
 
-    On a grid the x borders of a kind depend on the column alone, its y borders on the row alone, and neither decreases. It is looked for once
-    for a tensor (a GPU makes the host wait for that), and again when the tensor was changed in place.
+    On a grid the x borders of a kind depend on the column alone, its y borders on the row alone, and neither decreases.
+    It is looked for once for a tensor (a GPU makes the host wait for that), and again when the tensor was changed in
+    place.
     """
     version = -1 if anchors.is_inference() else anchors._version
     known = _grids.get(anchors)
@@ -39,7 +43,7 @@ def grid_of(anchors: Tensor) -> Optional[Grid]:
     return known[1]
 
 
-def _find_grid(anchors: Tensor) -> Optional[Grid]:
+def _find_grid(anchors: Tensor) -> Grid | None:
     rectangles = boxes3d_lidar_to_aligned_bev_boxes(anchors[..., :7].reshape(-1, 7)).cpu().view(*anchors.shape[:5], 4)
     rectangles = rectangles.permute(5, 0, 3, 4, 1, 2).flatten(1, 3)  # (4, kinds, ny, nx)
     rows, columns = rectangles[0::2], rectangles[1::2]  # x borders, y borders
@@ -57,7 +61,9 @@ def _find_grid(anchors: Tensor) -> Optional[Grid]:
 
 
 class Places(NamedTuple):
-    """Where anchors stand in a flat list: (kinds,) of the first of each kind, and the steps to the next row and the next column of the grid."""
+    """Where anchors stand in a flat list: (kinds,) of the first of each kind, and the steps to the next row and the
+    next column of the grid.
+    """
 
     first: np.ndarray
     row: int
@@ -66,13 +72,16 @@ class Places(NamedTuple):
 
 @lru_cache(maxsize=64)
 def places(shapes: tuple[tuple[int, ...], ...], class_major: bool) -> list[tuple[Places, Places]]:
-    """For each class, of shape (nz, ny, nx, n_sizes, n_rotations): its anchors' places in the result and in its own tensor."""
+    """For each class, of shape (nz, ny, nx, n_sizes, n_rotations): its anchors' places in the result and in its own
+    tensor.
+    """
     found, start = [], 0
     per_location = sum(sizes * rotations for *_, sizes, rotations in shapes)
     for shape in shapes:
         nz, ny, nx, sizes, rotations = shape
         if class_major:
-            first = start + (np.arange(sizes * rotations)[None, :] * nz + np.arange(nz)[:, None]) * (ny * nx)  # (nz, sizes * rotations)
+            # (nz, sizes * rotations)
+            first = start + (np.arange(sizes * rotations)[None, :] * nz + np.arange(nz)[:, None]) * (ny * nx)
             in_result = Places(first.reshape(-1), nx, 1)
         else:
             in_result = _by_location(shape, start, per_location)
@@ -89,10 +98,14 @@ def _by_location(shape: tuple[int, ...], start: int, per_location: int) -> Place
 
 
 def class_view(values: Tensor, all_anchors: list[Tensor], i: int, class_major: bool) -> Tensor:
-    """(B, locations, kinds) or (B, 1, anchors): what of ``values`` (B, N) is of class i, in the order of ``reference.assign_single``."""
-    counts = [anchors[..., 0].numel() if class_major else anchors.shape[3] * anchors.shape[4] for anchors in all_anchors]
+    """(B, locations, kinds) or (B, 1, anchors): what of ``values`` (B, N) is of class i, in the order of
+    ``reference.assign_single``.
+    """
+    counts = [
+        anchors[..., 0].numel() if class_major else anchors.shape[3] * anchors.shape[4] for anchors in all_anchors
+    ]
     start = sum(counts[:i])
-    return values.view(len(values), -1, sum(counts))[:, :, start:start + counts[i]]
+    return values.view(len(values), -1, sum(counts))[:, :, start : start + counts[i]]
 
 
 def merged(parts: list[Tensor], class_major: bool, batched: bool = False) -> Tensor:

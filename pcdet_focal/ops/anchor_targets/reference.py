@@ -1,8 +1,9 @@
 """Definition of anchor target assignment, in plain torch on any device: every anchor against every box of its class."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,11 @@ class AssignmentRules:
         box_coder: has ``code_size`` and ``encode_torch(boxes, anchors)``, which treats its rows one by one.
         class_major: order of the anchors in the result, see there.
         match_height: overlap is the 3-D IoU, not the bird's-eye IoU of boxes turned to the nearest axis.
-        pos_fraction: None, or keep at random at most ``pos_fraction * sample_size`` positives of a class in a sample ...
+        pos_fraction: None, or keep at random at most ``pos_fraction * sample_size`` positives of a class in a sample
+            ...
         sample_size: ... and as much background as fills this number. The other anchors are ignored.
-        norm_by_num_examples: divide ``reg_weights`` by the number of anchors of the class in the sample that are not ignored.
+        norm_by_num_examples: divide ``reg_weights`` by the number of anchors of the class in the sample that are not
+            ignored.
     """
 
     class_ids: tuple[int, ...]
@@ -33,7 +36,7 @@ class AssignmentRules:
     box_coder: Any
     class_major: bool = False
     match_height: bool = False
-    pos_fraction: Optional[float] = None
+    pos_fraction: float | None = None
     sample_size: int = 512
     norm_by_num_examples: bool = False
 
@@ -41,7 +44,10 @@ class AssignmentRules:
 def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) -> dict[str, Tensor]:
     """See :func:`pcdet_focal.ops.anchor_targets.assign_anchor_targets`: sample by sample, class by class."""
     samples = [_assign_sample(all_anchors, boxes, rules) for boxes in gt_boxes]
-    result = {key: torch.stack([sample[key] for sample in samples]) for key in ("box_cls_labels", "box_reg_targets", "reg_weights")}
+    result = {
+        key: torch.stack([sample[key] for sample in samples])
+        for key in ("box_cls_labels", "box_reg_targets", "reg_weights")
+    }
     return {**result, "label_weights": (result["box_cls_labels"] >= 0).to(result["reg_weights"].dtype)}
 
 
@@ -53,7 +59,9 @@ def _assign_sample(all_anchors: list[Tensor], boxes: Tensor, rules: AssignmentRu
         grid = anchors.shape[:3]
         if rules.class_major:
             anchors = anchors.permute(3, 4, 0, 1, 2, 5)
-        target = assign_single(anchors.reshape(-1, anchors.shape[-1]), boxes[own, :-1], classes[own], matched, unmatched, rules)
+        target = assign_single(
+            anchors.reshape(-1, anchors.shape[-1]), boxes[own, :-1], classes[own], matched, unmatched, rules
+        )
         if not rules.class_major:
             target = {key: value.view(*grid, -1, *value.shape[1:]) for key, value in target.items()}
         targets.append(target)
@@ -66,8 +74,12 @@ def _assign_sample(all_anchors: list[Tensor], boxes: Tensor, rules: AssignmentRu
     }
 
 
-def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: float, unmatched: float, rules: AssignmentRules) -> dict[str, Tensor]:
-    """One sample, one class: anchors (N, 7+), boxes (M, 7+), classes (M,) int -> the same three entries, for N anchors in their order."""
+def assign_single(
+    anchors: Tensor, boxes: Tensor, classes: Tensor, matched: float, unmatched: float, rules: AssignmentRules
+) -> dict[str, Tensor]:
+    """One sample, one class: anchors (N, 7+), boxes (M, 7+), classes (M,) int -> the same three entries, for N anchors
+    in their order.
+    """
     labels = torch.full((len(anchors),), -1, dtype=torch.int32, device=anchors.device)
     targets = anchors.new_zeros(len(anchors), rules.box_coder.code_size)
     if len(boxes) == 0 or len(anchors) == 0:
@@ -77,7 +89,8 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
     overlap = overlaps(anchors, boxes, rules.match_height)
     best, best_box = overlap.max(dim=1)  # (N,)
     best_of_box = overlap.amax(dim=0)  # (M,)
-    best_of_box = torch.where(best_of_box == 0, torch.full_like(best_of_box, -1), best_of_box)  # a box that no anchor meets claims none
+    # a box that no anchor meets claims none
+    best_of_box = torch.where(best_of_box == 0, torch.full_like(best_of_box, -1), best_of_box)
     claimed = (overlap == best_of_box).any(dim=1)
 
     labels[best < unmatched] = 0
@@ -95,13 +108,17 @@ def assign_single(anchors: Tensor, boxes: Tensor, classes: Tensor, matched: floa
 
 
 def overlaps(anchors: Tensor, boxes: Tensor, match_height: bool) -> Tensor:
-    """What decides, of anchors (N, 7+) with boxes (M, 7+): (N, M). A box with a number that is not finite overlaps nothing."""
+    """What decides, of anchors (N, 7+) with boxes (M, 7+): (N, M). A box with a number that is not finite overlaps
+    nothing.
+    """
     overlap = (boxes_iou3d if match_height else boxes3d_nearest_bev_iou)(anchors[:, :7], boxes[:, :7])
     return torch.where(overlap > 0, overlap, 0)
 
 
 def keep_at_random(labels: Tensor, most_positive: int, total: int) -> None:
-    """Change ``labels`` (N,): keep at most ``most_positive`` positives and as much background as fills ``total``; the rest becomes -1."""
+    """Change ``labels`` (N,): keep at most ``most_positive`` positives and as much background as fills ``total``; the
+    rest becomes -1.
+    """
     for mask, most in ((labels > 0, most_positive), (labels == 0, total - min(int((labels > 0).sum()), most_positive))):
         indices = mask.nonzero().view(-1)
         if len(indices) > most:

@@ -1,4 +1,7 @@
-"""The losses of this room with their gradients by hand, for eager mode: one step from tensor to kernel. A compiler is given ``operators`` instead."""
+"""The losses of this room with their gradients by hand, for eager mode: one step from tensor to kernel. A compiler is
+given ``operators`` instead.
+"""
+
 from __future__ import annotations
 
 import torch
@@ -11,9 +14,11 @@ NO_SECOND_DERIVATIVE = message("sigmoid focal loss")
 
 
 class FromLabels(torch.autograd.Function):
-    """Loss and gradient in one pass. The first backward hands the gradient on as it is, a second one (retain_graph) computes it anew.
+    """Loss and gradient in one pass. The first backward hands the gradient on as it is, a second one (retain_graph)
+    computes it anew.
 
-    Half precision on a device computes the gradient in the backward pass, when the loss scale is known: rounded before, it could vanish.
+    Half precision on a device computes the gradient in the backward pass, when the loss scale is known: rounded before,
+    it could vanish.
     """
 
     @staticmethod
@@ -28,10 +33,13 @@ class FromLabels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        logits, labels, quality = ctx.saved_tensors  # torch's own message where the graph was freed or an input was changed in place
+        # torch's own message where the graph was freed or an input was changed in place
+        logits, labels, quality = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None  # nobody else holds it
         if gradient is None:
-            gradient = backends.gradient_again(ctx.backend, grad_output.detach(), logits, labels, quality, *ctx.arguments)
+            gradient = backends.gradient_again(
+                ctx.backend, grad_output.detach(), logits, labels, quality, *ctx.arguments
+            )
         else:
             gradient = backends.scale_gradient_(ctx.backend, grad_output.detach(), gradient, logits.dtype)
         return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None, None

@@ -1,24 +1,28 @@
-"""Focal loss on the CPU: numba kernels that the compiler turns into vector instructions; ``reference.py`` is the definition.
+"""Focal loss on the CPU: numba kernels that the compiler turns into vector instructions; ``reference.py`` is the
+definition.
 
 With p = sigmoid(x), q = 1 - p, softplus(x) = log(1 + exp(x)), a background entry has::
 
     loss      = alpha_neg p^gamma softplus(x)
     d loss/dx = alpha_neg p^gamma (gamma q softplus(x) + p)              because softplus' = p and p' = p q
 
-and a positive one the same with -x for x, alpha_pos for alpha_neg, and the sign of the derivative turned. Everything comes from e = exp(-|x|):
-s = 1 / (1 + e) is the larger of p and q, e s the smaller, and softplus(x) = max(x, 0) + log1p(e), each to full relative precision.
-p^gamma is exp(-gamma softplus(-x)).
+and a positive one the same with -x for x, alpha_pos for alpha_neg, and the sign of the derivative turned. Everything
+comes from e = exp(-|x|): s = 1 / (1 + e) is the larger of p and q, e s the smaller, and softplus(x) = max(x, 0) +
+log1p(e), each to full relative precision. p^gamma is exp(-gamma softplus(-x)).
 
-Nearly all entries are background. So the loop over the logits treats all as background, without a branch; a second look at the labels then
-overwrites the few that are not, while they are still in the first cache. exp and log1p are polynomials (within 2.1e-7 of the function,
-relatively): numba has vector versions of neither. Sums are float64, of fours in float32, in a fixed order, so that the same input gives the same
+Nearly all entries are background. So the loop over the logits treats all as background, without a branch; a second look
+at the labels then overwrites the few that are not, while they are still in the first cache. exp and log1p are
+polynomials (within 2.1e-7 of the function, relatively): numba has vector versions of neither. Sums are float64, of
+fours in float32, in a fixed order, so that the same input gives the same
 bits on any number of threads.
 
 A logit beyond +-sqrt(largest float32) = +-1.8e19 counts as that number, with gradient 0; NaN stays NaN.
 
-``fastmath`` is only ``contract`` (fused multiply-add) where numbers are computed: anything more would undo exp's range reduction and the NaNs.
-The kernels run on torch's threads (``team_kernel.py``); numba's own parallel loops would stop a process that enters them from two threads.
+``fastmath`` is only ``contract`` (fused multiply-add) where numbers are computed: anything more would undo exp's range
+reduction and the NaNs. The kernels run on torch's threads (``team_kernel.py``); numba's own parallel loops would stop a
+process that enters them from two threads.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -30,25 +34,53 @@ import torch
 from numba import int64
 
 from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, count_up, fence, lowest_bit, mask_64, next_task, prefetch, shuffle
+from ..team_kernel import (
+    TeamKernel,
+    arguments_type,
+    array_at,
+    count_up,
+    fence,
+    lowest_bit,
+    mask_64,
+    next_task,
+    prefetch,
+    shuffle,
+)
 from .kinds import Focal
 
 BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
-CHUNK = 192  # entries between two looks ahead, where the computation of a block has to hide the way of the next one from memory
+# entries between two looks ahead, where the computation of a block has to hide the way of the next one from memory
+CHUNK = 192
 BLOCKS_PER_TASK = 8  # one partial sum for each task
 
-_LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)  # high * 2^7 is a whole number
-_SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
-_EXP_LIMIT = np.float32(87.0)  # exp(-87) = 1.6e-38 is a normal number; what is smaller never matters beside a factor of that size
+# high * 2^7 is a whole number
+_LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)
+# 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
+_SHIFTER = np.float32(12582912.0)
+# exp(-87) = 1.6e-38 is a normal number; what is smaller never matters beside a factor of that size
+_EXP_LIMIT = np.float32(87.0)
 _BOUND = np.float32(np.sqrt(np.finfo(np.float32).max))
 _SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: it is computed again with a look at that
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in (  # exp(r) = 1 + E1 r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 9e-8
-    0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593))
-_K0, _K1, _K2, _K3, _K4 = (np.float32(c) for c in (  # L / (2 sinh L) = K0 + K1 t + .., t = 2 cosh L - 2 in [0, 1/2]: minimax, 1.7e-8
-    0.4999999917701106, -0.0833325038964327, 0.01665318684129171, -0.003493715927206173, 0.0006048949910950533))
+# exp(r) = 1 + E1 r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 9e-8
+_E1, _E2, _E3, _E4, _E5 = (
+    np.float32(c)
+    for c in (0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593)
+)
+# L / (2 sinh L) = K0 + K1 t + .., t = 2 cosh L - 2 in [0, 1/2]: minimax, 1.7e-8
+_K0, _K1, _K2, _K3, _K4 = (
+    np.float32(c)
+    for c in (
+        0.4999999917701106,
+        -0.0833325038964327,
+        0.01665318684129171,
+        -0.003493715927206173,
+        0.0006048949910950533,
+    )
+)
 
-_compute = numba.njit(fastmath={"contract"}, error_model="numpy")  # the numpy model: a division by zero check would end vectorisation
+# the numpy model: a division by zero check would end vectorisation
+_compute = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 
 @_compute
@@ -63,14 +95,18 @@ def _exp_of_minus(a):
     poly = poly * r + _E2
     poly = poly * r + _E1
     poly = poly * r + _ONE
-    bits = np.float32(poly).view(np.int32) + (np.float32(shifted).view(np.int32) << np.int32(23))  # times 2^n: n is added to the exponent
+    # times 2^n: n is added to the exponent
+    bits = np.float32(poly).view(np.int32) + (np.float32(shifted).view(np.int32) << np.int32(23))
     return np.int32(bits).view(np.float32)
 
 
 @_compute
 def _log1p(e, w):
-    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e - w is 2 cosh L - 2, in which L / sinh L is a short polynomial."""
-    t = e - w  # also e w, but the units that multiply are the busy ones; t only corrects, so that what it loses is not seen
+    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e - w is 2 cosh L - 2, in which L /
+    sinh L is a short polynomial.
+    """
+    # also e w, but the units that multiply are the busy ones; t only corrects, so that what it loses is not seen
+    t = e - w
     poly = _K4 * t + _K3
     poly = poly * t + _K2
     poly = poly * t + _K1
@@ -99,7 +135,9 @@ def _terms(x):
 
 @_compute
 def _background_gamma_2(logits, factor, loss, grad):
-    """All entries as background with gamma = 2 and alpha = 1, of bounded logits. grad is multiplied by factor, loss is not."""
+    """All entries as background with gamma = 2 and alpha = 1, of bounded logits. grad is multiplied by factor, loss is
+    not.
+    """
     for i in range(logits.size):
         p, q, softplus, _ = _terms(logits[i])
         square = p * p
@@ -124,7 +162,9 @@ _not_background = mask_64("!=")
 
 @_compute
 def _correct_anchor(anchor, label, logits, num_class, alpha_pos, gamma, scale, loss, grad):
-    """Take the entries of an anchor that are not background out of loss, overwrite their gradients, and return the loss of the positive one."""
+    """Take the entries of an anchor that are not background out of loss, overwrite their gradients, and return the loss
+    of the positive one.
+    """
     if label < 0:
         for k in range(anchor * num_class, (anchor + 1) * num_class):
             loss[k] = _ZERO
@@ -150,10 +190,14 @@ def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
         while mask != 0:
             anchor = first + lowest_bit(mask)
             mask &= mask - 1
-            positive_loss += _correct_anchor(anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad)
+            positive_loss += _correct_anchor(
+                anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad
+            )
     for anchor in range(done, labels.size):
         if labels[anchor] != 0:
-            positive_loss += _correct_anchor(anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad)
+            positive_loss += _correct_anchor(
+                anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad
+            )
     return positive_loss
 
 
@@ -162,7 +206,12 @@ def _sum(values):
     """In float64, of sums of four in float32: to convert is what takes the time."""
     total = 0.0
     quarter = values.size // 4
-    first, second, third, fourth = values[:quarter], values[quarter:2 * quarter], values[2 * quarter:3 * quarter], values[3 * quarter:4 * quarter]
+    first, second, third, fourth = (
+        values[:quarter],
+        values[quarter : 2 * quarter],
+        values[2 * quarter : 3 * quarter],
+        values[3 * quarter : 4 * quarter],
+    )
     for i in range(quarter):
         total += np.float64((first[i] + second[i]) + (third[i] + fourth[i]))
     for i in range(4 * quarter, values.size):
@@ -172,8 +221,12 @@ def _sum(values):
 
 _HEADER = 2  # counters at the beginning of the scratch memory
 _FromLabels = arguments_type(
-    "_FromLabels", "logits labels label_bytes grad alpha_pos alpha_neg gamma is_plain per_sample batch_size num_anchors num_class anchors_per_block "
-    "anchors_per_task tasks_per_sample scratch highest", "loss_weight loss")
+    "_FromLabels",
+    "logits labels label_bytes grad alpha_pos alpha_neg gamma is_plain per_sample batch_size num_anchors num_class "
+    "anchors_per_block "
+    "anchors_per_task tasks_per_sample scratch highest",
+    "loss_weight loss",
+)
 
 
 @numba.njit(error_model="numpy")
@@ -210,7 +263,8 @@ def _count(args, task, counts, highest):
 
 @numba.njit(error_model="numpy")
 def _count_all(args, counts, highest):
-    """Fill ``counts``, where 0 is not yet known, and ``highest`` of all tasks, together with the other threads; return the highest of all.
+    """Fill ``counts``, where 0 is not yet known, and ``highest`` of all tasks, together with the other threads; return
+    the highest of all.
 
     In the end a thread counts again what another is still at work on: both write the same numbers, and nobody waits.
     """
@@ -255,19 +309,28 @@ def _block(args, first, last, scale, alpha_pos, alpha_neg, gamma, loss, grad):
     logits = array_at(args.logits + 4 * first * args.num_class, np.float32, (last - first) * args.num_class)
     if args.is_plain:
         _background_gamma_2(logits, alpha_neg[0] * scale, loss, grad)
-        total = _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + alpha_neg[0] * _sum(loss[:logits.size])
+        total = _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + alpha_neg[0] * _sum(
+            loss[: logits.size]
+        )
         if total < _SUSPICIOUS:  # not NaN
             return total
     _background(logits, alpha_neg, gamma, scale, loss, grad)
-    return _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + _sum(loss[:logits.size])
+    return _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + _sum(loss[: logits.size])
 
 
 def _from_labels_member(pointer):
     """Loss sums and scaled gradients of the tasks that this thread gets; who ends the last task adds up."""
     args = numba.carray(pointer, 1)[0]
-    num_class, tasks, block = args.num_class, args.batch_size * args.tasks_per_sample, args.anchors_per_block * args.num_class
-    alpha_pos, alpha_neg, gamma = (array_at(args.alpha_pos, np.float32, num_class), array_at(args.alpha_neg, np.float32, block),
-                                   array_at(args.gamma, np.float32, block))
+    num_class, tasks, block = (
+        args.num_class,
+        args.batch_size * args.tasks_per_sample,
+        args.anchors_per_block * args.num_class,
+    )
+    alpha_pos, alpha_neg, gamma = (
+        array_at(args.alpha_pos, np.float32, num_class),
+        array_at(args.alpha_neg, np.float32, block),
+        array_at(args.gamma, np.float32, block),
+    )
     counts = array_at(args.scratch + 8 * _HEADER, np.int64, tasks)
     highest = array_at(args.scratch + 8 * (_HEADER + tasks), np.int64, tasks)
     sums = array_at(args.scratch + 8 * (_HEADER + 2 * tasks), np.float64, tasks)
@@ -300,7 +363,9 @@ _run_from_labels = TeamKernel(_from_labels_member, _FromLabels)
 
 @_compute
 def _soft_terms(x, t):
-    """Of a logit and a target: t on the side of the logit (1 - t for x >= 0, else t) and 1 less that; sigmoid(|x|), sigmoid(-|x|); cross entropy."""
+    """Of a logit and a target: t on the side of the logit (1 - t for x >= 0, else t) and 1 less that; sigmoid(|x|),
+    sigmoid(-|x|); cross entropy.
+    """
     a = abs(x)
     a = _BOUND if a > _BOUND else a
     e = _exp_of_minus(a)
@@ -312,7 +377,9 @@ def _soft_terms(x, t):
 
 @_compute
 def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
-    """Elementwise loss for targets in [0, 1], gamma = 2; alpha_difference is that of a positive less that of background."""
+    """Elementwise loss for targets in [0, 1], gamma = 2; alpha_difference is that of a positive less that of
+    background.
+    """
     for i in range(logits.size):
         t = targets[i]
         against, towards, larger, smaller, bce = _soft_terms(logits[i], t)
@@ -322,14 +389,19 @@ def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
 
 @_compute
 def _soft_gradient(logits, targets, weights, alpha_neg, alpha_difference, out):
-    """Its derivative; that of the cross entropy in OpenPCDet's form, which is 1 - t, not 0.5 - t, at a logit of exactly 0."""
+    """Its derivative; that of the cross entropy in OpenPCDet's form, which is 1 - t, not 0.5 - t, at a logit of exactly
+    0.
+    """
     for i in range(logits.size):
         x, t = logits[i], targets[i]
         against, towards, larger, smaller, bce = _soft_terms(x, t)
         one_minus_pt = against * larger + towards * smaller
         factor = one_minus_pt * (t * alpha_difference + alpha_neg) * weights[i]
         factor = factor if x >= _ZERO else -factor  # what it is multiplied by is a derivative with respect to |x|
-        slope = factor * ((against - towards) * (larger * smaller) * (bce + bce) + one_minus_pt * (against - (_ZERO if x == _ZERO else smaller)))
+        slope = factor * (
+            (against - towards) * (larger * smaller) * (bce + bce)
+            + one_minus_pt * (against - (_ZERO if x == _ZERO else smaller))
+        )
         out[i] = _ZERO if abs(x) > _BOUND else slope
 
 
@@ -364,18 +436,23 @@ def _pack(values, stride, num_class, rows, out):
 
 
 _Elementwise = arguments_type(
-    "_Elementwise", "logits targets target_stride weights weights_per_row num_class num_rows rows_per_block grad_output grad_outputs out",
-    "alpha_pos alpha_neg")
+    "_Elementwise",
+    "logits targets target_stride weights weights_per_row num_class num_rows rows_per_block grad_output grad_outputs "
+    "out",
+    "alpha_pos alpha_neg",
+)
 
 
 @_compute
 def _factor(args, first, last, out):
-    """What each entry of the rows first .. last - 1 is multiplied by: its weight and, where each entry has its own, the gradient of its loss."""
+    """What each entry of the rows first .. last - 1 is multiplied by: its weight and, where each entry has its own, the
+    gradient of its loss.
+    """
     num_class, rows, per_row = args.num_class, last - first, args.weights_per_row
     weights = array_at(args.weights + 4 * first * per_row, np.float32, rows * per_row)
     if per_row == num_class and args.grad_outputs <= 1:
         return weights
-    out = out[:rows * num_class]
+    out = out[: rows * num_class]
     if per_row == 1:
         _repeat(weights, num_class, out)
     else:
@@ -392,7 +469,8 @@ def _factor(args, first, last, out):
 def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, packed):
     """The loss, or the gradient, of the rows first .. last - 1.
 
-    Targets and weights that first have to be packed and repeated are all needed at the beginning: they are fetched during the block before.
+    Targets and weights that first have to be packed and repeated are all needed at the beginning: they are fetched
+    during the block before.
     """
     num_class, rows, per_row, stride = args.num_class, last - first, args.weights_per_row, args.target_stride
     begin, entries = first * num_class, rows * num_class
@@ -401,12 +479,24 @@ def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, p
         _pack(targets, stride, num_class, rows, packed)
         targets = packed
     factor = _factor(args, first, last, factor)
-    next_targets, targets_bytes = args.targets + 4 * last * stride, 4 * CHUNK * stride // num_class if stride != num_class else 0
-    next_weights, weights_bytes = args.weights + 4 * last * per_row, 4 * CHUNK * per_row // num_class if per_row != num_class else 0
+    next_targets, targets_bytes = (
+        args.targets + 4 * last * stride,
+        4 * CHUNK * stride // num_class if stride != num_class else 0,
+    )
+    next_weights, weights_bytes = (
+        args.weights + 4 * last * per_row,
+        4 * CHUNK * per_row // num_class if per_row != num_class else 0,
+    )
     for k in range(0, entries, CHUNK):
         size = min(CHUNK, entries - k)
-        logits, out = array_at(args.logits + 4 * (begin + k), np.float32, size), array_at(args.out + 4 * (begin + k), np.float32, size)
-        target, weight = array_at(targets.ctypes.data + 4 * k, np.float32, size), array_at(factor.ctypes.data + 4 * k, np.float32, size)
+        logits, out = (
+            array_at(args.logits + 4 * (begin + k), np.float32, size),
+            array_at(args.out + 4 * (begin + k), np.float32, size),
+        )
+        target, weight = (
+            array_at(targets.ctypes.data + 4 * k, np.float32, size),
+            array_at(factor.ctypes.data + 4 * k, np.float32, size),
+        )
         prefetch(next_targets, next_targets + targets_bytes)
         prefetch(next_weights, next_weights + weights_bytes)
         next_targets, next_weights = next_targets + targets_bytes, next_weights + weights_bytes
@@ -423,22 +513,27 @@ def _elementwise_member(pointer):
     if args.grad_outputs == 1:
         grad_output = array_at(args.grad_output, np.float32, 1)[0]
         alpha_neg, alpha_difference = alpha_neg * grad_output, alpha_difference * grad_output
-    factor, packed = np.empty(rows_per_block * args.num_class, np.float32), np.empty(rows_per_block * args.num_class, np.float32)
+    factor, packed = (
+        np.empty(rows_per_block * args.num_class, np.float32),
+        np.empty(rows_per_block * args.num_class, np.float32),
+    )
     while True:
         begin = next_task(pointer) * rows_per_task
         if begin >= args.num_rows:
             break
         end = min(begin + rows_per_task, args.num_rows)
         for first in range(begin, end, rows_per_block):
-            _elementwise_block(args, first, min(first + rows_per_block, end), alpha_neg, alpha_difference, factor, packed)
+            _elementwise_block(
+                args, first, min(first + rows_per_block, end), alpha_neg, alpha_difference, factor, packed
+            )
 
 
 _run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
 
 
 def _rows_per_block(num_class: int) -> int:
-    """A multiple of 64 or 16 where there are so many: then no block but the last has labels or entries left over that do not fill a vector register,
-    and all begin where a cache line does."""
+    """A multiple of 64 or 16 where there are so many: then no block but the last has labels or entries left over that
+    do not fill a vector register, and all begin where a cache line does."""
     rows = BLOCK // num_class
     for size in (64, 16):
         if rows >= size:
@@ -447,7 +542,9 @@ def _rows_per_block(num_class: int) -> int:
 
 
 def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """A (..., C) tensor whose rows come at one step in memory, and the step: a slice such as one_hot[..., 1:] is not copied."""
+    """A (..., C) tensor whose rows come at one step in memory, and the step: a slice such as one_hot[..., 1:] is not
+    copied.
+    """
     num_class = tensor.shape[-1]
     stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
     regular = tensor.stride(-1) == 1 and stride > num_class
@@ -456,20 +553,36 @@ def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     return (tensor, stride) if regular else (tensor.contiguous(), num_class)
 
 
-def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float,
-                grad_output: torch.Tensor | None = None) -> torch.Tensor:
+def elementwise(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    alpha_pos: float,
+    alpha_neg: float,
+    grad_output: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Weighted elementwise loss with gamma = 2, or with ``grad_output`` its gradient with respect to the logits.
 
     Args:
-        logits: (..., C) float32, contiguous. targets: the same shape, of any strides. weights: (..., 1) or (..., C), contiguous, or None.
+        logits: (..., C) float32, contiguous. targets: the same shape, of any strides. weights: (..., 1) or (..., C),
+            contiguous, or None.
         grad_output: like logits, of any strides; one number spread over all is not written out.
     """
     num_class = logits.shape[-1]
     rows = _rows_per_block(num_class)
     out = pages.empty_like(logits)
     targets, stride = _rows(targets)
-    args = _Elementwise(logits=logits.data_ptr(), targets=targets.data_ptr(), target_stride=stride, num_class=num_class,
-                        num_rows=logits.numel() // num_class, rows_per_block=rows, out=out.data_ptr(), alpha_pos=alpha_pos, alpha_neg=alpha_neg)
+    args = _Elementwise(
+        logits=logits.data_ptr(),
+        targets=targets.data_ptr(),
+        target_stride=stride,
+        num_class=num_class,
+        num_rows=logits.numel() // num_class,
+        rows_per_block=rows,
+        out=out.data_ptr(),
+        alpha_pos=alpha_pos,
+        alpha_neg=alpha_neg,
+    )
     if weights is not None:
         args.weights, args.weights_per_row = weights.data_ptr(), weights.shape[-1]
     if grad_output is not None:
@@ -482,14 +595,23 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
 
 @lru_cache(maxsize=32)
 def _constants(kind: Focal, per_block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
-    """alpha_pos (C,), alpha_neg and gamma for each entry of a block, and whether gamma is 2 and alpha_neg one number for all classes."""
+    """alpha_pos (C,), alpha_neg and gamma for each entry of a block, and whether gamma is 2 and alpha_neg one number
+    for all classes.
+    """
     pos, neg, exponent = (torch.tensor(v, dtype=torch.float32) for v in kind)
-    return pos, neg.repeat(per_block), exponent.repeat(per_block), set(kind.gamma) == {2} and len(set(kind.alpha_neg)) == 1
+    return (
+        pos,
+        neg.repeat(per_block),
+        exponent.repeat(per_block),
+        set(kind.gamma) == {2} and len(set(kind.alpha_neg)) == 1,
+    )
 
 
-def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float,
-                with_grad: bool) -> tuple[float, torch.Tensor | None, int, ctypes.Array]:
-    """Focal loss of a batch, its gradient, and the highest label: where that is above C > 1, neither of them was computed.
+def from_labels(
+    logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float, with_grad: bool
+) -> tuple[float, torch.Tensor | None, int, ctypes.Array]:
+    """Focal loss of a batch, its gradient, and the highest label: where that is above C > 1, neither of them was
+    computed.
 
     Args:
         logits: (B, A, C) float32. labels: (B, A) int32 or int64. Both contiguous, A, B and C at least 1.
@@ -506,15 +628,29 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sam
     grad = pages.empty_like(logits) if with_grad else None
     scratch = (ctypes.c_int64 * (_HEADER + 3 * tasks))()
     args = _FromLabels(
-        logits=logits.data_ptr(), labels=labels.data_ptr(), label_bytes=labels.element_size(), grad=grad.data_ptr() if with_grad else 0,
-        alpha_pos=alpha_pos.data_ptr(), alpha_neg=alpha_neg.data_ptr(), gamma=gamma.data_ptr(), is_plain=is_plain, per_sample=per_sample,
-        batch_size=batch_size, num_anchors=num_anchors, num_class=num_class, anchors_per_block=per_block, anchors_per_task=per_task,
-        tasks_per_sample=tasks_per_sample, scratch=ctypes.addressof(scratch), loss_weight=loss_weight)
+        logits=logits.data_ptr(),
+        labels=labels.data_ptr(),
+        label_bytes=labels.element_size(),
+        grad=grad.data_ptr() if with_grad else 0,
+        alpha_pos=alpha_pos.data_ptr(),
+        alpha_neg=alpha_neg.data_ptr(),
+        gamma=gamma.data_ptr(),
+        is_plain=is_plain,
+        per_sample=per_sample,
+        batch_size=batch_size,
+        num_anchors=num_anchors,
+        num_class=num_class,
+        anchors_per_block=per_block,
+        anchors_per_task=per_task,
+        tasks_per_sample=tasks_per_sample,
+        scratch=ctypes.addressof(scratch),
+        loss_weight=loss_weight,
+    )
     _run_from_labels(args, tasks)
     return args.loss, grad, args.highest, scratch
 
 
 def positives(scratch: ctypes.Array, batch_size: int) -> np.ndarray:
     """Positive anchors of each sample, (B,) int64, that ``from_labels`` counted."""
-    counts = np.frombuffer(scratch, np.int64)[_HEADER:_HEADER + (len(scratch) - _HEADER) // 3]
+    counts = np.frombuffer(scratch, np.int64)[_HEADER : _HEADER + (len(scratch) - _HEADER) // 3]
     return (counts - 1).reshape(batch_size, -1).sum(axis=1)

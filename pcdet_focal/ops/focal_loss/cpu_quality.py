@@ -1,9 +1,10 @@
 """Quality focal and varifocal loss from labels on the CPU; ``reference.py`` is the definition.
 
-Where the target is 0, and that is nearly everywhere, both are focal loss's background: p^beta softplus(x), and alpha p^gamma softplus(x). So
-``cpu.from_labels`` does the pass over the logits, with no weight for positives, and the few entries that a positive label names are added here, one
-by one, in float64.
+Where the target is 0, and that is nearly everywhere, both are focal loss's background: p^beta softplus(x), and alpha
+p^gamma softplus(x). So ``cpu.from_labels`` does the pass over the logits, with no weight for positives, and the few
+entries that a positive label names are added here, one by one, in float64.
 """
+
 from __future__ import annotations
 
 import math
@@ -42,12 +43,20 @@ def _entry(x, t, is_varifocal, iou_weighted, alpha, gamma):
         return factor * bce, factor * slope
     if slope == 0:
         return 0.0**gamma * bce, 0.0
-    power = abs(slope)**gamma
+    power = abs(slope) ** gamma
     return power * bce, power * (slope + gamma * p * q * bce / slope)
 
 
-@numba.njit([(float32[:, :, ::1], lab, qual, boolean, boolean, float64, float64, float64[::1], boolean, float32[:, :, ::1])
-             for lab in (int32[:, ::1], int64[:, ::1]) for qual in (float32[:, ::1],)], cache=True, nogil=True, error_model="numpy")
+@numba.njit(
+    [
+        (float32[:, :, ::1], lab, qual, boolean, boolean, float64, float64, float64[::1], boolean, float32[:, :, ::1])
+        for lab in (int32[:, ::1], int64[:, ::1])
+        for qual in (float32[:, ::1],)
+    ],
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
 def _positives(logits, labels, quality, is_varifocal, iou_weighted, alpha, gamma, scale, with_grad, grad):
     """Scaled loss of the entries that labels name; their gradients are written over those in ``grad``."""
     batch_size, num_anchors, num_class = logits.shape
@@ -72,12 +81,20 @@ def _positives(logits, labels, quality, is_varifocal, iou_weighted, alpha, gamma
     return total
 
 
-def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, kind: QualityFocal | Varifocal, per_sample: bool,
-                loss_weight: float, with_grad: bool) -> tuple[float, torch.Tensor | None]:
+def from_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    quality: torch.Tensor,
+    kind: QualityFocal | Varifocal,
+    per_sample: bool,
+    loss_weight: float,
+    with_grad: bool,
+) -> tuple[float, torch.Tensor | None]:
     """Loss of a batch, and its gradient.
 
     Args:
-        logits: (B, A, C) float32. labels: (B, A) int32 or int64. quality: (B, A) float32. All contiguous, A, B and C at least 1.
+        logits: (B, A, C) float32. labels: (B, A) int32 or int64. quality: (B, A) float32. All contiguous, A, B and C at
+            least 1.
         per_sample: divide a sample's sum by max(its positives, 1) * B.
     Raises:
         InputError: a label above C > 1.

@@ -1,21 +1,26 @@
-"""The losses from labels and the elementwise focal loss as Triton kernels; ``reference.py`` is the definition, ``cpu.py`` derives the formulas.
+"""The losses from labels and the elementwise focal loss as Triton kernels; ``reference.py`` is the definition,
+``cpu.py`` derives the formulas.
 
-One step of a head with float32 logits is three launches and no word to the host: positives are counted, by tiles; one pass over the logits sums
-the loss and writes the gradient, each program adding up its sample's counts itself; one program adds the tiles' sums. The backward pass finds the
-gradient ready and multiplies it by what comes in, which returns at once where that is 1. Half precision logits are read a second time in the
-backward pass instead: a gradient that is rounded to 16 bits before a loss scale comes in may have vanished.
+One step of a head with float32 logits is three launches and no word to the host: positives are counted, by tiles; one
+pass over the logits sums the loss and writes the gradient, each program adding up its sample's counts itself; one
+program adds the tiles' sums. The backward pass finds the gradient ready and multiplies it by what comes in, which
+returns at once where that is 1. Half precision logits are read a second time in the backward pass instead: a gradient
+that is rounded to 16 bits before a loss scale comes in may have vanished.
 
-Arithmetic is float32 for any input. exp and log1p are the polynomials of ``cpu.py``: Triton's own exp loses digits away from 0, and it has no
-log1p. Sums are float64 in a fixed order, counts are integers, nothing is added atomically: the same input gives the same bits.
+Arithmetic is float32 for any input. exp and log1p are the polynomials of ``cpu.py``: Triton's own exp loses digits away
+from 0, and it has no log1p. Sums are float64 in a fixed order, counts are integers, nothing is added atomically: the
+same input gives the same bits.
 
-The kernels move few bytes a number and compute about sixty instructions, so what matters is that enough loads are under way: block sizes and
-warps are tuned on the first call for a class of sizes (a factor of four), number of classes and dtype. That call must not be the one that a CUDA
+The kernels move few bytes a number and compute about sixty instructions, so what matters is that enough loads are under
+way: block sizes and warps are tuned on the first call for a class of sizes (a factor of four), number of classes and
+dtype. That call must not be the one that a CUDA
 graph captures.
 """
+
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton
@@ -24,18 +29,32 @@ import triton.language as tl
 from .kinds import Focal, Kind, QualityFocal, Varifocal
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_CONFIGS = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((1024, 4), (512, 4), (2048, 8), (1024, 8))]
+_CONFIGS = [
+    triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((1024, 4), (512, 4), (2048, 8), (1024, 8))
+]
 _TUNED = _CONFIGS[:1] if _INTERPRETED else _CONFIGS  # there is nothing to measure in the interpreter
 _LABELS_PER_TILE = tl.constexpr(8192)
 
 _BOUND = tl.constexpr(1.8446742974197924e19)  # sqrt(largest float32)
 _EXP_LIMIT, _LOG2E, _LN2_HIGH, _LN2_LOW = (tl.constexpr(v) for v in (87.0, 1.44269504, 0.693145752, 1.42860677e-6))
 _SHIFTER, _ONE_BITS = tl.constexpr(12582912.0), tl.constexpr(0x3F800000)
-_E1, _E2, _E3, _E4, _E5 = (tl.constexpr(v) for v in (
-    0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593))
-_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (tl.constexpr(v) for v in (
-    -0.4999964796411767, 0.3332132263337101, -0.2485716379508982, 0.1915365544777658, -0.13753803430807074, 0.0792045484775871,
-    -0.03006580024222767, 0.0053648263176807294))
+_E1, _E2, _E3, _E4, _E5 = (
+    tl.constexpr(v)
+    for v in (0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593)
+)
+_L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (
+    tl.constexpr(v)
+    for v in (
+        -0.4999964796411767,
+        0.3332132263337101,
+        -0.2485716379508982,
+        0.1915365544777658,
+        -0.13753803430807074,
+        0.0792045484775871,
+        -0.03006580024222767,
+        0.0053648263176807294,
+    )
+)
 
 
 @triton.jit
@@ -141,13 +160,33 @@ def _count_positives(labels, counts, num_anchors, BLOCK: tl.constexpr):
 @triton.autotune(_TUNED, key=["SIZE_CLASS", "C"])
 @triton.jit
 def _from_labels(
-    logits, labels, quality, per_class, counts, incoming, sums, grad, num_anchors, alpha_pos, alpha, gamma, scale,
-    KIND: tl.constexpr, GAMMA_2: tl.constexpr, IOU_WEIGHTED: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, COUNT_TILES: tl.constexpr,
-    SIZE_CLASS: tl.constexpr, BLOCK: tl.constexpr,
+    logits,
+    labels,
+    quality,
+    per_class,
+    counts,
+    incoming,
+    sums,
+    grad,
+    num_anchors,
+    alpha_pos,
+    alpha,
+    gamma,
+    scale,
+    KIND: tl.constexpr,
+    GAMMA_2: tl.constexpr,
+    IOU_WEIGHTED: tl.constexpr,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    COUNT_TILES: tl.constexpr,
+    SIZE_CLASS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Scaled loss of each tile of TILE entries, sums (B, tiles) float64, and the gradient; each only where its pointer is not None.
+    """Scaled loss of each tile of TILE entries, sums (B, tiles) float64, and the gradient; each only where its pointer
+    is not None.
 
-    per_class: alpha_pos, alpha and gamma (3, C) in place of the numbers. counts: what divides the samples, COUNT_TILES >= as many as a sample has.
+    per_class: alpha_pos, alpha and gamma (3, C) in place of the numbers. counts: what divides the samples, COUNT_TILES
+    >= as many as a sample has.
     incoming: one number that multiplies the gradient. quality: (B, A), read at positives. alpha: of background.
     """
     tile, sample = tl.program_id(0), tl.program_id(1)
@@ -216,10 +255,26 @@ def _scale(values, factor, count, BLOCK: tl.constexpr):
 @triton.autotune(_TUNED, key=["SIZE_CLASS", "C"])
 @triton.jit
 def _elementwise(
-    logits, targets, weights, incoming, out, entries, target_stride, alpha_pos, alpha_neg, gamma,
-    GAMMA_2: tl.constexpr, ONE_INCOMING: tl.constexpr, WEIGHTS_PER_ROW: tl.constexpr, C: tl.constexpr, SIZE_CLASS: tl.constexpr, BLOCK: tl.constexpr,
+    logits,
+    targets,
+    weights,
+    incoming,
+    out,
+    entries,
+    target_stride,
+    alpha_pos,
+    alpha_neg,
+    gamma,
+    GAMMA_2: tl.constexpr,
+    ONE_INCOMING: tl.constexpr,
+    WEIGHTS_PER_ROW: tl.constexpr,
+    C: tl.constexpr,
+    SIZE_CLASS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Weighted loss of targets in [0, 1], or with ``incoming`` (one number, or one an entry) the gradient; see ``elementwise``."""
+    """Weighted loss of targets in [0, 1], or with ``incoming`` (one number, or one an entry) the gradient; see
+    ``elementwise``.
+    """
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = entry < entries
     row = entry // C
@@ -249,13 +304,20 @@ def _elementwise(
         tl.store(out + entry, slope.to(out.dtype.element_ty), mask=valid)
 
 
-def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool, loss_weight: float,
-                with_grad: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def from_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    quality: torch.Tensor | None,
+    kind: Kind,
+    per_sample: bool,
+    loss_weight: float,
+    with_grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Loss, and its gradient where ``with_grad``.
 
     Args:
-        logits: (B, A, C) float32, float16 or bfloat16. labels: (B, A) int32 or int64. quality: (B, A), not for Focal. All contiguous, none empty,
-            on one device, with fewer than 2^31 logits.
+        logits: (B, A, C) float32, float16 or bfloat16. labels: (B, A) int32 or int64. quality: (B, A), not for Focal.
+            All contiguous, none empty, on one device, with fewer than 2^31 logits.
     Returns:
         Scalar float32; None or the gradient in the dtype of the logits.
     """
@@ -266,8 +328,15 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tenso
     return loss, grad
 
 
-def from_labels_gradient(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor | None, kind: Kind, per_sample: bool, loss_weight: float,
-                         grad_output: torch.Tensor) -> torch.Tensor:
+def from_labels_gradient(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    quality: torch.Tensor | None,
+    kind: Kind,
+    per_sample: bool,
+    loss_weight: float,
+    grad_output: torch.Tensor,
+) -> torch.Tensor:
     """The gradient of ``from_labels`` times ``grad_output``, one number on the device."""
     return _launch(logits, labels, quality, kind, per_sample, loss_weight, grad_output, False, True)[1]
 
@@ -288,9 +357,27 @@ def _launch(logits, labels, quality, kind, per_sample, loss_weight, incoming, wi
             _count_positives[(count_tiles, batch_size)](labels, counts, num_anchors, BLOCK=1024, num_warps=4)
             loss_weight = loss_weight / batch_size
         _from_labels[(tiles, batch_size)](
-            logits, labels, quality, per_class, counts, incoming, sums, grad, num_anchors, alpha_pos, alpha, gamma, float(loss_weight),
-            KIND=name, GAMMA_2=gamma == 2, IOU_WEIGHTED=iou_weighted, C=num_class, TILE=tile, COUNT_TILES=triton.next_power_of_2(count_tiles),
-            SIZE_CLASS=size_class)
+            logits,
+            labels,
+            quality,
+            per_class,
+            counts,
+            incoming,
+            sums,
+            grad,
+            num_anchors,
+            alpha_pos,
+            alpha,
+            gamma,
+            float(loss_weight),
+            KIND=name,
+            GAMMA_2=gamma == 2,
+            IOU_WEIGHTED=iou_weighted,
+            C=num_class,
+            TILE=tile,
+            COUNT_TILES=triton.next_power_of_2(count_tiles),
+            SIZE_CLASS=size_class,
+        )
     return sums, grad
 
 
@@ -307,7 +394,7 @@ def _numbers(kind: Kind, device: torch.device):
     return "focal", _per_class(kind, device), *first[:2], first[2] if same_gamma else -1.0, False
 
 
-@lru_cache(maxsize=None)  # kept for good: a captured CUDA graph reads it again
+@cache  # kept for good: a captured CUDA graph reads it again
 def _per_class(kind: Focal, device: torch.device) -> torch.Tensor:
     """(3, C). Made once: a copy from the host is a wait, and is not allowed while a CUDA graph is captured."""
     return torch.tensor(list(kind), dtype=torch.float32, device=device)
@@ -319,19 +406,29 @@ def _size_class(count: int) -> int:
 
 
 def scale_(values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """float32 ``values``, contiguous, times one number on their device, in place. What is multiplied by 1 is not read."""
+    """float32 ``values``, contiguous, times one number on their device, in place. What is multiplied by 1 is not
+    read.
+    """
     with torch.cuda.device_of(values):
         _scale[(triton.cdiv(values.numel(), 2048),)](values, factor, values.numel(), BLOCK=2048, num_warps=4)
     return values
 
 
-def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, alpha_pos: float, alpha_neg: float, gamma: float,
-                grad_output: torch.Tensor | None = None) -> torch.Tensor:
+def elementwise(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    alpha_pos: float,
+    alpha_neg: float,
+    gamma: float,
+    grad_output: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Weighted elementwise loss, or with ``grad_output`` its gradient with respect to the logits.
 
     Args:
-        logits: (..., C) float32, float16 or bfloat16, contiguous, not empty, fewer than 2^31. targets: the same shape, any dtype but float64, any
-            strides; rows at equal distances, such as one_hot[..., 1:], are read where they are. weights: (..., 1) or (..., C), contiguous, or None.
+        logits: (..., C) float32, float16 or bfloat16, contiguous, not empty, fewer than 2^31. targets: the same shape,
+            any dtype but float64, any strides; rows at equal distances, such as one_hot[..., 1:], are read where they
+            are. weights: (..., 1) or (..., C), contiguous, or None.
         grad_output: float32 like logits, any strides; one number spread over all is not written out.
     Returns:
         (..., C): the loss in float32, the gradient in the dtype of the logits.
@@ -345,9 +442,22 @@ def elementwise(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
         grad_output = grad_output if one_number else grad_output.contiguous()
     with torch.cuda.device_of(logits):
         _elementwise[lambda meta: (triton.cdiv(count, meta["BLOCK"]),)](
-            logits, targets, weights, grad_output, out, count, target_stride, float(alpha_pos), float(alpha_neg), float(gamma),
-            GAMMA_2=gamma == 2, ONE_INCOMING=one_number, WEIGHTS_PER_ROW=1 if weights is not None and weights.shape[-1] == 1 else num_class,
-            C=num_class, SIZE_CLASS=_size_class(count))
+            logits,
+            targets,
+            weights,
+            grad_output,
+            out,
+            count,
+            target_stride,
+            float(alpha_pos),
+            float(alpha_neg),
+            float(gamma),
+            GAMMA_2=gamma == 2,
+            ONE_INCOMING=one_number,
+            WEIGHTS_PER_ROW=1 if weights is not None and weights.shape[-1] == 1 else num_class,
+            C=num_class,
+            SIZE_CLASS=_size_class(count),
+        )
     return out
 
 
@@ -355,7 +465,11 @@ def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A (..., C) tensor whose rows lie at equal distances, and that distance; copied where they do not."""
     num_class = tensor.shape[-1]
     stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
-    regular = (tensor.stride(-1) == 1 or num_class == 1) and stride >= num_class and stride * (tensor.numel() // num_class) < 2**31
+    regular = (
+        (tensor.stride(-1) == 1 or num_class == 1)
+        and stride >= num_class
+        and stride * (tensor.numel() // num_class) < 2**31
+    )
     for i in range(tensor.dim() - 2):
         regular = regular and tensor.stride(i) == tensor.stride(i + 1) * tensor.shape[i + 1]
     return (tensor, stride) if regular else (tensor.contiguous(), num_class)

@@ -1,7 +1,8 @@
 """Which loss a head computes from its labels, with its numbers: what every backend of this room takes."""
+
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from pcdet_focal.errors import InputError
 
@@ -31,11 +32,14 @@ class Varifocal(NamedTuple):
     iou_weighted: bool
 
 
-Kind = Union[Focal, QualityFocal, Varifocal]
+Kind = Focal | QualityFocal | Varifocal
 
 
 def check_highest(kind: Kind, highest: int, num_class: int) -> None:
     """Raise InputError for a label above the classes of the logits."""
     if highest > num_class > 1:
-        raise InputError(f"{kind.loss_name}: label {highest} is above the {num_class} classes of the logits: labels are -1 (ignored), "
-                         f"0 (background), or 1 to {num_class}.")
+        raise InputError(
+            f"{kind.loss_name}: label {highest} is above the {num_class} classes of the logits: labels are -1 "
+            "(ignored), "
+            f"0 (background), or 1 to {num_class}."
+        )

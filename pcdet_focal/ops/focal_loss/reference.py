@@ -1,12 +1,21 @@
-"""The losses from labels in plain torch: the definition that the kernels are tested against. Any device, any floating dtype, differentiable twice."""
+"""The losses from labels in plain torch: the definition that the kernels are tested against. Any device, any floating
+dtype, differentiable twice.
+"""
+
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
 
-def from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: torch.Tensor, alpha_neg: torch.Tensor, gamma: torch.Tensor,
-                scale: torch.Tensor) -> torch.Tensor:
+def from_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    alpha_pos: torch.Tensor,
+    alpha_neg: torch.Tensor,
+    gamma: torch.Tensor,
+    scale: torch.Tensor,
+) -> torch.Tensor:
     """``sum_b scale_b sum_{a, c} alpha (1 - p_t)^gamma (-log p_t)`` over the anchors with a label of at least 0.
 
     Args:
@@ -22,8 +31,11 @@ def from_labels(logits: torch.Tensor, labels: torch.Tensor, alpha_pos: torch.Ten
     return _summed(loss, scale, logits.dtype)
 
 
-def quality_focal_from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, beta: float, scale: torch.Tensor) -> torch.Tensor:
-    """``sum_b scale_b sum_{a, c} |t - p|^beta bce(x, t)``, t the anchor's quality in the column of its label, 0 elsewhere; others as ``from_labels``.
+def quality_focal_from_labels(
+    logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, beta: float, scale: torch.Tensor
+) -> torch.Tensor:
+    """``sum_b scale_b sum_{a, c} |t - p|^beta bce(x, t)``, t the anchor's quality in the column of its label, 0
+    elsewhere; others as ``from_labels``.
 
     Args:
         quality: (B, A) in [0, 1], read at positive anchors only. beta: at least 0.
@@ -35,9 +47,17 @@ def quality_focal_from_labels(logits: torch.Tensor, labels: torch.Tensor, qualit
     return _summed(loss, scale, logits.dtype)
 
 
-def varifocal_from_labels(logits: torch.Tensor, labels: torch.Tensor, quality: torch.Tensor, alpha: float, gamma: float, iou_weighted: bool,
-                          scale: torch.Tensor) -> torch.Tensor:
-    """``sum_b scale_b sum_{a, c} f bce(x, t)``, f = t, or 1 unless ``iou_weighted``, where t > 0, and alpha p^gamma where t = 0.
+def varifocal_from_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    quality: torch.Tensor,
+    alpha: float,
+    gamma: float,
+    iou_weighted: bool,
+    scale: torch.Tensor,
+) -> torch.Tensor:
+    """``sum_b scale_b sum_{a, c} f bce(x, t)``, f = t, or 1 unless ``iou_weighted``, where t > 0, and alpha p^gamma
+    where t = 0.
 
     t and the other arguments as in ``quality_focal_from_labels``.
     """

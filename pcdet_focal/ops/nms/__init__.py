@@ -1,7 +1,8 @@
 """Greedy non-maximum suppression of boxes in the bird's-eye view, of one set of boxes or of many groups at once."""
+
 from __future__ import annotations
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 
@@ -11,30 +12,38 @@ from pcdet_focal.ops.backend import choose_backend
 
 __all__ = ["nms_rotated", "nms_axis_aligned"]
 
-Limit = Optional[Union[int, Sequence[Optional[int]]]]
-_NO_LIMIT = 2 ** 31 - 1
+Limit = int | Sequence[int | None] | None
+_NO_LIMIT = 2**31 - 1
 
 
 def nms_rotated(
-    boxes: Array, scores: Array, thresh: Union[float, Sequence[float]], pre_maxsize: Limit = None, post_maxsize: Limit = None,
-    groups: Optional[Array] = None,
+    boxes: Array,
+    scores: Array,
+    thresh: float | Sequence[float],
+    pre_maxsize: Limit = None,
+    post_maxsize: Limit = None,
+    groups: Array | None = None,
 ) -> Array:
     """Boxes that no better box overlaps too much.
 
-    In descending order of the scores (equal scores: the lower index first), a box stays unless its exact rotated IoU with one that
-    stayed is above ``thresh``; an IoU of exactly ``thresh`` does not suppress. With ``groups``, boxes of different groups do not see each
-    other; the groups are classes, or samples, or both, and on a GPU all are served by the same two launches.
+    In descending order of the scores (equal scores: the lower index first), a box stays unless its exact rotated IoU
+    with one that stayed is above ``thresh``; an IoU of exactly ``thresh`` does not suppress. With ``groups``, boxes of
+    different groups do not see each other; the groups are classes, or samples, or both, and on a GPU all are served by
+    the same two launches.
 
     Args:
-        boxes: (N, 7+) floating point: x, y, z, dx, dy, dz, heading; metres, radians; seen from above, so z and dz do not matter.
+        boxes: (N, 7+) floating point: x, y, z, dx, dy, dz, heading; metres, radians; seen from above, so z and dz do
+            not matter.
         scores: (N,).
         thresh: IoU, 0 or more. With ``groups`` a sequence, one for each group.
-        pre_maxsize: look at this many best scores only; None for all. With ``groups`` of each group: one number, or a sequence.
+        pre_maxsize: look at this many best scores only; None for all. With ``groups`` of each group: one number, or a
+            sequence.
         post_maxsize: keep this many at most, in the same form.
         groups: (N,) integers, 0 to len(thresh) - 1. A box with another number (-1, say) takes no part.
 
     Returns:
-        (K,) int64 indices into ``boxes``, scores descending (group by group), on the device of ``boxes``; numpy for numpy input.
+        (K,) int64 indices into ``boxes``, scores descending (group by group), on the device of ``boxes``; numpy for
+        numpy input.
 
     Raises:
         InputError: wrong shapes, integer boxes, a negative threshold or limit.
@@ -43,26 +52,45 @@ def nms_rotated(
 
 
 def nms_axis_aligned(
-    boxes: Array, scores: Array, thresh: Union[float, Sequence[float]], pre_maxsize: Limit = None, post_maxsize: Limit = None,
-    groups: Optional[Array] = None,
+    boxes: Array,
+    scores: Array,
+    thresh: float | Sequence[float],
+    pre_maxsize: Limit = None,
+    post_maxsize: Limit = None,
+    groups: Array | None = None,
 ) -> Array:
-    """The same for boxes taken as parallel to the axes: dx along x and dy along y whatever the heading (OpenPCDet's ``nms_normal_gpu``)."""
+    """The same for boxes taken as parallel to the axes: dx along x and dy along y whatever the heading (OpenPCDet's
+    ``nms_normal_gpu``).
+    """
     return _nms(boxes, scores, thresh, pre_maxsize, post_maxsize, groups, axis_aligned=True)
 
 
-def _nms(boxes: Array, scores: Array, thresh, pre_maxsize: Limit, post_maxsize: Limit, groups: Optional[Array], axis_aligned: bool) -> Array:
-    given = {"boxes": boxes, "scores": scores} if groups is None else {"boxes": boxes, "scores": scores, "groups": groups}
+def _nms(
+    boxes: Array,
+    scores: Array,
+    thresh,
+    pre_maxsize: Limit,
+    post_maxsize: Limit,
+    groups: Array | None,
+    axis_aligned: bool,
+) -> Array:
+    given = (
+        {"boxes": boxes, "scores": scores} if groups is None else {"boxes": boxes, "scores": scores, "groups": groups}
+    )
     (boxes, scores, *groups), was_numpy = as_tensors(**given)
     check_columns("boxes", boxes, 7)
     for name, values in (("scores", scores), *(("groups", values) for values in groups)):
         if values.shape != boxes.shape[:1]:
             raise InputError(f"{name} must have shape ({len(boxes)},), one for each box, not {tuple(values.shape)}.")
     thresholds = _thresholds(thresh, grouped=bool(groups))
-    pre, post = (_limits(name, limit, len(thresholds)) for name, limit in (("pre_maxsize", pre_maxsize), ("post_maxsize", post_maxsize)))
+    pre, post = (
+        _limits(name, limit, len(thresholds))
+        for name, limit in (("pre_maxsize", pre_maxsize), ("post_maxsize", post_maxsize))
+    )
 
     order = torch.sort(scores, descending=True, stable=True).indices
     if not groups:
-        order = order[:pre[0]]
+        order = order[: pre[0]]
     group = groups[0].long()[order] if groups else None
     ranked = boxes[order, :7].double()
     if axis_aligned:
@@ -70,14 +98,19 @@ def _nms(boxes: Array, scores: Array, thresh, pre_maxsize: Limit, post_maxsize: 
     return like_input(order[_positions(ranked, group, thresholds, pre, post)], was_numpy)
 
 
-def _positions(ranked: torch.Tensor, group: Optional[torch.Tensor], thresholds: list[float], pre: list[int], post: list[int]) -> torch.Tensor:
-    """Positions that stay, group by group, of boxes (N, 7) in the order of their scores. ``group`` None: all in the one group that there is."""
+def _positions(
+    ranked: torch.Tensor, group: torch.Tensor | None, thresholds: list[float], pre: list[int], post: list[int]
+) -> torch.Tensor:
+    """Positions that stay, group by group, of boxes (N, 7) in the order of their scores. ``group`` None: all in the one
+    group that there is.
+    """
     backend = choose_backend(ranked.device, "nms", has_cuda=True)
     if backend == "cuda":
         from pcdet_focal.ops.nms import cuda
+
         return cuda.nms_rotated(ranked, group, thresholds, pre, post)
     if group is None:
-        return _one_group(ranked[:pre[0]], thresholds[0], backend)[:post[0]]
+        return _one_group(ranked[: pre[0]], thresholds[0], backend)[: post[0]]
     kept = [torch.zeros(0, dtype=torch.int64, device=ranked.device)]
     for g, (thresh, most, limit) in enumerate(zip(thresholds, pre, post)):
         own = (group == g).nonzero().view(-1)[:most]
@@ -89,16 +122,21 @@ def _one_group(ranked: torch.Tensor, thresh: float, backend: str) -> torch.Tenso
     """Positions that stay of boxes (N, 7) in the order of their scores."""
     if backend == "cpu":
         from pcdet_focal.ops.nms import cpu
+
         return torch.from_numpy(cpu.nms_rotated(ranked.cpu().numpy(), thresh)).to(ranked.device)
     from pcdet_focal.ops.nms import reference
+
     return reference.nms_rotated(ranked, thresh)
 
 
-def _thresholds(thresh: Union[float, Sequence[float]], grouped: bool) -> list[float]:
+def _thresholds(thresh: float | Sequence[float], grouped: bool) -> list[float]:
     """One for each group."""
     is_sequence = isinstance(thresh, (list, tuple))
     if is_sequence != grouped:
-        raise InputError(f"thresh must be {'a list of one IoU for each group' if grouped else 'one IoU where there are no groups'}, not {thresh}.")
+        raise InputError(
+            "thresh must be "
+            f"{'a list of one IoU for each group' if grouped else 'one IoU where there are no groups'}, not {thresh}."
+        )
     thresholds = [float(value) for value in thresh] if is_sequence else [float(thresh)]
     if not all(value >= 0 for value in thresholds):
         raise InputError(f"thresh must be an IoU of 0 or more, not {thresh}.")

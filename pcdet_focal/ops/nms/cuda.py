@@ -1,15 +1,18 @@
-"""Greedy suppression on the GPU (Triton), any number of groups at once; the host waits once, for the number of boxes kept.
+"""Greedy suppression on the GPU (Triton), any number of groups at once; the host waits once, for the number of boxes
+kept.
 
-The boxes of a group stand in tiles of 64 slots, best first. One kernel compares them: for each box and each later tile of its group a word of
-64 bits says which boxes of that tile it would suppress. Tiles whose circles do not meet cost a comparison a pair. A second kernel, one program
-a group, goes through the tiles in order: within a tile it settles the 64 boxes one after the other in one register, then it reads the words of
-those that stay, all at once, into the words of what is suppressed. It stops where a group has enough.
+The boxes of a group stand in tiles of 64 slots, best first. One kernel compares them: for each box and each later tile
+of its group a word of 64 bits says which boxes of that tile it would suppress. Tiles whose circles do not meet cost a
+comparison a pair. A second kernel, one program a group, goes through the tiles in order: within a tile it settles the
+64 boxes one after the other in one register, then it reads the words of those that stay, all at once, into the words of
+what is suppressed. It stops where a group has enough.
 
 The overlap is that of ``rotated_iou.cuda``, in float64.
 """
+
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,13 +26,16 @@ _ROWS = 4  # boxes that a program compares with a tile: two pairs a thread with 
 _WORDS_AT_ONCE = 2048
 
 
-def nms_rotated(boxes: torch.Tensor, group: Optional[torch.Tensor], thresh: list[float], pre: list[int], post: list[int]) -> torch.Tensor:
+def nms_rotated(
+    boxes: torch.Tensor, group: torch.Tensor | None, thresh: list[float], pre: list[int], post: list[int]
+) -> torch.Tensor:
     """Positions (K,) int64 of the boxes that stay, group by group, best first.
 
     Args:
         boxes: (N, 7) float64, best first.
         group: (N,) int64, 0 .. G - 1; with any other number a box takes no part. None: all in group 0.
-        thresh, pre, post: for each of the G groups the overlap from above which a box goes, how many enter and how many stay at most.
+        thresh, pre, post: for each of the G groups the overlap from above which a box goes, how many enter and how many
+            stay at most.
     """
     most = [min(len(boxes), limit) for limit in pre]  # what the host knows of the groups' sizes
     if max(most, default=0) == 0:
@@ -43,17 +49,32 @@ def nms_rotated(boxes: torch.Tensor, group: Optional[torch.Tensor], thresh: list
     stays = torch.zeros(len(slots.box), dtype=torch.int8, device=boxes.device)
     with torch.cuda.device_of(boxes):
         _compare[(len(slots.box) // _ROWS, words)](
-            prepared, slots.end_of_tile, thresh_of_tile, suppresses, len(slots.box), words, _ROWS, enable_fp_fusion=False
+            prepared,
+            slots.end_of_tile,
+            thresh_of_tile,
+            suppresses,
+            len(slots.box),
+            words,
+            _ROWS,
+            enable_fp_fusion=False,
         )
         _settle[(len(pre),)](
-            suppresses, slots.first_tile, slots.size, small_table(post, boxes.device), stays, words, padded,
+            suppresses,
+            slots.first_tile,
+            slots.size,
+            small_table(post, boxes.device),
+            stays,
+            words,
+            padded,
             max(1, min(SLOTS.value, _WORDS_AT_ONCE // padded)),
         )
     return slots.box[stays.nonzero().view(-1)]
 
 
 class _Slots(NamedTuple):
-    """Boxes in tiles of slots, a group in tiles of its own, one group behind the other; there may be unused tiles at the end."""
+    """Boxes in tiles of slots, a group in tiles of its own, one group behind the other; there may be unused tiles at
+    the end.
+    """
 
     box: torch.Tensor  # (tiles * SLOTS,) position of the box, -1 where there is none
     first_tile: torch.Tensor  # (G,) of each group
@@ -62,7 +83,7 @@ class _Slots(NamedTuple):
     end_of_tile: torch.Tensor  # (tiles,) int32, the tile behind the last one of its group, 0 for an unused tile
 
 
-def _arrange(group: Optional[torch.Tensor], count: int, most: list[int], device: torch.device) -> _Slots:
+def _arrange(group: torch.Tensor | None, count: int, most: list[int], device: torch.device) -> _Slots:
     """``count`` boxes, best first; at most ``most`` of each group enter. The host does not learn the groups' sizes."""
     place, limits, groups = torch.arange(count, device=device), small_table(most, device), len(most)
     if group is None:
@@ -89,7 +110,9 @@ def _arrange(group: Optional[torch.Tensor], count: int, most: list[int], device:
 
 @triton.jit(do_not_specialize=["slots", "words"])
 def _compare(boxes, end_of_tile, thresh_of_tile, suppresses, slots, words, ROWS: tl.constexpr):
-    """Word ``later`` of the ROWS boxes of this program: which boxes of the tile that many tiles after their own they would suppress."""
+    """Word ``later`` of the ROWS boxes of this program: which boxes of the tile that many tiles after their own they
+    would suppress.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tile = tl.program_id(0) * ROWS // SLOTS
     later = tl.program_id(1)
@@ -101,7 +124,8 @@ def _compare(boxes, end_of_tile, thresh_of_tile, suppresses, slots, words, ROWS:
         if tl.max(near.to(tl.int32), axis=None) > 0:
             # the later box moves, as in cpu.py: the same bits
             above = near & (measure(boxes, j, slots, boxes, i, slots, 1) > tl.load(thresh_of_tile + tile))
-            word = tl.sum(above.to(tl.int64) << bit.to(tl.int64)[None, :], axis=1)  # different bits: their sum is their union
+            # different bits: their sum is their union
+            word = tl.sum(above.to(tl.int64) << bit.to(tl.int64)[None, :], axis=1)
         tl.store(suppresses + row.to(tl.int64) * words + later, word)
 
 
@@ -112,8 +136,14 @@ def _union(a, b):
 
 @triton.jit(do_not_specialize=["words"])
 def _settle(suppresses, first_tile, size, most, stays, words, WORDS: tl.constexpr, ROWS: tl.constexpr):
-    """One group: 1 into ``stays`` for the slots of the boxes that stay. ``WORDS`` is ``words`` or the power of two above it."""
-    first, count, limit = tl.load(first_tile + tl.program_id(0)), tl.load(size + tl.program_id(0)), tl.load(most + tl.program_id(0))
+    """One group: 1 into ``stays`` for the slots of the boxes that stay. ``WORDS`` is ``words`` or the power of two
+    above it.
+    """
+    first, count, limit = (
+        tl.load(first_tile + tl.program_id(0)),
+        tl.load(size + tl.program_id(0)),
+        tl.load(most + tl.program_id(0)),
+    )
     tiles = (count + SLOTS - 1) // SLOTS
     word = tl.arange(0, WORDS)
     bit = tl.arange(0, SLOTS).to(tl.int64)

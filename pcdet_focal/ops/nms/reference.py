@@ -1,4 +1,5 @@
 """Definition of the greedy suppression, in plain torch on any device."""
+
 from __future__ import annotations
 
 import torch
@@ -9,7 +10,8 @@ from pcdet_focal.ops.rotated_iou.reference import iou_aligned, pairs_that_may_me
 def nms_rotated(boxes: torch.Tensor, thresh: float) -> torch.Tensor:
     """Greedy suppression of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending.
 
-    The pairs above the threshold are found on the device of the boxes; the greedy pass over them is sequential and runs on the host.
+    The pairs above the threshold are found on the device of the boxes; the greedy pass over them is sequential and runs
+    on the host.
     """
     first, second = [boxes.new_zeros(0, dtype=torch.int64)], [boxes.new_zeros(0, dtype=torch.int64)]
     for i, j in pairs_that_may_meet(boxes, boxes):

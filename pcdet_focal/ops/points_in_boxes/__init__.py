@@ -1,12 +1,13 @@
 """Which LiDAR points lie in which boxes.
 
-Points are (x, y, z[, ...]) and boxes (x, y, z, dx, dy, dz, heading[, ...]) in one frame, metres and radians, further columns ignored.
-With (u, v) the point in the box's own axes, it is inside when |z - z_box| <= dz/2, |u| < dx/2 + margin and |v| < dy/2 + margin:
-OpenPCDet's rule, in its float32 arithmetic. Its CPU code has a margin of 1e-2 m, its CUDA code of 1e-5 m; each function here has the
-default of the one that it stands for. A point with a NaN is in no box.
+Points are (x, y, z[, ...]) and boxes (x, y, z, dx, dy, dz, heading[, ...]) in one frame, metres and radians, further
+columns ignored. With (u, v) the point in the box's own axes, it is inside when |z - z_box| <= dz/2, |u| < dx/2 + margin
+and |v| < dy/2 + margin: OpenPCDet's rule, in its float32 arithmetic. Its CPU code has a margin of 1e-2 m, its CUDA code
+of 1e-5 m; each function here has the default of the one that it stands for. A point with a NaN is in no box.
 
 numpy or torch in, the same out.
 """
+
 from __future__ import annotations
 
 import torch
@@ -22,7 +23,9 @@ CUDA_MARGIN = 1e-5
 
 
 def points_in_boxes_mask(points: Array, boxes: Array, margin: float = CPU_MARGIN) -> Array:
-    """1 where a point is inside a box: points (N, 3+), boxes (M, 7+) -> (M, N) int32 of 0 and 1. Raises InputError for wrong shapes."""
+    """1 where a point is inside a box: points (N, 3+), boxes (M, 7+) -> (M, N) int32 of 0 and 1. Raises InputError for
+    wrong shapes.
+    """
     points, boxes, was_numpy = _checked(points, boxes)
     backend, device = _backend(points)
     return like_input(torch.as_tensor(backend.mask(points, boxes, margin), device=device), was_numpy)
@@ -35,17 +38,22 @@ def points_in_boxes_index(points: Array, boxes: Array, margin: float = CUDA_MARG
     """
     if getattr(points, "ndim", 2) == 3:
         if getattr(boxes, "ndim", 0) != 3 or len(boxes) != len(points):
-            raise InputError(f"points {tuple(points.shape)} are a batch, so boxes must be (B, M, 7 or more) with the same B, "
-                             f"not {tuple(boxes.shape)}.")
+            raise InputError(
+                f"points {tuple(points.shape)} are a batch, so boxes must be (B, M, 7 or more) with the same B, "
+                f"not {tuple(boxes.shape)}."
+            )
         (batch_points, batch_boxes), was_numpy = as_tensors(points=points, boxes=boxes)
         if choose_backend(batch_points.device, "points_in_boxes", has_cuda=True) == "cuda":
             check_columns("points", batch_points, 3, dims=3)
             check_columns("boxes", batch_boxes, 7, dims=3)
             from pcdet_focal.ops.points_in_boxes import cuda
+
             return like_input(cuda.index(batch_points.float(), batch_boxes[..., :7].float(), margin), was_numpy)
         samples = [points_in_boxes_index(p, b, margin) for p, b in zip(batch_points, batch_boxes)]
         if not samples:
-            return like_input(torch.empty(batch_points.shape[:2], dtype=torch.int32, device=batch_points.device), was_numpy)
+            return like_input(
+                torch.empty(batch_points.shape[:2], dtype=torch.int32, device=batch_points.device), was_numpy
+            )
         return like_input(torch.stack(samples), was_numpy)
     points, boxes, was_numpy = _checked(points, boxes)
     backend, device = _backend(points)
@@ -53,7 +61,9 @@ def points_in_boxes_index(points: Array, boxes: Array, margin: float = CUDA_MARG
 
 
 def count_points_in_boxes(points: Array, boxes: Array, margin: float = CPU_MARGIN) -> Array:
-    """How many points each box holds: points (N, 3+), boxes (M, 7+) -> (M,) int64. A point in two boxes counts in both."""
+    """How many points each box holds: points (N, 3+), boxes (M, 7+) -> (M,) int64. A point in two boxes counts in
+    both.
+    """
     points, boxes, was_numpy = _checked(points, boxes)
     backend, device = _backend(points)
     return like_input(torch.as_tensor(backend.count(points, boxes, margin), device=device), was_numpy)

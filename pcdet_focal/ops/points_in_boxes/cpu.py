@@ -1,4 +1,5 @@
 """Point-in-box test on the CPU (numba, one thread, releases the GIL); ``reference.py`` is the definition."""
+
 from __future__ import annotations
 
 import numba
@@ -31,7 +32,9 @@ def count(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> np.ndarra
 
 
 def _prepare(boxes: np.ndarray, margin: float) -> np.ndarray:
-    """(M, 9) float64: x, y, z, dx/2 + margin, dy/2 + margin, dz/2, cos, sin, half the side of the upright square around the box."""
+    """(M, 9) float64: x, y, z, dx/2 + margin, dy/2 + margin, dz/2, cos, sin, half the side of the upright square around
+    the box.
+    """
     out = np.empty((len(boxes), 9))
     out[:, :6] = boxes[:, :6]
     out[:, 3:6] /= 2

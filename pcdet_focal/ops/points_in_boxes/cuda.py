@@ -1,8 +1,10 @@
-"""Point-in-box test on the GPU (Triton); ``reference.py`` is the definition. Same arithmetic without fused multiply-adds, so the same answers.
+"""Point-in-box test on the GPU (Triton); ``reference.py`` is the definition. Same arithmetic without fused
+multiply-adds, so the same answers.
 
-A program takes a block of points and goes through the boxes, whose numbers all its threads share. (The loops are ``while`` because Triton's
-interpreter cannot take a count that is known at run time for ``range`` with numpy 2.4.)
+A program takes a block of points and goes through the boxes, whose numbers all its threads share. (The loops are
+``while`` because Triton's interpreter cannot take a count that is known at run time for ``range`` with numpy 2.4.)
 """
+
 from __future__ import annotations
 
 import torch
@@ -20,7 +22,9 @@ def mask(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tens
 
 
 def index(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tensor:
-    """First box of each point or -1: points (N, 3+), boxes (M, 7) -> (N,) int32; of a batch (B, N, 3+), (B, M, 7) -> (B, N)."""
+    """First box of each point or -1: points (N, 3+), boxes (M, 7) -> (N,) int32; of a batch (B, N, 3+), (B, M, 7) ->
+    (B, N).
+    """
     out = torch.full(points.shape[:-1], -1, dtype=torch.int32, device=points.device)
     batch = points.dim() == 3
     _launch(_fill_index, points if batch else points[None], boxes if batch else boxes[None], margin, out)
@@ -39,7 +43,10 @@ def _launch(kernel, points: torch.Tensor, boxes: torch.Tensor, margin: float, ou
     (batch, count, width), most = points.shape, boxes.shape[1]
     if not batch * count * most:
         return
-    position = torch.cat([boxes[..., :3], boxes[..., 6:].double().cos().float(), boxes[..., 6:].double().sin().float()], dim=-1)  # (B, M, 5)
+    # (B, M, 5)
+    position = torch.cat(
+        [boxes[..., :3], boxes[..., 6:].double().cos().float(), boxes[..., 6:].double().sin().float()], dim=-1
+    )
     half = boxes[..., 3:6].double() / 2
     half = torch.cat([half[..., :2] + margin, half[..., 2:]], dim=-1)  # (B, M, 3)
     with torch.cuda.device_of(points):
@@ -50,12 +57,17 @@ def _launch(kernel, points: torch.Tensor, boxes: torch.Tensor, margin: float, ou
 @triton.jit
 def _inside(x, y, z, position, half, box):
     """Whether points lie in one box: positions in float32, comparisons in float64. Comparisons with nan are false."""
-    dx, dy, dz = x - tl.load(position + box * 5), y - tl.load(position + box * 5 + 1), z - tl.load(position + box * 5 + 2)
+    dx, dy, dz = (
+        x - tl.load(position + box * 5),
+        y - tl.load(position + box * 5 + 1),
+        z - tl.load(position + box * 5 + 2),
+    )
     cos, sin = tl.load(position + box * 5 + 3), tl.load(position + box * 5 + 4)
     u, v = dx * cos + dy * sin, dy * cos - dx * sin
     return (
         (tl.abs(dz).to(tl.float64) <= tl.load(half + box * 3 + 2))
-        & (tl.abs(u).to(tl.float64) < tl.load(half + box * 3)) & (tl.abs(v).to(tl.float64) < tl.load(half + box * 3 + 1))
+        & (tl.abs(u).to(tl.float64) < tl.load(half + box * 3))
+        & (tl.abs(v).to(tl.float64) < tl.load(half + box * 3 + 1))
     )
 
 
@@ -100,5 +112,8 @@ def _fill_count(points, position, half, out, count, most, width, POINTS: tl.cons
     x, y, z = _load_points(points, i, count, width)
     box = 0
     while box < most:
-        tl.store(out + tl.program_id(0).to(tl.int64) * most + box, tl.sum(_inside(x, y, z, position, half, box).to(tl.int32), axis=0))
+        tl.store(
+            out + tl.program_id(0).to(tl.int64) * most + box,
+            tl.sum(_inside(x, y, z, position, half, box).to(tl.int32), axis=0),
+        )
         box += 1

@@ -1,17 +1,22 @@
 """Definition of the point-in-box test, in plain torch on any device."""
+
 from __future__ import annotations
 
 import torch
 
 
 def mask(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tensor:
-    """Points (N, 3+) and boxes (M, 7), float32 -> (M, N) int32. Positions in float32, comparisons in float64, as OpenPCDet does."""
+    """Points (N, 3+) and boxes (M, 7), float32 -> (M, N) int32. Positions in float32, comparisons in float64, as
+    OpenPCDet does.
+    """
     shift = points[None, :, :3] - boxes[:, None, :3]  # (M, N, 3)
     cos, sin = boxes[:, 6:7].double().cos().float(), boxes[:, 6:7].double().sin().float()
     u = shift[..., 0] * cos + shift[..., 1] * sin
     v = shift[..., 1] * cos - shift[..., 0] * sin
     half = boxes[:, None, 3:6].double() / 2
-    inside = (shift[..., 2].abs() <= half[..., 2]) & (u.abs() < half[..., 0] + margin) & (v.abs() < half[..., 1] + margin)
+    inside = (
+        (shift[..., 2].abs() <= half[..., 2]) & (u.abs() < half[..., 0] + margin) & (v.abs() < half[..., 1] + margin)
+    )
     return inside.int()
 
 

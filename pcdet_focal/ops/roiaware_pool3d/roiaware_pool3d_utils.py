@@ -1,4 +1,5 @@
 """Door with OpenPCDet's names. Both functions work on any device and for numpy arrays."""
+
 from __future__ import annotations
 
 from pcdet_focal.ops.arrays import Array

@@ -1,11 +1,15 @@
 """Overlap of rotated boxes in the bird's-eye view and in 3-D, exact.
 
-Boxes are (x, y, z, dx, dy, dz, heading[, ...]): centre and sizes in metres, heading in radians anticlockwise from +x; further columns are
-ignored. numpy or torch in, the same out, in the dtype and on the device of the input; inside everything is float64 and relative to one
-box's centre, so that neither large coordinates nor tiny boxes lose digits. Results carry no gradient, except those of ``paired_iou``.
+Boxes are (x, y, z, dx, dy, dz, heading[, ...]): centre and sizes in metres, heading in radians anticlockwise from +x;
+further columns are
+ignored. numpy or torch in, the same out, in the dtype and on the device of the input; inside everything is float64 and
+relative to one box's centre, so that neither large coordinates nor tiny boxes lose digits. Results carry no gradient,
+except those of ``paired_iou``.
 
-A box with a size of zero (or below), or with a number that is not finite, overlaps nothing. Boxes that only touch have overlap 0.
+A box with a size of zero (or below), or with a number that is not finite, overlaps nothing. Boxes that only touch have
+overlap 0.
 """
+
 from __future__ import annotations
 
 import torch
@@ -16,13 +20,22 @@ from pcdet_focal.ops.backend import choose_backend
 from pcdet_focal.ops.rotated_iou import operators
 from pcdet_focal.ops.rotated_iou.differentiable import paired_iou
 
-__all__ = ["boxes_overlap_bev", "boxes_iou_bev", "boxes_iou3d", "boxes_aligned_iou_bev", "boxes_aligned_iou3d", "paired_iou"]
+__all__ = [
+    "boxes_overlap_bev",
+    "boxes_iou_bev",
+    "boxes_iou3d",
+    "boxes_aligned_iou_bev",
+    "boxes_aligned_iou3d",
+    "paired_iou",
+]
 
 OVERLAP_BEV, IOU_BEV, IOU_3D = 0, 1, 2
 
 
 def boxes_overlap_bev(boxes_a: Array, boxes_b: Array) -> Array:
-    """Area in square metres that each box of ``boxes_a`` (N, 7+) shares with each of ``boxes_b`` (M, 7+) seen from above: (N, M)."""
+    """Area in square metres that each box of ``boxes_a`` (N, 7+) shares with each of ``boxes_b`` (M, 7+) seen from
+    above: (N, M).
+    """
     return _matrix(boxes_a, boxes_b, OVERLAP_BEV)
 
 
@@ -42,7 +55,9 @@ def boxes_iou_bev(boxes_a: Array, boxes_b: Array) -> Array:
 
 
 def boxes_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
-    """Intersection over union of the volumes (overlap from above times overlap in height): boxes (N, 7+), (M, 7+) -> (N, M) in [0, 1]."""
+    """Intersection over union of the volumes (overlap from above times overlap in height): boxes (N, 7+), (M, 7+) ->
+    (N, M) in [0, 1].
+    """
     return _matrix(boxes_a, boxes_b, IOU_3D)
 
 
@@ -61,12 +76,15 @@ def _matrix(boxes_a: Array, boxes_b: Array, what: int) -> Array:
     backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
     if backend == "cpu":
         from pcdet_focal.ops.rotated_iou import cpu
+
         result = torch.from_numpy(cpu.iou_matrix(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
     elif backend == "cuda":
         from pcdet_focal.ops.rotated_iou import cuda
+
         result = cuda.iou_matrix(a, b, what, _written(dtype))
     else:
         from pcdet_focal.ops.rotated_iou import reference
+
         result = reference.iou_matrix(a, b, what)
     return like_input(result.to(dtype), was_numpy)
 
@@ -80,18 +98,23 @@ def _aligned(boxes_a: Array, boxes_b: Array, what: int) -> Array:
     backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
     if backend == "cpu":
         from pcdet_focal.ops.rotated_iou import cpu
+
         result = torch.from_numpy(cpu.iou_aligned(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
     elif backend == "cuda":
         from pcdet_focal.ops.rotated_iou import cuda
+
         result = cuda.iou_aligned(a, b, what, _written(dtype))
     else:
         from pcdet_focal.ops.rotated_iou import reference
+
         result = reference.iou_aligned(a, b, what)
     return like_input(result.to(dtype), was_numpy)
 
 
 def _written(dtype: torch.dtype) -> torch.dtype:
-    """The type that a Triton kernel writes for a result of type ``dtype``: half types are rounded from float64 afterwards, as on the CPU."""
+    """The type that a Triton kernel writes for a result of type ``dtype``: half types are rounded from float64
+    afterwards, as on the CPU.
+    """
     return dtype if dtype == torch.float32 else torch.float64
 
 

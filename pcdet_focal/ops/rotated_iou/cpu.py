@@ -1,8 +1,9 @@
 """Rotated overlap on the CPU (numba, one thread, releases the GIL). ``reference.py`` derives the formula.
 
-The kernels of ``ops/nms`` and ``ops/anchor_search`` that need the overlap stand here too, because numba's cache does not notice a change of a
-function in another file.
+The kernels of ``ops/nms`` and ``ops/anchor_search`` that need the overlap stand here too, because numba's cache does
+not notice a change of a function in another file.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,12 +12,15 @@ import numba
 import numpy as np
 
 _MAX_CELLS_PER_AXIS = 512
-_STEPS = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # the 3 x 3 cells around one, the likeliest first
+# the 3 x 3 cells around one, the likeliest first
+_STEPS = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 _TOUCHING = 1 - 1e-12  # see reference.py
 
 
 def iou_matrix(a: np.ndarray, b: np.ndarray, what: int) -> np.ndarray:
-    """Boxes (N, 7) and (M, 7), float64 -> (N, M) float64. ``what``: 0 overlap in the plane, 1 IoU in the plane, 2 IoU of the volumes."""
+    """Boxes (N, 7) and (M, 7), float64 -> (N, M) float64. ``what``: 0 overlap in the plane, 1 IoU in the plane, 2 IoU
+    of the volumes.
+    """
     out = np.zeros((len(a), len(b)))
     _fill_matrix(_prepare(a), _prepare(b), what, out)
     return out
@@ -33,12 +37,14 @@ def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
     """Greedy suppression of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending."""
     prepared = _prepare(boxes)
     kept = np.empty(len(boxes), dtype=np.int64)
-    return kept[:_suppress(prepared, float(thresh), kept)]
+    return kept[: _suppress(prepared, float(thresh), kept)]
 
 
 @numba.njit(cache=True, nogil=True)
 def _prepare(boxes):
-    """(N, 9) float64: x, y, z, dx/2, dy/2, dz/2, cos, sin, circumscribed radius. Infinite headings give nan, which overlaps nothing."""
+    """(N, 9) float64: x, y, z, dx/2, dy/2, dz/2, cos, sin, circumscribed radius. Infinite headings give nan, which
+    overlaps nothing.
+    """
     out = np.empty((boxes.shape[0], 9))
     for i in range(boxes.shape[0]):
         for k in range(3):
@@ -74,14 +80,19 @@ def _edge(x0, y0, x1, y1, hx, hy):
     else:
         inner_left = max(left, -hx)
         inner_right = min(right, hx)
-        mean = ((inner_right - inner_left) * (inner_left + inner_right) * 0.5
-                - max(-hx - left, 0.0) * hx + max(right - hx, 0.0) * hx) / (right - left)
+        mean = (
+            (inner_right - inner_left) * (inner_left + inner_right) * 0.5
+            - max(-hx - left, 0.0) * hx
+            + max(right - hx, 0.0) * hx
+        ) / (right - left)
     return (high - low) * mean
 
 
 @numba.njit(cache=True, nogil=True)
 def _overlap(a, i, b, j):
-    """Area shared by box i of ``a`` and box j of ``b`` (both prepared), 0 where a number is not finite. Row views would cost 40 ns each."""
+    """Area shared by box i of ``a`` and box j of ``b`` (both prepared), 0 where a number is not finite. Row views would
+    cost 40 ns each.
+    """
     dx, dy = a[i, 0] - b[j, 0], a[i, 1] - b[j, 1]
     reach = a[i, 8] + b[j, 8]
     if not dx * dx + dy * dy < reach * reach:
@@ -102,14 +113,21 @@ def _overlap(a, i, b, j):
     if abs(x) >= (abs(ux) + abs(vx) + hx) * _TOUCHING or abs(y) >= (abs(uy) + abs(vy) + hy) * _TOUCHING:
         return 0.0
     along, across = hx * abs(cos_t) + hy * abs(sin_t), hx * abs(sin_t) + hy * abs(cos_t)
-    if abs(dx * cos_a + dy * sin_a) >= (along + length) * _TOUCHING or abs(dy * cos_a - dx * sin_a) >= (across + width) * _TOUCHING:
+    if (
+        abs(dx * cos_a + dy * sin_a) >= (along + length) * _TOUCHING
+        or abs(dy * cos_a - dx * sin_a) >= (across + width) * _TOUCHING
+    ):
         return 0.0
     x0, y0 = x + ux - vx, y + uy - vy
     x1, y1 = x + ux + vx, y + uy + vy
     x2, y2 = x - ux + vx, y - uy + vy
     x3, y3 = x - ux - vx, y - uy - vy
-    area = (_edge(x0, y0, x1, y1, hx, hy) + _edge(x1, y1, x2, y2, hx, hy)
-            + _edge(x2, y2, x3, y3, hx, hy) + _edge(x3, y3, x0, y0, hx, hy))
+    area = (
+        _edge(x0, y0, x1, y1, hx, hy)
+        + _edge(x1, y1, x2, y2, hx, hy)
+        + _edge(x2, y2, x3, y3, hx, hy)
+        + _edge(x3, y3, x0, y0, hx, hy)
+    )
     return min(max(area, 0.0), 4.0 * length * width, 4.0 * hx * hy)
 
 
@@ -155,8 +173,9 @@ def _fill_aligned(a, b, what, out):
 def _suppress(boxes, thresh, kept):
     """Positions that stay into ``kept``, their number returned. ``boxes`` are prepared.
 
-    Kept boxes lie in a grid of square cells as wide as the largest box's circle, so that a box meets only those of the 3 x 3 cells
-    around it; with boxes of very different sizes the cells get few and the search tends to all pairs, never to a wrong answer.
+    Kept boxes lie in a grid of square cells as wide as the largest box's circle, so that a box meets only those of the
+    3 x 3 cells around it; with boxes of very different sizes the cells get few and the search tends to all pairs, never
+    to a wrong answer.
     """
     count = boxes.shape[0]
     low_x = low_y = np.inf
@@ -172,12 +191,14 @@ def _suppress(boxes, thresh, kept):
             low_y, high_y = min(low_y, boxes[i, 1]), max(high_y, boxes[i, 1])
             reach = max(reach, boxes[i, 8])
     # a hair wider, so that rounding never puts two boxes that meet two cells apart
-    cell = max(2.0 * reach, (high_x - low_x) / _MAX_CELLS_PER_AXIS, (high_y - low_y) / _MAX_CELLS_PER_AXIS) * (1.0 + 1e-9)
+    cell = max(2.0 * reach, (high_x - low_x) / _MAX_CELLS_PER_AXIS, (high_y - low_y) / _MAX_CELLS_PER_AXIS) * (
+        1.0 + 1e-9
+    )
     columns = rows = 1
     if 0.0 < cell < np.inf:
         columns, rows = int((high_x - low_x) / cell) + 1, int((high_y - low_y) / cell) + 1
     head = np.full(columns * rows, -1, dtype=np.int64)  # last kept box of each cell, as a position in kept
-    following = np.empty(count, dtype=np.int64)         # the one kept before it in the same cell
+    following = np.empty(count, dtype=np.int64)  # the one kept before it in the same cell
     number = 0
     for i in range(count):
         if not solid[i]:
@@ -200,7 +221,10 @@ def _suppress(boxes, thresh, kept):
                 other = kept[k]
                 other_area = boxes[other, 3] * boxes[other, 4]
                 # the smaller area over the larger one bounds the IoU: often that settles it
-                if min(area, other_area) > thresh * max(area, other_area) and _measure(boxes, i, boxes, other, 1) > thresh:
+                if (
+                    min(area, other_area) > thresh * max(area, other_area)
+                    and _measure(boxes, i, boxes, other, 1) > thresh
+                ):
                     suppressed = True
                     break
                 k = following[k]
@@ -217,13 +241,23 @@ def _suppress(boxes, thresh, kept):
 
 
 def most_overlapping(
-    xs: np.ndarray, ys: np.ndarray, kinds: np.ndarray, per_height: int, boxes: np.ndarray, rows: np.ndarray, start: np.ndarray, what: int
+    xs: np.ndarray,
+    ys: np.ndarray,
+    kinds: np.ndarray,
+    per_height: int,
+    boxes: np.ndarray,
+    rows: np.ndarray,
+    start: np.ndarray,
+    what: int,
 ) -> np.ndarray:
-    """Of anchors on a grid, flattened as (height, y, x, kind of that height), the first that has the largest IoU with a box, in float32.
+    """Of anchors on a grid, flattened as (height, y, x, kind of that height), the first that has the largest IoU with a
+    box, in float32.
 
     Args:
-        xs, ys: (nx,) and (ny,) float64, ascending. kinds: (K, 7) float64, height by height, ``per_height`` each, x and y zero.
-        boxes: (M, 7) float64. rows: which of them. start: (M,) an anchor to begin with. what: 1 IoU in the plane, 2 IoU of the volumes.
+        xs, ys: (nx,) and (ny,) float64, ascending. kinds: (K, 7) float64, height by height, ``per_height`` each, x and
+            y zero.
+        boxes: (M, 7) float64. rows: which of them. start: (M,) an anchor to begin with. what: 1 IoU in the plane, 2 IoU
+            of the volumes.
 
     Returns:
         (M,) int64, 0 where no anchor meets the box, and in other rows than ``rows``.
@@ -235,7 +269,9 @@ def most_overlapping(
 
 @numba.njit(cache=True, nogil=True)
 def _find_most_overlapping(xs, ys, kinds, per_height, boxes, rows, start, what, best):
-    """The IoU is computed only where the upright rectangle around the anchor, in the box's frame, leaves room for more than was found."""
+    """The IoU is computed only where the upright rectangle around the anchor, in the box's frame, leaves room for more
+    than was found.
+    """
     nx, ny = len(xs), len(ys)
     anchor = np.empty((1, 9))
     for m in rows:
@@ -248,10 +284,15 @@ def _find_most_overlapping(xs, ys, kinds, per_height, boxes, rows, start, what, 
         for k in range(kinds.shape[0]):
             anchor[0] = kinds[k]
             cos_t, sin_t = kinds[k, 6] * cos_b + kinds[k, 7] * sin_b, kinds[k, 7] * cos_b - kinds[k, 6] * sin_b
-            wide, high = abs(kinds[k, 3] * cos_t) + abs(kinds[k, 4] * sin_t), abs(kinds[k, 3] * sin_t) + abs(kinds[k, 4] * cos_t)
+            wide, high = (
+                abs(kinds[k, 3] * cos_t) + abs(kinds[k, 4] * sin_t),
+                abs(kinds[k, 3] * sin_t) + abs(kinds[k, 4] * cos_t),
+            )
             size_a, size_b, height = 4.0 * kinds[k, 3] * kinds[k, 4], 4.0 * hx * hy, 1.0
             if what == 2:
-                height = min(kinds[k, 2] + kinds[k, 5], boxes[m, 2] + boxes[m, 5]) - max(kinds[k, 2] - kinds[k, 5], boxes[m, 2] - boxes[m, 5])
+                height = min(kinds[k, 2] + kinds[k, 5], boxes[m, 2] + boxes[m, 5]) - max(
+                    kinds[k, 2] - kinds[k, 5], boxes[m, 2] - boxes[m, 5]
+                )
                 size_a, size_b = size_a * 2.0 * kinds[k, 5], size_b * 2.0 * boxes[m, 5]
             if not (size_a > 0 and size_b > 0 and height > 0):
                 continue

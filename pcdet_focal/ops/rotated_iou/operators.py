@@ -1,4 +1,7 @@
-"""The overlap of pairs of boxes as a torch operator, ``torch.ops.pcdet_focal.aligned_iou``: one node in the graph of torch.compile or torch.export."""
+"""The overlap of pairs of boxes as a torch operator, ``torch.ops.pcdet_focal.aligned_iou``: one node in the graph of
+torch.compile or torch.export.
+"""
+
 from __future__ import annotations
 
 import torch

@@ -1,18 +1,20 @@
 """Definition of the rotated overlap, in plain torch on any device.
 
-Let F move every point of the plane to the nearest point of the rectangle B (in B's own frame: clamp x to ±hx and y to ±hy). F leaves the
-inside of B alone and sends everything else to B's border, so the closed curve F(border of A) winds once around exactly the points that
-are inside both A and B. The overlap is therefore the signed area of that curve,
+Let F move every point of the plane to the nearest point of the rectangle B (in B's own frame: clamp x to ±hx and y to
+±hy). F leaves the inside of B alone and sends everything else to B's border, so the closed curve F(border of A) winds
+once around exactly the points that are inside both A and B. The overlap is therefore the signed area of that curve,
 
     area(A ∩ B) = ∮ X dY  along the border of A, anticlockwise, with X = clamp(x, -hx, hx), Y = clamp(y, -hy, hy).
 
-Along one edge of A, Y changes only while |y| < hy, and there X is a clamped linear function whose mean has a closed form. Unlike clipping
-by cases, the formula is continuous in its inputs: identical and nested boxes need no tolerance and no special case.
+Along one edge of A, Y changes only while |y| < hy, and there X is a clamped linear function whose mean has a closed
+form. Unlike clipping by cases, the formula is continuous in its inputs: identical and nested boxes need no tolerance
+and no special case.
 
-Rounding would leave an overlap of 1e-17 between boxes that are apart, and callers ask whether an overlap is exactly 0 (placing sampled
-objects, NMS with threshold 0). So the four separating axes are tried first, and boxes that reach into each other by less than 1e-12 of
-their size are taken as touching.
+Rounding would leave an overlap of 1e-17 between boxes that are apart, and callers ask whether an overlap is exactly 0
+(placing sampled objects, NMS with threshold 0). So the four separating axes are tried first, and boxes that reach into
+each other by less than 1e-12 of their size are taken as touching.
 """
+
 from __future__ import annotations
 
 import torch
@@ -22,7 +24,9 @@ _TOUCHING = 1 - 1e-12
 
 
 def iou_matrix(a: torch.Tensor, b: torch.Tensor, what: int) -> torch.Tensor:
-    """Boxes (N, 7) and (M, 7), float64 -> (N, M) float64. ``what``: 0 overlap in the plane, 1 IoU in the plane, 2 IoU of the volumes."""
+    """Boxes (N, 7) and (M, 7), float64 -> (N, M) float64. ``what``: 0 overlap in the plane, 1 IoU in the plane, 2 IoU
+    of the volumes.
+    """
     out = a.new_zeros(len(a), len(b))
     for i, j in pairs_that_may_meet(a, b):
         out[i, j] = iou_aligned(a[i], b[j], what)
@@ -55,7 +59,8 @@ def overlap_of_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     turn = a[:, 6] - b[:, 6]
     u = half_a[:, :1] * torch.stack([turn.cos(), turn.sin()], dim=1)
     v = half_a[:, 1:] * torch.stack([-turn.sin(), turn.cos()], dim=1)
-    start = torch.stack([centre + u - v, centre + u + v, centre - u + v, centre - u - v], dim=1)  # (K, 4, 2), anticlockwise
+    # (K, 4, 2), anticlockwise
+    start = torch.stack([centre + u - v, centre + u + v, centre - u + v, centre - u - v], dim=1)
     end = start.roll(-1, dims=1)
 
     hx, hy = half_b[:, :1], half_b[:, 1:]  # (K, 1), against the four edges
@@ -72,19 +77,29 @@ def overlap_of_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Whether one of the axes of either rectangle separates ``a`` (K, 7) from ``b`` (K, 7), touching included: (K,) bool."""
+    """Whether one of the axes of either rectangle separates ``a`` (K, 7) from ``b`` (K, 7), touching included: (K,)
+    bool.
+    """
     shift = b[:, None, :2] - a[:, None, :2]  # (K, 1, 2)
     result = torch.zeros(len(a), dtype=torch.bool, device=a.device)
-    axes = [torch.stack([torch.stack([r.cos(), r.sin()], 1), torch.stack([-r.sin(), r.cos()], 1)], 1) for r in (a[:, 6], b[:, 6])]  # (K, 2, 2)
+    # (K, 2, 2)
+    axes = [
+        torch.stack([torch.stack([r.cos(), r.sin()], 1), torch.stack([-r.sin(), r.cos()], 1)], 1)
+        for r in (a[:, 6], b[:, 6])
+    ]
     for axis in torch.cat(axes, dim=1).unbind(1):  # (K, 2)
         distance = (shift[:, 0] * axis).sum(1).abs()
-        reach = sum(((own * axis[:, None, :]).sum(2).abs() * boxes[:, 3:5] / 2).sum(1) for own, boxes in zip(axes, (a, b)))
+        reach = sum(
+            ((own * axis[:, None, :]).sum(2).abs() * boxes[:, 3:5] / 2).sum(1) for own, boxes in zip(axes, (a, b))
+        )
         result |= distance >= reach * _TOUCHING
     return result
 
 
 def pairs_that_may_meet(a: torch.Tensor, b: torch.Tensor):
-    """Yields indices (i, j), each (K,), of the pairs whose circumscribed circles meet; row by row in ascending order."""
+    """Yields indices (i, j), each (K,), of the pairs whose circumscribed circles meet; row by row in ascending
+    order.
+    """
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(b)))
     reach_a, reach_b = torch.hypot(a[:, 3], a[:, 4]) / 2, torch.hypot(b[:, 3], b[:, 4]) / 2
     for first in range(0, len(a), rows):

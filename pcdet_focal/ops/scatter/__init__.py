@@ -1,8 +1,11 @@
 """Rows of the same group become one: mean and maximum, with gradients, the same on every run.
 
-Plain torch on every device: ``index_add`` and ``scatter_reduce`` are as fast as a kernel of our own. Sums of floating-point numbers in an
-order that changes would differ in the last digits from run to run; on CUDA tensors they are therefore made by ``index_put``, which sorts.
+Plain torch on every device: ``index_add`` and ``scatter_reduce`` are as fast as a kernel of our own. Sums of
+floating-point numbers in an
+order that changes would differ in the last digits from run to run; on CUDA tensors they are therefore made by
+``index_put``, which sorts.
 """
+
 from __future__ import annotations
 
 import torch
@@ -37,7 +40,8 @@ def scatter_mean(src: Tensor, index: Tensor, num_groups: int) -> Tensor:
 
 
 def scatter_max(src: Tensor, index: Tensor, num_groups: int) -> Tensor:
-    """Largest value of each group, column by column. The gradient goes to the row that has it, in equal parts where several do.
+    """Largest value of each group, column by column. The gradient goes to the row that has it, in equal parts where
+    several do.
 
     Arguments, errors and result are those of ``scatter_mean``.
 
@@ -54,10 +58,14 @@ def _checked(src: Tensor, index: Tensor, num_groups: int) -> tuple[Tensor, Tenso
     if not src.is_floating_point() or src.dim() < 1:
         raise InputError(f"src must be (N, ...) floating point, not {tuple(src.shape)} {src.dtype}.")
     if index.shape != src.shape[:1] or index.is_floating_point():
-        raise InputError(f"index must have shape ({len(src)},), one integer for each row of src, not {tuple(index.shape)} {index.dtype}.")
+        raise InputError(
+            f"index must have shape ({len(src)},), one integer for each row of src, not {tuple(index.shape)} "
+            f"{index.dtype}."
+        )
     if index.device != src.device:
         raise InputError(f"src and index must be on one device: src is on {src.device}, index on {index.device}.")
-    if index.device.type == "cpu" and len(index) and int(index.max()) >= num_groups:  # on a GPU looking would make the host wait
+    # on a GPU looking would make the host wait
+    if index.device.type == "cpu" and len(index) and int(index.max()) >= num_groups:
         raise InputError(f"index must be below num_groups {num_groups}, but its largest is {int(index.max())}.")
     index = index.long()
     index = torch.where(index < 0, num_groups, index)

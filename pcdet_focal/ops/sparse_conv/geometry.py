@@ -1,8 +1,9 @@
 """What every kernel map knows about its convolution, whichever backend made it."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 
@@ -21,16 +22,27 @@ class MapGeometry:
     out_indices: torch.Tensor  # (n_out, 1 + ndim) int32
     subm: bool
 
-    def inverse(self) -> "MapGeometry":
+    def inverse(self) -> MapGeometry:
         """The same with inputs and outputs exchanged."""
-        return MapGeometry(self.kernel_size, self.dilation, self.out_shape, self.in_shape, self.out_indices, self.in_indices, self.subm)
+        return MapGeometry(
+            self.kernel_size, self.dilation, self.out_shape, self.in_shape, self.out_indices, self.in_indices, self.subm
+        )
 
 
-def conv_output_shape(shape: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-                      dilation: Sequence[int]) -> list[int]:
+def conv_output_shape(
+    shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
     """Cells of each axis after a convolution, as for a dense one. Raises InputError when an axis has none left."""
-    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape, kernel_size, stride, padding, dilation)]
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape, kernel_size, stride, padding, dilation)
+    ]
     if min(out) < 1:
-        raise InputError(f"sparse convolution: the spatial shape {list(shape)} is smaller than the kernel {list(kernel_size)} "
-                         f"(padding {list(padding)}, dilation {list(dilation)})")
+        raise InputError(
+            f"sparse convolution: the spatial shape {list(shape)} is smaller than the kernel {list(kernel_size)} "
+            f"(padding {list(padding)}, dilation {list(dilation)})"
+        )
     return out

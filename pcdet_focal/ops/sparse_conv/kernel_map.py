@@ -1,15 +1,16 @@
 """Kernel maps (rulebooks): which input row meets which output row at which kernel offset.
 
-Everything works on sorted keys. A voxel's key is its linear index (batch, z, y, x), so for one kernel offset the neighbours of ascending
-keys are ascending too, and a walk with two fingers finds all of them: no hash table, no grid. Memory and time are proportional to the
-number of voxels times the kernel volume, whatever the size of the scene.
+Everything works on sorted keys. A voxel's key is its linear index (batch, z, y, x), so for one kernel offset the
+neighbours of ascending keys are ascending too, and a walk with two fingers finds all of them: no hash table, no grid.
+Memory and time are proportional to the number of voxels times the kernel volume, whatever the size of the scene.
 
 Rows keep the order in which the caller gave them; "rank" below is a row's place in the sorted order.
 """
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
 
 import numba
 import numpy as np
@@ -17,17 +18,20 @@ import torch
 
 from pcdet_focal.errors import InputError
 
-from .geometry import MapGeometry, conv_output_shape
 from ..threads import share_out
+from .geometry import MapGeometry, conv_output_shape
 
-BLOCK_ROWS = 256  # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2 cache
+# output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2
+# cache
+BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Pairs (input row, output row), ordered by block of output ranks, then kernel offset, then output rank.
 
-    ``segments[b, k] : segments[b, k + 1]`` are the pairs of offset k in block b; ``out_rows[rank]`` is the output row of a rank.
+    ``segments[b, k] : segments[b, k + 1]`` are the pairs of offset k in block b; ``out_rows[rank]`` is the output row
+    of a rank.
     """
 
     o_idx: np.ndarray  # (P,) int32
@@ -39,27 +43,36 @@ class Pairs:
 
 
 class KernelMap:
-    """All pairs of one sparse convolution; the arrangement that the backward pass needs is made when it is first asked for.
+    """All pairs of one sparse convolution; the arrangement that the backward pass needs is made when it is first asked
+    for.
 
-    ``in_table[k, rank of input]`` is the output row, -1 without one, and ``in_rows`` the input row of a rank (for regular convolutions).
+    ``in_table[k, rank of input]`` is the output row, -1 without one, and ``in_rows`` the input row of a rank (for
+    regular convolutions).
     """
 
-    def __init__(self, geometry: MapGeometry, forward_pairs: Pairs, in_table: Optional[np.ndarray] = None, in_rows: Optional[np.ndarray] = None):
+    def __init__(
+        self,
+        geometry: MapGeometry,
+        forward_pairs: Pairs,
+        in_table: np.ndarray | None = None,
+        in_rows: np.ndarray | None = None,
+    ):
         self.geometry = geometry
         self.forward_pairs = forward_pairs
         self._in_table, self._in_rows = in_table, in_rows
-        self._backward_pairs: Optional[Pairs] = None
+        self._backward_pairs: Pairs | None = None
 
     def backward_pairs(self) -> tuple[Pairs, bool]:
         """(pairs with the roles of input and output exchanged, whether their offsets count backwards)."""
-        if self.geometry.subm:  # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
+        # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
+        if self.geometry.subm:
             return self.forward_pairs, True
         if self._backward_pairs is None:
             self._backward_pairs = _arrange(self._in_table, self._in_rows, self.forward_pairs.out_rows)
             self._in_table = None
         return self._backward_pairs, False
 
-    def inverse(self) -> "KernelMap":
+    def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs."""
         back = KernelMap(self.geometry.inverse(), self.backward_pairs()[0])
         back._backward_pairs = self.forward_pairs
@@ -68,7 +81,9 @@ class KernelMap:
 
 @numba.njit(cache=True, nogil=True)
 def _linear_keys(indices, shape, margin, batch_size):
-    """(keys, first row outside the grid or -1, whether the keys ascend strictly); ``margin`` empty cells surround every axis."""
+    """(keys, first row outside the grid or -1, whether the keys ascend strictly); ``margin`` empty cells surround every
+    axis.
+    """
     rows = indices.shape[0]
     keys = np.empty(rows, np.int64)
     ascending = True
@@ -97,7 +112,8 @@ def _first_repeat(keys):
 
 @numba.njit(cache=True, nogil=True)
 def _fill_subm_table(table, keys, steps, first, last):
-    """table[k, o] = rank of the voxel at offset k of voxel o, or -1, for the offsets first .. last - 1 below the centre and their mirror images.
+    """table[k, o] = rank of the voxel at offset k of voxel o, or -1, for the offsets first .. last - 1 below the centre
+    and their mirror images.
 
     ``steps[k]`` is what offset k adds to a key; it is negative, so that the neighbour stands before.
     """
@@ -116,10 +132,10 @@ def _fill_subm_table(table, keys, steps, first, last):
 
 @numba.njit(cache=True, nogil=True)
 def _fill_candidates(keys, ranks, count, indices, order, kernel, stride, padding, dilation, out_shape, first, last):
-    """For the planes first .. last - 1 of the kernel, the outputs that the inputs reach at every offset k: ``keys[k, :count[k]]`` (ascending)
-    and the ``ranks`` of those inputs; ``order[rank]`` is a row."""
+    """For the planes first .. last - 1 of the kernel, the outputs that the inputs reach at every offset k: ``keys[k,
+    :count[k]]`` (ascending) and the ``ranks`` of those inputs; ``order[rank]`` is a row."""
     for kz in range(first, last):
-        count[kz * kernel[1] * kernel[2]:(kz + 1) * kernel[1] * kernel[2]] = 0
+        count[kz * kernel[1] * kernel[2] : (kz + 1) * kernel[1] * kernel[2]] = 0
         for rank in range(indices.shape[0]):
             row = order[rank]
             z = indices[row, 1] + padding[0] - kz * dilation[0]
@@ -145,7 +161,7 @@ def _fill_candidates(keys, ranks, count, indices, order, kernel, stride, padding
 def _gather_keys(keys, count):
     everything, p = np.empty(count.sum(), np.int64), 0
     for k in range(keys.shape[0]):
-        everything[p:p + count[k]] = keys[k, :count[k]]
+        everything[p : p + count[k]] = keys[k, : count[k]]
         p += count[k]
     return everything
 
@@ -194,7 +210,8 @@ def _count_pairs(counts, table, block, first, last):
 
 @numba.njit(cache=True, nogil=True)
 def _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, block, first, last):
-    o_buffer, i_buffer = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32)  # one spare, so that the inner loop needs no branch
+    # one spare, so that the inner loop needs no branch
+    o_buffer, i_buffer = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32)
     for b in range(first, last):
         for k in range(table.shape[0]):
             found = 0
@@ -209,7 +226,9 @@ def _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, block, first, 
 
 
 def _arrange(table: np.ndarray, out_rows: np.ndarray, in_rows: np.ndarray) -> Pairs:
-    """The pairs of ``table[k, rank of output]`` = rank of input or -1, as row numbers in the order that the convolution wants."""
+    """The pairs of ``table[k, rank of output]`` = rank of input or -1, as row numbers in the order that the convolution
+    wants.
+    """
     volume, n = table.shape
     blocks = -(-n // BLOCK_ROWS)
     counts = np.empty((blocks, volume), np.int64)
@@ -218,7 +237,10 @@ def _arrange(table: np.ndarray, out_rows: np.ndarray, in_rows: np.ndarray) -> Pa
     segments = np.concatenate([ends[:, :1] - counts[:, :1], ends], 1)
     total = int(counts.sum())
     o_idx, i_idx = np.empty(total, np.int32), np.empty(total, np.int32)
-    share_out(lambda first, last: _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, BLOCK_ROWS, first, last), blocks)
+    share_out(
+        lambda first, last: _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, BLOCK_ROWS, first, last),
+        blocks,
+    )
     return Pairs(o_idx, i_idx, segments, out_rows, n, BLOCK_ROWS)
 
 
@@ -227,7 +249,9 @@ def _three(values: Sequence[int], fill: int) -> np.ndarray:
     return np.array([fill] * (3 - len(values)) + [int(v) for v in values], np.int64)
 
 
-def _sorted_rows(indices: torch.Tensor, shape: Sequence[int], batch_size: int, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sorted_rows(
+    indices: torch.Tensor, shape: Sequence[int], batch_size: int, margin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """((N, 4) indices, keys in ascending order, row of each rank).
 
     Raises:
@@ -239,21 +263,29 @@ def _sorted_rows(indices: torch.Tensor, shape: Sequence[int], batch_size: int, m
     rows = np.ascontiguousarray(rows, np.int32)
     keys, bad, ascending = _linear_keys(rows, _three(shape, 1), margin, batch_size)
     if bad >= 0:
-        raise InputError(f"sparse convolution: row {bad} of the indices is {indices[bad].tolist()}, outside batch size {batch_size} and "
-                         f"spatial shape {list(shape)}; each row is (batch, *position), counted from 0")
+        raise InputError(
+            f"sparse convolution: row {bad} of the indices is {indices[bad].tolist()}, outside batch size "
+            f"{batch_size} and "
+            f"spatial shape {list(shape)}; each row is (batch, *position), counted from 0"
+        )
     if ascending:
         return rows, keys, np.arange(len(keys), dtype=np.int32)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     repeat = _first_repeat(keys)
     if repeat >= 0:
-        raise InputError(f"sparse convolution: rows {order[repeat - 1]} and {order[repeat]} of the indices are the same voxel "
-                         f"{indices[int(order[repeat])].tolist()}; every voxel may occur once (merge the features first)")
+        raise InputError(
+            f"sparse convolution: rows {order[repeat - 1]} and {order[repeat]} of the indices are the same voxel "
+            f"{indices[int(order[repeat])].tolist()}; every voxel may occur once (merge the features first)"
+        )
     return rows, keys, order.astype(np.int32)
 
 
-def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], dilation: Sequence[int]) -> KernelMap:
-    """The map of a submanifold convolution: outputs are the inputs, offset k of output o is the voxel at o + (k - centre) * dilation.
+def build_subm_map(
+    indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], dilation: Sequence[int]
+) -> KernelMap:
+    """The map of a submanifold convolution: outputs are the inputs, offset k of output o is the voxel at o + (k -
+    centre) * dilation.
 
     Args:
         indices: (N, 1 + ndim) int32 on the CPU, (batch, *position), any order.
@@ -273,11 +305,20 @@ def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     table[half] = np.arange(len(keys))
     share_out(lambda first, last: _fill_subm_table(table, keys, steps[:half], first, last), half)
     pairs = _arrange(table, rows, rows)
-    return KernelMap(MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs)
+    return KernelMap(
+        MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs
+    )
 
 
-def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], stride: Sequence[int],
-                   padding: Sequence[int], dilation: Sequence[int]) -> KernelMap:
+def build_conv_map(
+    indices: torch.Tensor,
+    shape: Sequence[int],
+    batch_size: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> KernelMap:
     """The map of a regular sparse convolution: an output stands wherever at least one input falls under the kernel.
 
     Output rows are sorted by (batch, *position). Arguments and errors as for ``build_subm_map``.
@@ -285,9 +326,15 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
     rows3, _, rows = _sorted_rows(indices, shape, batch_size, np.zeros(3, np.int64))
     kernel, volume = _three(kernel_size, 1), int(np.prod(kernel_size))
-    keys, ranks, count = np.empty((volume, len(rows)), np.int64), np.empty((volume, len(rows)), np.int32), np.empty(volume, np.int64)
+    keys, ranks, count = (
+        np.empty((volume, len(rows)), np.int64),
+        np.empty((volume, len(rows)), np.int32),
+        np.empty(volume, np.int64),
+    )
     settings = (kernel, _three(stride, 1), _three(padding, 0), _three(dilation, 1), _three(out_shape, 1))
-    share_out(lambda first, last: _fill_candidates(keys, ranks, count, rows3, rows, *settings, first, last), int(kernel[0]))
+    share_out(
+        lambda first, last: _fill_candidates(keys, ranks, count, rows3, rows, *settings, first, last), int(kernel[0])
+    )
     everything = _gather_keys(keys, count)
     everything.sort()
     out_keys, out_indices = _distinct(everything, _three(out_shape, 1))
@@ -295,6 +342,12 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
     share_out(lambda first, last: _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last), volume)
     pairs = _arrange(out_table, np.arange(len(out_keys), dtype=np.int32), rows)
     ndim = indices.shape[1] - 1
-    out_indices = np.ascontiguousarray(np.concatenate([out_indices[:, :1], out_indices[:, 4 - ndim:]], 1)) if ndim < 3 else out_indices
-    geometry = MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, torch.from_numpy(out_indices), False)
+    out_indices = (
+        np.ascontiguousarray(np.concatenate([out_indices[:, :1], out_indices[:, 4 - ndim :]], 1))
+        if ndim < 3
+        else out_indices
+    )
+    geometry = MapGeometry(
+        tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, torch.from_numpy(out_indices), False
+    )
     return KernelMap(geometry, pairs, in_table, rows)

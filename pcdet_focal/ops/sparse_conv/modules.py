@@ -1,15 +1,18 @@
-"""nn.Modules with spconv 2.x's names, arguments, parameter names and kernel layout (out, *kernel, in); every backend runs behind them.
+"""nn.Modules with spconv 2.x's names, arguments, parameter names and kernel layout (out, *kernel, in); every backend
+runs behind them.
 
-The parameters belong to these modules, so a model's ``state_dict`` is the same whatever backend ran it, and ``model.to(device)`` changes
-the backend with the device.
+The parameters belong to these modules, so a model's ``state_dict`` is the same whatever backend ran it, and
+``model.to(device)`` changes the backend with the device.
 """
+
 from __future__ import annotations
 
 import math
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +24,11 @@ from . import reference
 from .backends import load_library, select_backend
 from .tensor import SparseConvTensor
 
-Size = Union[int, Sequence[int]]
+Size = int | Sequence[int]
 
-# spconv's own module for one of ours, by backend and kind of device; outside the modules so that these copy and pickle as ever
-_twins: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], nn.Module]]" = weakref.WeakKeyDictionary()
+# spconv's own module for one of ours, by backend and kind of device; outside the modules so that these copy and pickle
+# as ever
+_twins: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], nn.Module]] = weakref.WeakKeyDictionary()
 
 
 def _each_axis(value: Size, ndim: int, name: str) -> list[int]:
@@ -37,6 +41,7 @@ def _each_axis(value: Size, ndim: int, name: str) -> list[int]:
 def _own_engine(device: torch.device) -> ModuleType:
     if device.type == "cpu" and choose_backend(device, "sparse_conv") != "reference":
         from . import cpu
+
         return cpu
     return reference
 
@@ -44,17 +49,23 @@ def _own_engine(device: torch.device) -> ModuleType:
 class SparseModule(nn.Module):
     """A module that takes a SparseConvTensor; SparseSequential applies any other module to the features alone."""
 
-    def __init__(self, name: Optional[str] = None):
+    def __init__(self, name: str | None = None):
         super().__init__()
         self.name = name
 
 
 class SparseSequential(SparseModule):
-    """Modules one after another; those that are no SparseModule see the features, and are passed over while there is no voxel."""
+    """Modules one after another; those that are no SparseModule see the features, and are passed over while there is no
+    voxel.
+    """
 
     def __init__(self, *args: Any, **kwargs: nn.Module):
         super().__init__()
-        named = args[0].items() if len(args) == 1 and isinstance(args[0], OrderedDict) else ((str(i), module) for i, module in enumerate(args))
+        named = (
+            args[0].items()
+            if len(args) == 1 and isinstance(args[0], OrderedDict)
+            else ((str(i), module) for i, module in enumerate(args))
+        )
         for name, module in [*named, *kwargs.items()]:
             if name in self._modules:
                 raise InputError(f"SparseSequential: the name {name!r} is given twice")
@@ -69,7 +80,7 @@ class SparseSequential(SparseModule):
     def __getitem__(self, index: int) -> nn.Module:
         return list(self._modules.values())[index]
 
-    def add(self, module: nn.Module, name: Optional[str] = None) -> None:
+    def add(self, module: nn.Module, name: str | None = None) -> None:
         """Append a module."""
         self.add_module(str(len(self._modules)) if name is None else name, module)
 
@@ -86,18 +97,32 @@ class SparseConvolution(SparseModule):
     """The common part of all sparse convolutions; use the classes with the number of axes in their name.
 
     Parameters:
-        weight: (out_channels, *kernel_size, in_channels), initialised as spconv does (the same draws from torch's generator).
+        weight: (out_channels, *kernel_size, in_channels), initialised as spconv does (the same draws from torch's
+            generator).
         bias: (out_channels), or None.
 
-    A convolution with a one-cell kernel and stride 1 is a matrix product with the memory of ``weight`` read as (in_channels,
-    out_channels), which is not the transpose of (out_channels, in_channels): spconv 2.x does so, and its checkpoints rely on it.
+    A convolution with a one-cell kernel and stride 1 is a matrix product with the memory of ``weight`` read as
+    (in_channels, out_channels), which is not the transpose of (out_channels, in_channels): spconv 2.x does so, and its
+    checkpoints rely on it.
     """
 
     subm = False
     inverse = False
 
-    def __init__(self, ndim: int, in_channels: int, out_channels: int, kernel_size: Size = 3, stride: Size = 1, padding: Size = 0,
-                 dilation: Size = 1, groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name)
         if groups != 1:
             raise InputError(f"sparse convolution: groups={groups} is not supported, only 1")
@@ -108,7 +133,9 @@ class SparseConvolution(SparseModule):
             raise InputError(f"submanifold convolution: kernel_size {self.kernel_size} must be odd on every axis")
         self.conv1x1 = math.prod(self.kernel_size) == 1 and (self.subm or math.prod(self.stride) == 1)
         if self.conv1x1 and not self.subm and any(self.padding):
-            raise InputError(f"sparse convolution: a one-cell kernel with stride 1 takes no padding, not {self.padding}")
+            raise InputError(
+                f"sparse convolution: a one-cell kernel with stride 1 takes no padding, not {self.padding}"
+            )
         self.weight = nn.Parameter(torch.zeros(out_channels, *self.kernel_size, in_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.reset_parameters()
@@ -122,18 +149,25 @@ class SparseConvolution(SparseModule):
             nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def extra_repr(self) -> str:
-        return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-                f"dilation={self.dilation}, bias={self.bias is not None}, indice_key={self.indice_key}")
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, "
+            f"dilation={self.dilation}, bias={self.bias is not None}, indice_key={self.indice_key}"
+        )
 
     def forward(self, x: SparseConvTensor) -> SparseConvTensor:
-        """(n_out, out_channels) features at the output voxels; the kernel map is kept in the result's ``indice_dict`` under ``indice_key``.
+        """(n_out, out_channels) features at the output voxels; the kernel map is kept in the result's ``indice_dict``
+        under ``indice_key``.
 
         Raises:
-            InputError: the input's channels, type or kernel map do not fit this layer, an index lies outside the grid, or a voxel occurs twice.
+            InputError: the input's channels, type or kernel map do not fit this layer, an index lies outside the grid,
+                or a voxel occurs twice.
         """
         if x.features.shape[1] != self.in_channels:
-            raise InputError(f"sparse convolution {self.indice_key or ''}: the input has {x.features.shape[1]} channels, "
-                             f"this layer takes {self.in_channels}")
+            raise InputError(
+                f"sparse convolution {self.indice_key or ''}: the input has {x.features.shape[1]} channels, "
+                f"this layer takes {self.in_channels}"
+            )
         backend = select_backend(x.features.device)
         if backend != "own":
             return self._forward_library(x, backend)
@@ -144,15 +178,24 @@ class SparseConvolution(SparseModule):
         engine = _own_engine(features.device)
         kernel_map, maps = self._kernel_map(x, engine)
         geometry = kernel_map.geometry
-        return SparseConvTensor(engine.sparse_conv(features, weight, bias, kernel_map), geometry.out_indices, geometry.out_shape, x.batch_size, maps)
+        return SparseConvTensor(
+            engine.sparse_conv(features, weight, bias, kernel_map),
+            geometry.out_indices,
+            geometry.out_shape,
+            x.batch_size,
+            maps,
+        )
 
-    def _same_type(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    def _same_type(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled(features.device.type) and features.dtype != torch.float64:
             return features.float(), weight.float(), None if bias is None else bias.float()
         if features.dtype != weight.dtype or features.device != weight.device:
-            raise InputError(f"sparse convolution {self.indice_key or ''}: the input is {features.dtype} on {features.device}, the weights are "
-                             f"{weight.dtype} on {weight.device}; move or convert one of them")
+            raise InputError(
+                f"sparse convolution {self.indice_key or ''}: the input is {features.dtype} on {features.device}, the "
+                "weights are "
+                f"{weight.dtype} on {weight.device}; move or convert one of them"
+            )
         return features, weight, bias
 
     def _kernel_map(self, x: SparseConvTensor, engine: ModuleType) -> tuple[Any, dict[str, Any]]:
@@ -160,29 +203,42 @@ class SparseConvolution(SparseModule):
         found = x.find_indice_pair(self.indice_key)
         if self.inverse:
             if found is None or found.geometry.subm:
-                raise InputError(f"inverse convolution: the input did not come through a strided convolution with indice_key {self.indice_key!r}")
+                raise InputError(
+                    "inverse convolution: the input did not come through a strided convolution with indice_key "
+                    f"{self.indice_key!r}"
+                )
             self._check_reuse(found.geometry.kernel_size, found.geometry.out_shape, len(found.geometry.out_indices), x)
             return found.inverse(), x.indice_dict
         if found is not None:
             if not (self.subm and found.geometry.subm):
-                raise InputError(f"sparse convolution: indice_key {self.indice_key!r} is taken by another layer; "
-                                 "only submanifold convolutions share one")
+                raise InputError(
+                    f"sparse convolution: indice_key {self.indice_key!r} is taken by another layer; "
+                    "only submanifold convolutions share one"
+                )
             self._check_reuse(found.geometry.kernel_size, found.geometry.in_shape, len(found.geometry.in_indices), x)
             if list(found.geometry.dilation) != self.dilation:
-                raise InputError(f"sparse convolution: layers that share indice_key {self.indice_key!r} have dilations "
-                                 f"{list(found.geometry.dilation)} and {self.dilation}")
+                raise InputError(
+                    f"sparse convolution: layers that share indice_key {self.indice_key!r} have dilations "
+                    f"{list(found.geometry.dilation)} and {self.dilation}"
+                )
             return found, x.indice_dict
         if self.subm:
             made = engine.build_subm_map(x.indices, x.spatial_shape, x.batch_size, self.kernel_size, self.dilation)
         else:
-            made = engine.build_conv_map(x.indices, x.spatial_shape, x.batch_size, self.kernel_size, self.stride, self.padding, self.dilation)
+            made = engine.build_conv_map(
+                x.indices, x.spatial_shape, x.batch_size, self.kernel_size, self.stride, self.padding, self.dilation
+            )
         return made, x.indice_dict if self.indice_key is None else {**x.indice_dict, self.indice_key: made}
 
     def _check_reuse(self, kernel_size: Sequence[int], shape: Sequence[int], rows: int, x: SparseConvTensor) -> None:
         if list(kernel_size) != self.kernel_size or list(shape) != x.spatial_shape or rows != len(x.indices):
-            raise InputError(f"sparse convolution: the kernel map of indice_key {self.indice_key!r} was made for kernel {list(kernel_size)}, "
-                             f"spatial shape {list(shape)} and {rows} voxels; here are kernel {self.kernel_size}, {x.spatial_shape} and "
-                             f"{len(x.indices)} voxels")
+            raise InputError(
+                f"sparse convolution: the kernel map of indice_key {self.indice_key!r} was made for kernel "
+                f"{list(kernel_size)}, "
+                f"spatial shape {list(shape)} and {rows} voxels; here are kernel {self.kernel_size}, "
+                f"{x.spatial_shape} and "
+                f"{len(x.indices)} voxels"
+            )
 
     def _forward_library(self, x: SparseConvTensor, backend: str) -> SparseConvTensor:
         library = load_library(backend)
@@ -191,9 +247,12 @@ class SparseConvolution(SparseModule):
         if place not in twins:
             twins[place] = self._make_twin(library, x.features.device)
         twin = twins[place]
-        twin._parameters["weight"], twin._parameters["bias"] = self.weight, self.bias  # shared, and renewed where .to() replaced them
+        # shared, and renewed where .to() replaced them
+        twin._parameters["weight"], twin._parameters["bias"] = self.weight, self.bias
         twin.training = self.training
-        y = twin(library.SparseConvTensor(x.features, x.indices, x.spatial_shape, x.batch_size, indice_dict=x.indice_dict))
+        y = twin(
+            library.SparseConvTensor(x.features, x.indices, x.spatial_shape, x.batch_size, indice_dict=x.indice_dict)
+        )
         return SparseConvTensor(y.features, y.indices, y.spatial_shape, x.batch_size, y.indice_dict)
 
     def _make_twin(self, library: ModuleType, device: torch.device) -> nn.Module:
@@ -204,17 +263,34 @@ class SparseConvolution(SparseModule):
             arguments.update(stride=self.stride, padding=self.padding, dilation=self.dilation)
         kind = "SparseInverseConv" if self.inverse else "SubMConv" if self.subm else "SparseConv"
         with torch.random.fork_rng(devices=[]):  # its unused initial weights must not move torch's generator
-            return getattr(library, f"{kind}{self.ndim}d")(self.in_channels, self.out_channels, self.kernel_size, **arguments)
+            return getattr(library, f"{kind}{self.ndim}d")(
+                self.in_channels, self.out_channels, self.kernel_size, **arguments
+            )
 
 
 class SubMConv3d(SparseConvolution):
-    """Submanifold convolution of (z, y, x) grids: outputs are the input voxels, in their order. stride and padding have no effect, as in spconv."""
+    """Submanifold convolution of (z, y, x) grids: outputs are the input voxels, in their order. stride and padding have
+    no effect, as in spconv.
+    """
 
     subm = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-                 groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):
-        super().__init__(3, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            3, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name
+        )
 
 
 class SubMConv2d(SparseConvolution):
@@ -222,33 +298,84 @@ class SubMConv2d(SparseConvolution):
 
     subm = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-                 groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):
-        super().__init__(2, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            2, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name
+        )
 
 
 class SparseConv3d(SparseConvolution):
-    """Convolution of (z, y, x) grids: an output wherever an input falls under the kernel; sorted by (batch, z, y, x) on the CPU."""
+    """Convolution of (z, y, x) grids: an output wherever an input falls under the kernel; sorted by (batch, z, y, x) on
+    the CPU.
+    """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-                 groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):
-        super().__init__(3, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            3, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name
+        )
 
 
 class SparseConv2d(SparseConvolution):
     """Convolution of (y, x) grids; see SparseConv3d."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-                 groups: int = 1, bias: bool = True, indice_key: Optional[str] = None, name: Optional[str] = None):
-        super().__init__(2, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: str | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(
+            2, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, indice_key, name
+        )
 
 
 class SparseInverseConv3d(SparseConvolution):
-    """The transpose of the SparseConv3d with the same indice_key: from its outputs back to exactly its input voxels, in their order."""
+    """The transpose of the SparseConv3d with the same indice_key: from its outputs back to exactly its input voxels, in
+    their order.
+    """
 
     inverse = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, indice_key: str, bias: bool = True, name: Optional[str] = None):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        indice_key: str,
+        bias: bool = True,
+        name: str | None = None,
+    ):
         super().__init__(3, in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, name=name)
 
 
@@ -257,5 +384,13 @@ class SparseInverseConv2d(SparseConvolution):
 
     inverse = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, indice_key: str, bias: bool = True, name: Optional[str] = None):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        indice_key: str,
+        bias: bool = True,
+        name: str | None = None,
+    ):
         super().__init__(2, in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, name=name)

@@ -1,15 +1,16 @@
 """Sparse convolution as its definition, in plain torch: any device, any float type, slow.
 
 For kernel offset k (last axis fastest) and every pair (input voxel i, output voxel o) with
-``position_i = position_o * stride - padding + k * dilation``: ``out[o] += features[i] @ weight[:, k, :].T``. A submanifold convolution
-keeps the input voxels as its outputs, with stride 1 and ``padding = kernel // 2 * dilation``; a regular one has an output wherever at
-least one pair exists, sorted by (batch, *position).
+``position_i = position_o * stride - padding + k * dilation``: ``out[o] += features[i] @ weight[:, k, :].T``. A
+submanifold convolution keeps the input voxels as its outputs, with stride 1 and ``padding = kernel // 2 * dilation``; a
+regular one has an output wherever at least one pair exists, sorted by (batch, *position).
 """
+
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence
 
 import torch
 
@@ -25,7 +26,7 @@ class ReferenceMap:
     geometry: MapGeometry
     pairs: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def inverse(self) -> "ReferenceMap":
+    def inverse(self) -> ReferenceMap:
         """The map from the outputs back to the inputs."""
         return ReferenceMap(self.geometry.inverse(), [(o, i) for i, o in self.pairs])
 
@@ -42,18 +43,30 @@ def _check(indices: torch.Tensor, shape: Sequence[int], batch_size: int) -> None
     outside = ((indices < 0) | (indices >= limits)).any(1)
     if outside.any():
         row = int(outside.nonzero()[0])
-        raise InputError(f"sparse convolution: row {row} of the indices is {indices[row].tolist()}, outside batch size {batch_size} and "
-                         f"spatial shape {list(shape)}; each row is (batch, *position), counted from 0")
+        raise InputError(
+            f"sparse convolution: row {row} of the indices is {indices[row].tolist()}, outside batch size "
+            f"{batch_size} and "
+            f"spatial shape {list(shape)}; each row is (batch, *position), counted from 0"
+        )
     ascending, order = _linear(indices, shape).sort(stable=True)
     repeats = (ascending[1:] == ascending[:-1]).nonzero()
     if len(repeats):
         first, second = order[repeats[0]].item(), order[repeats[0] + 1].item()
-        raise InputError(f"sparse convolution: rows {first} and {second} of the indices are the same voxel {indices[second].tolist()}; "
-                         "every voxel may occur once (merge the features first)")
+        raise InputError(
+            f"sparse convolution: rows {first} and {second} of the indices are the same voxel "
+            f"{indices[second].tolist()}; "
+            "every voxel may occur once (merge the features first)"
+        )
 
 
-def _reached(indices: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
-             out_shape: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _reached(
+    indices: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    out_shape: Sequence[int],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For every offset: (input rows that reach an output, linear index of that output)."""
     steps, extent = indices.new_tensor(stride), indices.new_tensor(out_shape)
     for offset in itertools.product(*[range(k) for k in kernel_size]):
@@ -64,7 +77,9 @@ def _reached(indices: torch.Tensor, kernel_size: Sequence[int], stride: Sequence
         yield rows, _linear(torch.cat([indices[rows, :1], position[rows]], 1), out_shape)
 
 
-def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], dilation: Sequence[int]) -> ReferenceMap:
+def build_subm_map(
+    indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], dilation: Sequence[int]
+) -> ReferenceMap:
     """As ``kernel_map.build_subm_map``."""
     _check(indices, shape, batch_size)
     ascending, order = _linear(indices, shape).sort()
@@ -74,11 +89,20 @@ def build_subm_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
         place = torch.searchsorted(ascending, keys).clamp(max=max(len(ascending) - 1, 0))
         found = ascending[place] == keys
         pairs.append((rows[found], order[place[found]]))
-    return ReferenceMap(MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs)
+    return ReferenceMap(
+        MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs
+    )
 
 
-def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int, kernel_size: Sequence[int], stride: Sequence[int],
-                   padding: Sequence[int], dilation: Sequence[int]) -> ReferenceMap:
+def build_conv_map(
+    indices: torch.Tensor,
+    shape: Sequence[int],
+    batch_size: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> ReferenceMap:
     """As ``kernel_map.build_conv_map``."""
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
     _check(indices, shape, batch_size)
@@ -90,10 +114,14 @@ def build_conv_map(indices: torch.Tensor, shape: Sequence[int], batch_size: int,
         columns.append(rest % n)
         rest = torch.div(rest, n, rounding_mode="floor")
     out_indices = torch.stack([rest, *reversed(columns)], 1).int()
-    return ReferenceMap(MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, out_indices, False), pairs)
+    return ReferenceMap(
+        MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, out_indices, False), pairs
+    )
 
 
-def sparse_conv(features: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], kernel_map: ReferenceMap) -> torch.Tensor:
+def sparse_conv(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, kernel_map: ReferenceMap
+) -> torch.Tensor:
     """(n_out, out) features; ``weight`` is (out, *kernel, in). Differentiable in all three tensors, to any order."""
     out = features.new_zeros((len(kernel_map.geometry.out_indices), weight.shape[0]))
     by_offset = weight.flatten(1, -2)  # (out, K, in)

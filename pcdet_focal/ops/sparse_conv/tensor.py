@@ -1,7 +1,9 @@
 """A sparse tensor: features of the occupied voxels and where they are."""
+
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,7 +15,8 @@ class SparseConvTensor:
 
     Args:
         features: (N, C) floating point.
-        indices: (N, 1 + ndim) integers, (batch, *position), position in the order of ``spatial_shape`` (z, y, x in 3-D). Each voxel once.
+        indices: (N, 1 + ndim) integers, (batch, *position), position in the order of ``spatial_shape`` (z, y, x in
+            3-D). Each voxel once.
         spatial_shape: cells of each axis.
         batch_size: number of samples; a sample without voxels is fine, and so is N = 0.
         indice_dict: kernel maps by ``indice_key``, made by the convolutions that this tensor came through.
@@ -22,16 +25,30 @@ class SparseConvTensor:
         InputError: shapes that do not fit together.
     """
 
-    def __init__(self, features: torch.Tensor, indices: torch.Tensor, spatial_shape: Sequence[int], batch_size: int,
-                 indice_dict: Optional[dict[str, Any]] = None):
+    def __init__(
+        self,
+        features: torch.Tensor,
+        indices: torch.Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        indice_dict: dict[str, Any] | None = None,
+    ):
         self.spatial_shape = [int(v) for v in spatial_shape]
-        if features.dim() != 2 or indices.dim() != 2 or indices.shape != (features.shape[0], 1 + len(self.spatial_shape)):
-            raise InputError(f"SparseConvTensor: features {tuple(features.shape)} and indices {tuple(indices.shape)} must be (N, C) and "
-                             f"(N, {1 + len(self.spatial_shape)}) for the spatial shape {self.spatial_shape}")
+        if (
+            features.dim() != 2
+            or indices.dim() != 2
+            or indices.shape != (features.shape[0], 1 + len(self.spatial_shape))
+        ):
+            raise InputError(
+                f"SparseConvTensor: features {tuple(features.shape)} and indices {tuple(indices.shape)} must be (N, "
+                "C) and "
+                f"(N, {1 + len(self.spatial_shape)}) for the spatial shape {self.spatial_shape}"
+            )
         if indices.is_floating_point():
             raise InputError(f"SparseConvTensor: indices must be integers, not {indices.dtype}")
         self._features = features
-        self.indices = indices.to(device=features.device, dtype=torch.int32).contiguous()  # spconv misreads indices that are not contiguous
+        # spconv misreads indices that are not contiguous
+        self.indices = indices.to(device=features.device, dtype=torch.int32).contiguous()
         self.batch_size = int(batch_size)
         self.indice_dict: dict[str, Any] = {} if indice_dict is None else indice_dict
 
@@ -43,15 +60,15 @@ class SparseConvTensor:
         """(N, C); to change them, use the tensor that ``replace_feature`` returns."""
         return self._features
 
-    def replace_feature(self, features: torch.Tensor) -> "SparseConvTensor":
+    def replace_feature(self, features: torch.Tensor) -> SparseConvTensor:
         """The same voxels and kernel maps with other features (N, C')."""
         return SparseConvTensor(features, self.indices, self.spatial_shape, self.batch_size, self.indice_dict)
 
-    def find_indice_pair(self, key: Optional[str]) -> Any:
+    def find_indice_pair(self, key: str | None) -> Any:
         """The kernel map stored under ``key``, None where there is none."""
         return None if key is None else self.indice_dict.get(key)
 
-    def select_by_index(self, keep: torch.Tensor) -> "SparseConvTensor":
+    def select_by_index(self, keep: torch.Tensor) -> SparseConvTensor:
         """Some of the voxels, by a boolean mask or row numbers; their kernel maps are made anew."""
         return SparseConvTensor(self.features[keep], self.indices[keep], self.spatial_shape, self.batch_size)
 

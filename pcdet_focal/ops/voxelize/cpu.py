@@ -1,17 +1,19 @@
 """Voxelisation on the CPU (numba, one thread, releases the GIL); ``reference.py`` is the definition.
 
-The voxels found so far are in a hash table that is made for each call and sized by what can be in it, not by the grid: a KITTI grid of
-5 cm voxels has 90 million cells, too many to clear for every scan and too many to keep for every data-loader worker. No state stays
-between calls, so threads and forked workers cannot disturb each other.
+The voxels found so far are in a hash table that is made for each call and sized by what can be in it, not by the grid:
+a KITTI grid of 5 cm voxels has 90 million cells, too many to clear for every scan and too many to keep for every
+data-loader worker. No state stays between calls, so threads and forked workers cannot disturb each other.
 """
+
 from __future__ import annotations
 
 import numba
 import numpy as np
 
 
-def voxelize(points: np.ndarray, low: np.ndarray, size: np.ndarray, grid: tuple[int, int, int], max_points: int,
-             max_voxels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def voxelize(
+    points: np.ndarray, low: np.ndarray, size: np.ndarray, grid: tuple[int, int, int], max_points: int, max_voxels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (N, F) float32 -> voxels (M, P, F) float32, coords (M, 3) int32 z, y, x, num_points (M,) int32."""
     most = min(len(points), max_voxels)
     bits = max(4, int(3 * most).bit_length())  # three to six slots for each voxel keep the chains short
@@ -36,7 +38,8 @@ def _keys(points, low, size, grid):
     low_x, low_y, low_z, size_x, size_y, size_z = low[0], low[1], low[2], size[0], size[1], size[2]
     for i in range(points.shape[0]):
         x, y, z = (points[i, 0] - low_x) / size_x, (points[i, 1] - low_y) / size_y, (points[i, 2] - low_z) / size_z
-        # compared as float32 numbers: what is NaN or huge must not become an integer, and what is not below zero is floored by becoming one
+        # compared as float32 numbers: what is NaN or huge must not become an integer, and what is not below zero is
+        # floored by becoming one
         inside = (x >= 0) & (x < grid[0]) & (y >= 0) & (y < grid[1]) & (z >= 0) & (z < grid[2])
         keys[i] = (np.int64(z) << 40) | (np.int64(y) << 20) | np.int64(x) if inside else np.int64(-1)
     return keys
@@ -44,7 +47,9 @@ def _keys(points, low, size, grid):
 
 @numba.njit(cache=True, nogil=True)
 def _assign(keys, max_points, bits, coords, num_points, voxel_of_point):
-    """Numbers the voxels in order of their first points; ``voxel_of_point`` gets -1 for a point that is left out. Returns their number."""
+    """Numbers the voxels in order of their first points; ``voxel_of_point`` gets -1 for a point that is left out.
+    Returns their number.
+    """
     slots = np.int64(1) << bits
     table = np.full(slots, -1, dtype=np.int32)  # slot -> voxel
     key_of_voxel = np.empty(coords.shape[0], dtype=np.int64)

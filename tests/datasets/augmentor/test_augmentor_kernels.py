@@ -1,4 +1,5 @@
 """The loops of the augmentation against shapely, numpy written out, and closed forms."""
+
 import numpy as np
 import pytest
 import shapely
@@ -12,7 +13,9 @@ from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
 
 def rectangle(box):
     upright = shapely.box(-box[3] / 2, -box[4] / 2, box[3] / 2, box[4] / 2)
-    return shapely.affinity.translate(shapely.affinity.rotate(upright, box[6], (0, 0), use_radians=True), box[0], box[1])
+    return shapely.affinity.translate(
+        shapely.affinity.rotate(upright, box[6], (0, 0), use_radians=True), box[0], box[1]
+    )
 
 
 def random_boxes(rng, n, spread=4.0):
@@ -32,23 +35,29 @@ def test_collisions_are_rotated_overlaps_with_area():
     for _ in range(40):
         boxes, others = random_boxes(rng, 4, 6.0), random_boxes(rng, 3, 6.0)
         shapes, other_shapes = [rectangle(b) for b in boxes], [rectangle(b) for b in others]
-        wanted = np.array([
-            any(s.intersection(o).area > 1e-9 for o in other_shapes) or any(s.intersection(o).area > 1e-9 for j, o in enumerate(shapes) if j != i)
-            for i, s in enumerate(shapes)
-        ])
+        wanted = np.array(
+            [
+                any(s.intersection(o).area > 1e-9 for o in other_shapes)
+                or any(s.intersection(o).area > 1e-9 for j, o in enumerate(shapes) if j != i)
+                for i, s in enumerate(shapes)
+            ]
+        )
         np.testing.assert_array_equal(collides(boxes, others), wanted)
         hits += wanted.sum()
     assert 20 < hits < 140  # both answers occur
 
 
-@pytest.mark.parametrize("other, wanted", [
-    ([2.0, 0, 0, 2, 1, 1, 0.0], False),  # touching along a side
-    ([1.999, 0, 9, 2, 1, 1, 0.0], True),  # one millimetre in, at any height
-    ([0, 0, 0, 2, 1, 1, 0.0], True),  # the same box
-    ([0, 0, 0, 0.1, 0.1, 1, 0.7], True),  # inside
-    ([0, 0, 0, 0.0, 1.0, 1, 0.0], False),  # no area
-    ([0, 0, 0, 10.0, 0.1, 1, np.pi / 2], True),  # a cross: no corner inside the other
-])
+@pytest.mark.parametrize(
+    "other, wanted",
+    [
+        ([2.0, 0, 0, 2, 1, 1, 0.0], False),  # touching along a side
+        ([1.999, 0, 9, 2, 1, 1, 0.0], True),  # one millimetre in, at any height
+        ([0, 0, 0, 2, 1, 1, 0.0], True),  # the same box
+        ([0, 0, 0, 0.1, 0.1, 1, 0.7], True),  # inside
+        ([0, 0, 0, 0.0, 1.0, 1, 0.0], False),  # no area
+        ([0, 0, 0, 10.0, 0.1, 1, np.pi / 2], True),  # a cross: no corner inside the other
+    ],
+)
 def test_collision_cases(other, wanted):
     box = np.array([[0, 0, 0, 2, 1, 1, 0.0]], dtype=np.float32)
     assert collides(box, np.array([other], dtype=np.float32)).tolist() == [wanted]
@@ -89,8 +98,10 @@ def test_six_pyramids_fill_a_box():
     x, y, z = local(points, box[0])
     inside = (np.abs(x) <= 2.0) & (np.abs(y) <= 0.85) & (np.abs(z) <= 0.75)
     mask = in_pyramids(points, get_pyramids(box).reshape(-1, 5, 3))
-    np.testing.assert_array_equal(mask.sum(axis=1), inside)  # each inner point in exactly one pyramid, each outer one in none
-    scaled = np.stack([x / 4.0, z / 1.5, -x / 4.0, -z / 1.5, -y / 1.7, y / 1.7], axis=1)  # the face that is relatively nearest
+    # each inner point in exactly one pyramid, each outer one in none
+    np.testing.assert_array_equal(mask.sum(axis=1), inside)
+    # the face that is relatively nearest
+    scaled = np.stack([x / 4.0, z / 1.5, -x / 4.0, -z / 1.5, -y / 1.7, y / 1.7], axis=1)
     np.testing.assert_array_equal(np.argmax(mask[inside], axis=1), np.argmax(scaled[inside], axis=1))
 
 
@@ -106,18 +117,33 @@ def test_points_that_are_not_numbers_are_nowhere():
     assert not in_pyramids(points, get_pyramids(box).reshape(-1, 5, 3)).any()
 
 
-@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([1.0, 10.0, 100.0, 1e5, 3e7]), size=st.sampled_from([0.5, 5.0, 80.0, 500.0]),
-       wild=st.sampled_from([None, np.nan, np.inf]))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([1.0, 10.0, 100.0, 1e5, 3e7]),
+    size=st.sampled_from([0.5, 5.0, 80.0, 500.0]),
+    wild=st.sampled_from([None, np.nan, np.inf]),
+)
 @settings(max_examples=80, deadline=None)
 def test_outside_boxes_wherever_they_are(seed, spread, size, wild):
-    """Against the rule written out, in float64 and for points clear of the faces: near and far, small and huge, and beside a box that is none."""
+    """Against the rule written out, in float64 and for points clear of the faces: near and far, small and huge, and
+    beside a box that is none.
+    """
     rng = np.random.default_rng(seed)
-    boxes = rng.uniform(-1, 1, (5, 7)) * [spread, spread, 2, 0, 0, 0, 4] + [0, 0, 0, 1, 1, 1, 0] * rng.uniform(0.3, 1, (5, 7)) * size
+    boxes = (
+        rng.uniform(-1, 1, (5, 7)) * [spread, spread, 2, 0, 0, 0, 4]
+        + [0, 0, 0, 1, 1, 1, 0] * rng.uniform(0.3, 1, (5, 7)) * size
+    )
     around = boxes[rng.integers(0, 5, 600), :3] + rng.uniform(-1, 1, (600, 3)) * size
     points = np.concatenate([around, rng.uniform(-1, 1, (200, 3)) * spread, [[np.nan, 0, 0], [np.inf, 0, 0]]])
     with np.errstate(invalid="ignore"):
-        depth = np.max([np.min([box[3] / 2 + 0.01 - np.abs(x), box[4] / 2 + 0.01 - np.abs(y), box[5] / 2 - np.abs(z)], axis=0)
-                        for box in boxes for x, y, z in [local(points, box)]], axis=0)
+        depth = np.max(
+            [
+                np.min([box[3] / 2 + 0.01 - np.abs(x), box[4] / 2 + 0.01 - np.abs(y), box[5] / 2 - np.abs(z)], axis=0)
+                for box in boxes
+                for x, y, z in [local(points, box)]
+            ],
+            axis=0,
+        )
     if wild is not None:
         boxes = np.concatenate([boxes, np.full((1, 7), wild)])
     clear = ~(np.abs(depth) < 1e-6 * spread)

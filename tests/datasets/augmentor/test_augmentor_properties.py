@@ -1,4 +1,5 @@
 """What must hold of every augmentation, whatever is drawn."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +11,17 @@ from pcdet_focal.datasets.augmentor.world import draw_flip
 from pcdet_focal.errors import InputError
 
 WORLD = {
-    "random_flip_along_x": {"enable": True}, "random_flip_along_y": {"enable": True}, "global_rotation": {"rot_range": [-3.0, 3.0]},
+    "random_flip_along_x": {"enable": True},
+    "random_flip_along_y": {"enable": True},
+    "global_rotation": {"rot_range": [-3.0, 3.0]},
     "global_scaling": {"scale_range": [0.5, 2.0]},
 }
 LOCAL = {
-    "random_local_translation_along_x": [-1, 1], "random_local_translation_along_y": [-1, 1], "random_local_translation_along_z": [-1, 1],
-    "local_rotation": [-1, 1], "local_scaling": [0.9, 1.1],
+    "random_local_translation_along_x": [-1, 1],
+    "random_local_translation_along_y": [-1, 1],
+    "random_local_translation_along_z": [-1, 1],
+    "local_rotation": [-1, 1],
+    "local_scaling": [0.9, 1.1],
 }
 DROPS = [name for name in public_names if "frustum" in name]
 PYRAMIDS = {"local_pyramid_dropout": (0.7,), "local_pyramid_sparsify": (0.9, 1), "local_pyramid_swap": (0.7, 2)}
@@ -39,7 +45,9 @@ def make_scene(seed, columns=7, dtype=np.float32, n_boxes=5):
 def call(name, boxes, points):
     if name in WORLD:
         return getattr(au, name)(boxes, points, **WORLD[name])
-    return getattr(au, name)(boxes, points, *([LOCAL[name]] if name in LOCAL else [[0.1, 0.5]] if name in DROPS else PYRAMIDS[name]))
+    return getattr(au, name)(
+        boxes, points, *([LOCAL[name]] if name in LOCAL else [[0.1, 0.5]] if name in DROPS else PYRAMIDS[name])
+    )
 
 
 EVERY = [*WORLD, *LOCAL, *DROPS, *PYRAMIDS]
@@ -122,7 +130,10 @@ def test_a_flip_moves_front_and_velocity_alike(seed):
     boxes, points = make_scene(seed, 9, np.float64)
     for flip, mirror in ((au.random_flip_along_x, np.conj), (au.random_flip_along_y, lambda z: -np.conj(z))):
         out, _ = flip(boxes, points, enable=True)
-        for here, there in ((np.exp(1j * boxes[:, 6]), np.exp(1j * out[:, 6])), (boxes[:, 7] + 1j * boxes[:, 8], out[:, 7] + 1j * out[:, 8])):
+        for here, there in (
+            (np.exp(1j * boxes[:, 6]), np.exp(1j * out[:, 6])),
+            (boxes[:, 7] + 1j * boxes[:, 8], out[:, 7] + 1j * out[:, 8]),
+        ):
             np.testing.assert_allclose(there, mirror(here), atol=1e-12)
 
 
@@ -137,7 +148,10 @@ def test_dropping_only_drops(seed):
         assert len(out_points) <= len(points) and all(tuple(p) in known for p in out_points)
         if name.startswith("local_"):
             background = points[100:][~np.isin(points[100:, 3], out_points[:, 3])]
-            assert all(any(au.get_points_in_box(background[i : i + 1], box)[1] for box in boxes) for i in range(len(background)))
+            assert all(
+                any(au.get_points_in_box(background[i : i + 1], box)[1] for box in boxes)
+                for i in range(len(background))
+            )
             assert out_boxes is boxes
 
 
@@ -146,7 +160,8 @@ def test_swapping_loses_no_point_and_carries_extra_columns():
     points = np.insert(points, 3, np.arange(len(points)), axis=1)  # x, y, z, a number, intensity
     np.random.seed(1)
     _, out = au.local_pyramid_swap(boxes, points, 1.0, 1)
-    assert set(out[:, 3]) == set(points[:, 3])  # a pyramid that two others exchange with arrives in both, as in OpenPCDet
+    # a pyramid that two others exchange with arrives in both, as in OpenPCDet
+    assert set(out[:, 3]) == set(points[:, 3])
     untouched = out[:, 3] >= 100
     np.testing.assert_array_equal(out[untouched], points[100:])
     assert (out[~untouched][:, :3] != points[out[~untouched][:, 3].astype(int), :3]).any()
@@ -171,12 +186,18 @@ def test_a_narrow_range_neither_scales_nor_draws(name):
 
 def test_return_values():
     boxes, points = make_scene(5)
-    for result in (au.random_flip_along_x(boxes, points), au.global_rotation(boxes, points, [0, 1]), au.global_scaling(boxes, points, [1, 2])):
+    for result in (
+        au.random_flip_along_x(boxes, points),
+        au.global_rotation(boxes, points, [0, 1]),
+        au.global_scaling(boxes, points, [1, 2]),
+    ):
         assert len(result) == 2
     assert au.random_flip_along_y(boxes, points, return_flip=True, enable=False)[2] is False
     assert 0.2 <= au.global_rotation(boxes, points, [0.2, 0.3], return_rot=True)[2] <= 0.3
     rois = np.stack([boxes, boxes])
-    out_boxes, out_rois, out_points, factor = au.global_scaling_with_roi_boxes(boxes, rois, points, [2.0, 3.0], return_scale=True)
+    out_boxes, out_rois, out_points, factor = au.global_scaling_with_roi_boxes(
+        boxes, rois, points, [2.0, 3.0], return_scale=True
+    )
     np.testing.assert_allclose(out_rois[1, :, :6], boxes[:, :6] * factor, rtol=1e-6)
     np.testing.assert_array_equal(out_rois[..., 6], rois[..., 6])
     np.testing.assert_allclose(out_points[:, :3], points[:, :3] * factor, rtol=1e-6)

@@ -1,10 +1,11 @@
 """Every augmentation function against recorded results of OpenPCDet on real frames, with the numbers it drew."""
+
 import functools
 
 import numpy as np
 import pytest
-
 from golden_data import KITTI_SAMPLE, cases, needs_golden, needs_kitti_sample
+
 from pcdet_focal.datasets.augmentor import augmentor_utils as au
 
 pytestmark = needs_golden
@@ -12,8 +13,13 @@ EXTRAS = cases("08_training_extras/augmentor_utils.npz")
 FRAMES = cases("10_infos/augmentor.npz")
 SCENE_CASES = [name for name in FRAMES if not name.startswith("scene_")]
 RANGES = {
-    "random_local_translation_along_x": [-0.5, 0.5], "random_local_translation_along_y": [-0.5, 0.5], "random_local_translation_along_z": [-0.3, 0.3],
-    "local_rotation": [-0.5, 0.5], "local_scaling": [0.9, 1.1], "global_frustum_dropout": [0.05, 0.35], "local_frustum_dropout": [0.2, 0.6],
+    "random_local_translation_along_x": [-0.5, 0.5],
+    "random_local_translation_along_y": [-0.5, 0.5],
+    "random_local_translation_along_z": [-0.3, 0.3],
+    "local_rotation": [-0.5, 0.5],
+    "local_scaling": [0.9, 1.1],
+    "global_frustum_dropout": [0.05, 0.35],
+    "local_frustum_dropout": [0.2, 0.6],
 }
 
 
@@ -23,7 +29,9 @@ def scene(name):
 
 
 def inject(monkeypatch, numbers, function="uniform"):
-    """Make ``np.random.<function>`` return the recorded numbers one after the other; the returned list must be empty at the end."""
+    """Make ``np.random.<function>`` return the recorded numbers one after the other; the returned list must be empty at
+    the end.
+    """
     left = list(np.atleast_1d(numbers))
     monkeypatch.setattr(np.random, function, lambda *args, **kwargs: left.pop(0))
     return left
@@ -44,10 +52,14 @@ def test_global_transforms_with_a_seed(name):
         enable = None if "seed" in name else True
         result = getattr(au, f"random_flip_along_{name[5]}")(boxes, points, return_flip=True, enable=enable)
     elif name.startswith("rotation"):
-        result = au.global_rotation(boxes, points, [-np.pi / 4, np.pi / 4], return_rot=True, noise_rotation=float(case["param"]))
+        result = au.global_rotation(
+            boxes, points, [-np.pi / 4, np.pi / 4], return_rot=True, noise_rotation=float(case["param"])
+        )
         np.random.seed(int(case["seed"]))
         low, high = -0.78539816, 0.78539816
-        assert au.global_rotation(boxes, points, [low, high], return_rot=True)[2] == pytest.approx(float(case["param"]), abs=1e-6)
+        assert au.global_rotation(boxes, points, [low, high], return_rot=True)[2] == pytest.approx(
+            float(case["param"]), abs=1e-6
+        )
     else:
         result = au.global_scaling(boxes, points, [0.95, 1.05], return_scale=True)
     assert_close(result[0], case["out_boxes"])
@@ -55,7 +67,9 @@ def test_global_transforms_with_a_seed(name):
     assert float(result[2]) == pytest.approx(float(case["param"]), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in SCENE_CASES if "out_points" in FRAMES[n] and "pyramid" not in n and "world" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in SCENE_CASES if "out_points" in FRAMES[n] and "pyramid" not in n and "world" not in n]
+)
 def test_moves_on_real_frames(name, monkeypatch):
     case = FRAMES[name]
     boxes, points = scene(name)
@@ -98,7 +112,9 @@ def test_local_rotation_turns_the_velocity_where_openpcdet_raises(scene_name, mo
 def test_points_in_box(scene_name):
     boxes, points = scene(f"x_c7_{scene_name}")
     masks = [au.get_points_in_box(points, box) for box in boxes]
-    np.testing.assert_array_equal(np.stack([mask for _, mask in masks]), FRAMES[f"get_points_in_box_{scene_name}"]["mask"])
+    np.testing.assert_array_equal(
+        np.stack([mask for _, mask in masks]), FRAMES[f"get_points_in_box_{scene_name}"]["mask"]
+    )
     np.testing.assert_array_equal(masks[0][0], points[masks[0][1]])
 
 
@@ -113,7 +129,9 @@ def test_image_flip(scene_name, frame, monkeypatch):
     image = (np.arange(4 * 1242 * 3) % 251 / 250).astype(np.float32).reshape(4, 1242, 3)
     depth = (np.arange(4 * 1242) % 97).astype(np.float32).reshape(4, 1242)
     inject(monkeypatch, [True], "choice")
-    out_image, out_depth, out_boxes = au.random_image_flip_horizontal(image, depth, boxes, Calibration(KITTI_SAMPLE / f"training/calib/{frame}.txt"))
+    out_image, out_depth, out_boxes = au.random_image_flip_horizontal(
+        image, depth, boxes, Calibration(KITTI_SAMPLE / f"training/calib/{frame}.txt")
+    )
     np.testing.assert_allclose(out_boxes, case["out_boxes"], rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(out_image[0], case["out_image_row0"], rtol=1e-6)
     np.testing.assert_allclose(out_depth[0], case["out_depth_row0"], rtol=1e-6)
@@ -126,7 +144,9 @@ def test_world_translation(scene_name, monkeypatch):
 
     case = FRAMES[f"random_world_translation_c7_{scene_name}"]
     boxes, points = scene(f"x_c7_{scene_name}")
-    augmentor = DataAugmentor(None, [{"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [0.5, 0.4, 0.2]}], ["Car"])
+    augmentor = DataAugmentor(
+        None, [{"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [0.5, 0.4, 0.2]}], ["Car"]
+    )
     left = [np.array([v]) for v in case["param"][0]]
     monkeypatch.setattr(np.random, "normal", lambda *args: left.pop(0))
     result = augmentor.data_augmentor_queue[0]({"gt_boxes": boxes, "points": points})
@@ -148,13 +168,20 @@ def test_pyramids(scene_name):
 
 
 @pytest.mark.parametrize("scene_name", ["s0", "s1"])
-@pytest.mark.parametrize("function, arguments", [
-    ("local_pyramid_dropout", (0.6,)), ("local_pyramid_sparsify", (0.7, 8)), ("local_pyramid_swap", (0.7, 3)),
-])
+@pytest.mark.parametrize(
+    "function, arguments",
+    [
+        ("local_pyramid_dropout", (0.6,)),
+        ("local_pyramid_sparsify", (0.7, 8)),
+        ("local_pyramid_swap", (0.7, 3)),
+    ],
+)
 def test_pyramid_augmentations(function, arguments, scene_name, monkeypatch):
     case = FRAMES[f"{function}_{scene_name}"]
     boxes, points = scene(f"x_c7_{scene_name}")
-    draws = {int(key[4:].split("_")[0]): (key.split("_")[1], value) for key, value in case.items() if key.startswith("draw")}
+    draws = {
+        int(key[4:].split("_")[0]): (key.split("_")[1], value) for key, value in case.items() if key.startswith("draw")
+    }
     left = [draws[i] for i in range(len(draws))]
 
     def drawn(kind, *args, **kwargs):
@@ -168,6 +195,7 @@ def test_pyramid_augmentations(function, arguments, scene_name, monkeypatch):
     assert_close(result[0], case["out_boxes"])
     assert result[1].dtype == np.float32
     assert result[1].shape == case["out_points"].shape
-    np.testing.assert_allclose(result[1], case["out_points"], rtol=1e-5, atol=5e-5)  # the ratios of OpenPCDet's swap are float32
+    # the ratios of OpenPCDet's swap are float32
+    np.testing.assert_allclose(result[1], case["out_points"], rtol=1e-5, atol=5e-5)
     if "out_pyramids" in case:
         assert_close(result[2], case["out_pyramids"])

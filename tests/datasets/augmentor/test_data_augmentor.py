@@ -1,4 +1,7 @@
-"""The list of augmentations: what it hands on, what it leaves in the dict, and what it says about a wrong configuration."""
+"""The list of augmentations: what it hands on, what it leaves in the dict, and what it says about a wrong
+configuration.
+"""
+
 import pickle
 
 import numpy as np
@@ -15,21 +18,43 @@ MOVE = {"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [0.5, 0.5, 0.
 WORLD = [FLIP, ROTATE, SCALE, MOVE]
 LOCAL = [
     {"NAME": "random_local_translation", "LOCAL_TRANSLATION_RANGE": [-0.5, 0.5], "ALONG_AXIS_LIST": ["x", "y", "z"]},
-    {"NAME": "random_local_rotation", "LOCAL_ROT_ANGLE": 0.3}, {"NAME": "random_local_scaling", "LOCAL_SCALE_RANGE": [0.9, 1.1]},
-    {"NAME": "random_local_frustum_dropout", "INTENSITY_RANGE": [0.1, 0.3], "DIRECTION": ["top", "bottom", "left", "right"]},
-    {"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.3, "SPARSIFY_PROB": 0.3, "SPARSIFY_MAX_NUM": 5, "SWAP_PROB": 0.3, "SWAP_MAX_NUM": 5},
+    {"NAME": "random_local_rotation", "LOCAL_ROT_ANGLE": 0.3},
+    {"NAME": "random_local_scaling", "LOCAL_SCALE_RANGE": [0.9, 1.1]},
+    {
+        "NAME": "random_local_frustum_dropout",
+        "INTENSITY_RANGE": [0.1, 0.3],
+        "DIRECTION": ["top", "bottom", "left", "right"],
+    },
+    {
+        "NAME": "random_local_pyramid_aug",
+        "DROP_PROB": 0.3,
+        "SPARSIFY_PROB": 0.3,
+        "SPARSIFY_MAX_NUM": 5,
+        "SWAP_PROB": 0.3,
+        "SWAP_MAX_NUM": 5,
+    },
 ]
 
 
 def make_frame(n=4, columns=7):
     rng = np.random.default_rng(0)
-    parts = [np.arange(n)[:, None] * [9.0, 3.0, 0.0], rng.uniform(2, 4, (n, 3)), rng.uniform(-3, 3, (n, 1)), np.ones((n, columns - 7))]
+    parts = [
+        np.arange(n)[:, None] * [9.0, 3.0, 0.0],
+        rng.uniform(2, 4, (n, 3)),
+        rng.uniform(-3, 3, (n, 1)),
+        np.ones((n, columns - 7)),
+    ]
     boxes = np.concatenate(parts, axis=1)
-    points = np.concatenate([rng.uniform(-2, 2, (400, 3)) + boxes[rng.integers(0, n, 400), :3], rng.uniform(0, 1, (400, 1))], axis=1)
+    points = np.concatenate(
+        [rng.uniform(-2, 2, (400, 3)) + boxes[rng.integers(0, n, 400), :3], rng.uniform(0, 1, (400, 1))], axis=1
+    )
     return {
-        "frame_id": "000001", "points": points.astype(np.float32), "gt_boxes": boxes.astype(np.float32),
+        "frame_id": "000001",
+        "points": points.astype(np.float32),
+        "gt_boxes": boxes.astype(np.float32),
         "gt_names": np.array(["Car", "Van", "Car", "Bus"])[:n],
-        "gt_boxes_mask": np.array([True, False, True, False])[:n], "road_plane": np.array([0.0, -1.0, 0.0, 1.7]),
+        "gt_boxes_mask": np.array([True, False, True, False])[:n],
+        "road_plane": np.array([0.0, -1.0, 0.0, 1.7]),
     }
 
 
@@ -45,7 +70,9 @@ def test_what_was_drawn_explains_the_points(seed):
     frame = make_frame()
     before = pickle.dumps(frame)
     np.random.seed(seed)
-    result = DataAugmentor(None, EasyDict(AUG_CONFIG_LIST=WORLD, DISABLE_AUG_LIST=["placeholder"]), ["Car"]).forward(frame)
+    result = DataAugmentor(None, EasyDict(AUG_CONFIG_LIST=WORLD, DISABLE_AUG_LIST=["placeholder"]), ["Car"]).forward(
+        frame
+    )
     assert pickle.dumps(frame) == before
     matrix, shift = matrix_of(result)
     assert result["noise_translate"].shape == (1, 3)
@@ -90,7 +117,8 @@ def test_disabled_steps_and_rebuilding_the_list():
     config.DISABLE_AUG_LIST = [entry["NAME"] for entry in WORLD]
     augmentor.disable_augmentation(config)
     np.testing.assert_array_equal(augmentor.forward(make_frame())["points"], make_frame()["points"])
-    assert len(DataAugmentor(None, {"AUG_CONFIG_LIST": WORLD}, ["Car"]).data_augmentor_queue) == 4  # without DISABLE_AUG_LIST
+    # without DISABLE_AUG_LIST
+    assert len(DataAugmentor(None, {"AUG_CONFIG_LIST": WORLD}, ["Car"]).data_augmentor_queue) == 4
 
 
 def test_frustum_dropout_keeps_names_beside_their_boxes():
@@ -104,7 +132,9 @@ def test_frustum_dropout_keeps_names_beside_their_boxes():
     np.testing.assert_array_equal(result["gt_boxes"], frame["gt_boxes"][:n])  # boxes lie from right to left
     assert result["gt_names"].tolist() == frame["gt_names"][:n].tolist() and len(result["gt_boxes_mask"]) == n
     np.random.seed(0)
-    assert DataAugmentor(None, config, ["Car"]).forward(frame)["gt_names"].tolist() == [x for x in frame["gt_names"][:n] if x == "Car"]
+    assert DataAugmentor(None, config, ["Car"]).forward(frame)["gt_names"].tolist() == [
+        x for x in frame["gt_names"][:n] if x == "Car"
+    ]
 
 
 def test_proposals_move_with_the_boxes():
@@ -139,23 +169,46 @@ def test_a_subclass_adds_a_step():
     np.testing.assert_allclose(result["points"], make_frame()["points"] + 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("entry, message", [
-    ({"NAME": "random_wold_flip"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'random_wold_flip'.*'random_world_flip'"),
-    ({"ALONG_AXIS_LIST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.NAME is missing"),
-    ({"NAME": "forward"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'forward'"),
-    ({"NAME": "random_world_flip", "ALONG_AXIS_LST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST is missing.*'ALONG_AXIS_LST'"),
-    ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["z"]}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST\[0\] is 'z'"),
-    ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": "x"}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST must be a list"),
-    ({"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [0.5]}, r"AUG_CONFIG_LIST\[1\]\.WORLD_ROT_ANGLE must be a pair"),
-    ({"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": 0.5}, r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE must be a pair"),
-    ({"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [1.1, 0.9]}, r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE.*above"),
-    ({"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [1, 2]}, r"AUG_CONFIG_LIST\[1\]\.NOISE_TRANSLATE_STD must be three"),
-    ({"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.1}, r"AUG_CONFIG_LIST\[1\]\.SPARSIFY_PROB is missing"),
-    ({**LOCAL[-1], "SWAP_PROB": "often"}, r"AUG_CONFIG_LIST\[1\]\.SWAP_PROB must be a number"),
-    ({"NAME": "random_world_frustum_dropout", "INTENSITY_RANGE": [0, 0.2], "DIRECTION": ["botom"]},
-     r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] is 'botom'; did you mean 'bottom'"),
-    ({"NAME": "gt_sampling", "DB_INFO_PATH": []}, r"AUG_CONFIG_LIST\[1\]\.PREPARE is missing"),
-])
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"NAME": "random_wold_flip"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'random_wold_flip'.*'random_world_flip'"),
+        ({"ALONG_AXIS_LIST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.NAME is missing"),
+        ({"NAME": "forward"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'forward'"),
+        (
+            {"NAME": "random_world_flip", "ALONG_AXIS_LST": ["x"]},
+            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST is missing.*'ALONG_AXIS_LST'",
+        ),
+        ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["z"]}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST\[0\] is 'z'"),
+        (
+            {"NAME": "random_world_flip", "ALONG_AXIS_LIST": "x"},
+            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST must be a list",
+        ),
+        (
+            {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [0.5]},
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_ROT_ANGLE must be a pair",
+        ),
+        (
+            {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": 0.5},
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE must be a pair",
+        ),
+        (
+            {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [1.1, 0.9]},
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE.*above",
+        ),
+        (
+            {"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [1, 2]},
+            r"AUG_CONFIG_LIST\[1\]\.NOISE_TRANSLATE_STD must be three",
+        ),
+        ({"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.1}, r"AUG_CONFIG_LIST\[1\]\.SPARSIFY_PROB is missing"),
+        ({**LOCAL[-1], "SWAP_PROB": "often"}, r"AUG_CONFIG_LIST\[1\]\.SWAP_PROB must be a number"),
+        (
+            {"NAME": "random_world_frustum_dropout", "INTENSITY_RANGE": [0, 0.2], "DIRECTION": ["botom"]},
+            r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] is 'botom'; did you mean 'bottom'",
+        ),
+        ({"NAME": "gt_sampling", "DB_INFO_PATH": []}, r"AUG_CONFIG_LIST\[1\]\.PREPARE is missing"),
+    ],
+)
 def test_wrong_configurations(entry, message):
     with pytest.raises(InputError, match=r"DATA_CONFIG\.DATA_AUGMENTOR\." + message):
         DataAugmentor("nowhere", {"AUG_CONFIG_LIST": [FLIP, entry], "DISABLE_AUG_LIST": []}, ["Car"])
@@ -165,7 +218,9 @@ def test_missing_list_and_missing_image():
     with pytest.raises(InputError, match=r"DATA_CONFIG\.DATA_AUGMENTOR\.AUG_CONFIG_LIST is missing"):
         DataAugmentor(None, {"AUG_CONFIG_LST": []}, ["Car"])
     with pytest.raises(InputError, match="000001.*GET_ITEM_LIST|'images'.*000001"):
-        DataAugmentor(None, [{"NAME": "random_image_flip", "ALONG_AXIS_LIST": ["horizontal"]}], ["Car"]).forward(make_frame())
+        DataAugmentor(None, [{"NAME": "random_image_flip", "ALONG_AXIS_LIST": ["horizontal"]}], ["Car"]).forward(
+            make_frame()
+        )
 
 
 def test_image_flip_mirrors_the_image_boxes_too():
@@ -183,7 +238,13 @@ def test_image_flip_mirrors_the_image_boxes_too():
     frame["gt_boxes"][:, 2] = 10.0
     image = np.arange(2 * 40 * 3, dtype=np.float32).reshape(2, 40, 3)
     boxes2d = np.array([[1.0, 2.0, 11.0, 7.0]] * 4)
-    frame.update(images=image, depth_maps=image[..., 0], calib=Pinhole(), gt_boxes2d=boxes2d, gt_boxes_mask=np.ones(4, dtype=bool))
+    frame.update(
+        images=image,
+        depth_maps=image[..., 0],
+        calib=Pinhole(),
+        gt_boxes2d=boxes2d,
+        gt_boxes_mask=np.ones(4, dtype=bool),
+    )
     augmentor = DataAugmentor(None, [{"NAME": "random_image_flip", "ALONG_AXIS_LIST": ["horizontal"]}], ["Car"])
     seen = set()
     for seed in range(8):
@@ -193,5 +254,8 @@ def test_image_flip_mirrors_the_image_boxes_too():
         seen.add(flipped)
         np.testing.assert_array_equal(result["images"], image[:, ::-1] if flipped else image)
         np.testing.assert_allclose(result["gt_boxes2d"][0], [29.0, 2.0, 39.0, 7.0] if flipped else boxes2d[0])
-        np.testing.assert_allclose(result["gt_boxes"][:, 0], (-1 if flipped else 1) * frame["gt_boxes"][:, 0], atol=1e-5)  # the image centre is x = 0
+        # the image centre is x = 0
+        np.testing.assert_allclose(
+            result["gt_boxes"][:, 0], (-1 if flipped else 1) * frame["gt_boxes"][:, 0], atol=1e-5
+        )
     assert seen == {True, False}

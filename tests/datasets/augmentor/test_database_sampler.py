@@ -1,4 +1,5 @@
 """Pasting objects into small scenes made here, where the right answer can be written down."""
+
 import pickle
 import warnings
 
@@ -23,14 +24,23 @@ def make_database(root, boxes, features=4, name="Car", dtype=np.float32, points_
         path = f"gt_database/{name}_{i}.bin"
         points.astype(dtype).tofile(root / path)
         box = np.array(box, dtype=np.float64)
-        infos.append({"name": name, "path": path, "box3d_lidar": box, "num_points_in_gt": points_each, "difficulty": i % 3})
+        infos.append(
+            {"name": name, "path": path, "box3d_lidar": box, "num_points_in_gt": points_each, "difficulty": i % 3}
+        )
     return infos
 
 
 def config(**changes):
     return {
-        "NAME": "gt_sampling", "USE_ROAD_PLANE": False, "DB_INFO_PATH": ["dbinfos.pkl"], "PREPARE": {}, "SAMPLE_GROUPS": ["Car:3"],
-        "NUM_POINT_FEATURES": 4, "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0], "LIMIT_WHOLE_SCENE": False, **changes,
+        "NAME": "gt_sampling",
+        "USE_ROAD_PLANE": False,
+        "DB_INFO_PATH": ["dbinfos.pkl"],
+        "PREPARE": {},
+        "SAMPLE_GROUPS": ["Car:3"],
+        "NUM_POINT_FEATURES": 4,
+        "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0],
+        "LIMIT_WHOLE_SCENE": False,
+        **changes,
     }
 
 
@@ -48,8 +58,11 @@ def root(tmp_path):
 def make_scene(n_points=0, boxes=((200.0, 0, 0, 4, 2, 1.5, 0),), names=("Car",)):
     points = np.random.default_rng(0).uniform(-5, 100, (n_points, 4)) * [1, 0.05, 0.02, 1]
     return {
-        "frame_id": "000003", "points": points.astype(np.float32), "gt_boxes": np.array(boxes, dtype=np.float32).reshape(-1, 7),
-        "gt_names": np.array(names), "gt_boxes_mask": np.ones(len(names), dtype=bool),
+        "frame_id": "000003",
+        "points": points.astype(np.float32),
+        "gt_boxes": np.array(boxes, dtype=np.float32).reshape(-1, 7),
+        "gt_names": np.array(names),
+        "gt_boxes_mask": np.ones(len(names), dtype=bool),
     }
 
 
@@ -98,14 +111,23 @@ def test_one_permutation_over_many_calls(root):
     for order in orders:
         for first in (0, 3, 6, 9):
             drawn = sampler.sample_with_fixed_number("Car", {"sample_num": 3})
-            np.testing.assert_array_equal([info["box3d_lidar"][0] for info in drawn], 10.0 * order[first:first + 3])
+            np.testing.assert_array_equal([info["box3d_lidar"][0] for info in drawn], 10.0 * order[first : first + 3])
 
 
 def test_what_collides_stays_out(tmp_path):
-    # the second is turned away by the scene, the third and fourth by each other (though only one would do), the fifth only touches the first
-    boxes = [[0, 0, 0, 4, 2, 1, 0], [50, 0, 0, 4, 2, 1, 0], [20, 0, 0, 4, 2, 1, 0], [21, 0, 0, 4, 2, 1, 0.3], [4, 0, 0, 4, 2, 1, 0]]
+    # the second is turned away by the scene, the third and fourth by each other (though only one would do), the fifth
+    # only touches the first
+    boxes = [
+        [0, 0, 0, 4, 2, 1, 0],
+        [50, 0, 0, 4, 2, 1, 0],
+        [20, 0, 0, 4, 2, 1, 0],
+        [21, 0, 0, 4, 2, 1, 0.3],
+        [4, 0, 0, 4, 2, 1, 0],
+    ]
     write(tmp_path, Car=make_database(tmp_path, boxes))
-    result = DataBaseSampler(tmp_path, config(SAMPLE_GROUPS=["Car:5"]), ["Car"])(make_scene(boxes=[[51, 1, 5, 4, 2, 1, 1]], names=["Van"]))
+    result = DataBaseSampler(tmp_path, config(SAMPLE_GROUPS=["Car:5"]), ["Car"])(
+        make_scene(boxes=[[51, 1, 5, 4, 2, 1, 1]], names=["Van"])
+    )
     assert sorted(result["gt_boxes"][1:, 0]) == [0, 4]
     assert result["gt_names"].tolist() == ["Van", "Car", "Car"]
 
@@ -184,14 +206,18 @@ def test_filters_and_their_log(root):
         warning = info
 
     log = Log()
-    sampler = DataBaseSampler(root, config(PREPARE={"filter_by_difficulty": [2], "filter_by_min_points": ["Car:6"]}), CLASSES, logger=log)
+    sampler = DataBaseSampler(
+        root, config(PREPARE={"filter_by_difficulty": [2], "filter_by_min_points": ["Car:6"]}), CLASSES, logger=log
+    )
     assert len(sampler.db_infos["Car"]) == 7
     assert "Database filter by difficulty Car: 10 => 7" in log and "Database filter by min points Car: 7 => 7" in log
     assert pickle.loads(pickle.dumps(sampler)).logger is None
 
 
 def test_points_of_several_sweeps(tmp_path):
-    """Databases with a time column: only the present goes into a scene of one sweep, only TIME_RANGE where that is asked."""
+    """Databases with a time column: only the present goes into a scene of one sweep, only TIME_RANGE where that is
+    asked.
+    """
     infos = make_database(tmp_path, [[0, 0, 0, 4, 2, 1, 0]], features=5)
     points = np.zeros((6, 5), dtype=np.float32)
     points[:, 4] = [0.0, 0.1, 0.2, 0.3, 0.0, 0.5]
@@ -216,15 +242,22 @@ def test_old_databases(tmp_path):
 
 def test_one_packed_file_and_the_backup(tmp_path):
     infos = make_database(tmp_path, [[10.0 * i, 0, 0, 4, 2, 1, 0] for i in range(3)])
-    np.save(tmp_path / "packed.npy", np.concatenate([np.fromfile(tmp_path / info["path"], dtype=np.float32).reshape(-1, 4) for info in infos]))
+    np.save(
+        tmp_path / "packed.npy",
+        np.concatenate([np.fromfile(tmp_path / info["path"], dtype=np.float32).reshape(-1, 4) for info in infos]),
+    )
     for i, info in enumerate(infos):
         info["global_data_offset"] = [6 * i, 6 * i + 6]
     write(tmp_path, Car=infos)
     np.random.seed(0)
     plain = DataBaseSampler(tmp_path, config(), ["Car"])(make_scene())
     packed = config(USE_SHARED_MEMORY=True, DB_DATA_PATH=["packed.npy"])
-    backup = config(USE_SHARED_MEMORY=True, DB_DATA_PATH=["absent.npy"], DB_INFO_PATH=["absent.pkl"],
-                    BACKUP_DB_INFO={"DB_INFO_PATH": "dbinfos.pkl", "DB_DATA_PATH": "packed.npy", "NUM_POINT_FEATURES": 4})
+    backup = config(
+        USE_SHARED_MEMORY=True,
+        DB_DATA_PATH=["absent.npy"],
+        DB_INFO_PATH=["absent.pkl"],
+        BACKUP_DB_INFO={"DB_INFO_PATH": "dbinfos.pkl", "DB_DATA_PATH": "packed.npy", "NUM_POINT_FEATURES": 4},
+    )
     for settings in (packed, backup):
         np.random.seed(0)
         sampler = pickle.loads(pickle.dumps(DataBaseSampler(tmp_path, settings, ["Car"])))
@@ -237,7 +270,9 @@ def test_one_packed_file_and_the_backup(tmp_path):
 def test_files_are_read_once_up_to_a_limit(root, monkeypatch):
     reads = []
     read_file = object_points.ObjectPoints._read_file
-    monkeypatch.setattr(object_points.ObjectPoints, "_read_file", lambda self, info: reads.append(info["path"]) or read_file(self, info))
+    monkeypatch.setattr(
+        object_points.ObjectPoints, "_read_file", lambda self, info: reads.append(info["path"]) or read_file(self, info)
+    )
     sampler = DataBaseSampler(root, config(SAMPLE_GROUPS=["Car:10"]), CLASSES)
     results = [sampler(make_scene()) for _ in range(3)]
     assert len(reads) == 10
@@ -251,14 +286,20 @@ def test_files_are_read_once_up_to_a_limit(root, monkeypatch):
     assert len(reads) == 10 + 8 + 8
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create_kitti_infos"),
-    ({"PREPARE": {"filter_by_min_point": ["Car:5"]}}, r"PREPARE\.filter_by_min_point.*did you mean 'filter_by_min_points'"),
-    ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"PREPARE\.filter_by_min_points\[0\] is 'Car'.*'Car:15'"),
-    ({"SAMPLE_GROUPS": ["Car:1", "Car:many"]}, r"SAMPLE_GROUPS\[1\] is 'Car:many'"),
-    ({"REMOVE_EXTRA_WIDTH": [0.0]}, r"REMOVE_EXTRA_WIDTH must be three"),
-    ({"IMG_AUG_TYPE": "kitti"}, r"IMG_AUG_TYPE"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create_kitti_infos"),
+        (
+            {"PREPARE": {"filter_by_min_point": ["Car:5"]}},
+            r"PREPARE\.filter_by_min_point.*did you mean 'filter_by_min_points'",
+        ),
+        ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"PREPARE\.filter_by_min_points\[0\] is 'Car'.*'Car:15'"),
+        ({"SAMPLE_GROUPS": ["Car:1", "Car:many"]}, r"SAMPLE_GROUPS\[1\] is 'Car:many'"),
+        ({"REMOVE_EXTRA_WIDTH": [0.0]}, r"REMOVE_EXTRA_WIDTH must be three"),
+        ({"IMG_AUG_TYPE": "kitti"}, r"IMG_AUG_TYPE"),
+    ],
+)
 def test_wrong_configurations(root, changes, message):
     with pytest.raises(InputError, match=r"DATA_CONFIG\.DATA_AUGMENTOR\.AUG_CONFIG_LIST\[0\]\." + message):
         DataAugmentor(root, [config(**changes)], CLASSES)

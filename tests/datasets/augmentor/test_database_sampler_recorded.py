@@ -1,4 +1,7 @@
-"""The database sampler against recorded calls of OpenPCDet's on real frames: which objects, which collide, where they land, which points stay."""
+"""The database sampler against recorded calls of OpenPCDet's on real frames: which objects, which collide, where they
+land, which points stay.
+"""
+
 import ast
 import json
 import pickle
@@ -6,8 +9,8 @@ import re
 
 import numpy as np
 import pytest
-
 from golden_data import GOLDEN, KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
+
 from pcdet_focal.datasets.augmentor.database_sampler import DataBaseSampler
 from pcdet_focal.geometry.calibration import Calibration
 
@@ -15,14 +18,22 @@ pytestmark = [needs_golden, needs_kitti_sample]
 RECORDED = cases("10_infos/db_sampler.npz")
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 CALLS = [
-    "plane_limit", "plane_nolimit", "noplane", "noplane_small_groups", "noplane_limit_reached", "noplane_extra_width", "noplane_empty_scene",
+    "plane_limit",
+    "plane_nolimit",
+    "noplane",
+    "noplane_small_groups",
+    "noplane_limit_reached",
+    "noplane_extra_width",
+    "noplane_empty_scene",
     "plane_missing",
 ]
 
 
 def described(name):
     """The arguments of a recorded call, as the page that describes the recorded numbers lists them."""
-    line = next(text for text in (GOLDEN / "MANIFEST_09_10.md").read_text().splitlines() if text.startswith(f"| {name} |"))
+    line = next(
+        text for text in (GOLDEN / "MANIFEST_09_10.md").read_text().splitlines() if text.startswith(f"| {name} |")
+    )
     prepare = ast.literal_eval(re.search(r"PREPARE (\{.*?\}), numbers", line).group(1))
     return {
         "frame": re.search(r"frame (\d+)", line).group(1),
@@ -40,7 +51,11 @@ def inside(points, box, margin=0.01):
     box = np.asarray(box, dtype=np.float64)
     shift = points[:, :3].astype(np.float64) - box[:3]
     turned = (shift[:, 0] + 1j * shift[:, 1]) * np.exp(-1j * box[6])
-    return (np.abs(turned.real) < box[3] / 2 + margin) & (np.abs(turned.imag) < box[4] / 2 + margin) & (np.abs(shift[:, 2]) <= box[5] / 2)
+    return (
+        (np.abs(turned.real) < box[3] / 2 + margin)
+        & (np.abs(turned.imag) < box[4] / 2 + margin)
+        & (np.abs(shift[:, 2]) <= box[5] / 2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +70,43 @@ def database(tmp_path_factory):
         for entry in content["dbinfos"][name]:
             frame = entry["image_idx"]
             if frame not in scans:
-                scans[frame] = np.fromfile(KITTI_SAMPLE / f"training/velodyne/{frame}.bin", dtype=np.float32).reshape(-1, 4)
+                scans[frame] = np.fromfile(KITTI_SAMPLE / f"training/velodyne/{frame}.bin", dtype=np.float32).reshape(
+                    -1, 4
+                )
             box = np.array(entry["box3d_lidar"])
             points = scans[frame][inside(scans[frame], box)].copy()
             assert abs(len(points) - entry["n_points"]) <= 2
             points[:, :3] -= box[:3]
             points.tofile(root / entry["path"])
-            infos[name].append({**entry, "box3d_lidar": box, "num_points_in_gt": len(points), "bbox": np.array(entry["bbox"], dtype=np.float32)})
+            infos[name].append(
+                {
+                    **entry,
+                    "box3d_lidar": box,
+                    "num_points_in_gt": len(points),
+                    "bbox": np.array(entry["bbox"], dtype=np.float32),
+                }
+            )
     with open(root / "kitti_dbinfos_train.pkl", "wb") as file:
         pickle.dump(infos, file)
     return root
 
 
 def make_sampler(root, arguments):
-    return DataBaseSampler(root, {
-        "NAME": "gt_sampling", "USE_ROAD_PLANE": arguments["plane"], "DB_INFO_PATH": ["kitti_dbinfos_train.pkl"], "PREPARE": arguments["prepare"],
-        "SAMPLE_GROUPS": arguments["groups"], "NUM_POINT_FEATURES": 4, "DATABASE_WITH_FAKELIDAR": False, "REMOVE_EXTRA_WIDTH": arguments["width"],
-        "LIMIT_WHOLE_SCENE": arguments["limit"],
-    }, CLASSES)
+    return DataBaseSampler(
+        root,
+        {
+            "NAME": "gt_sampling",
+            "USE_ROAD_PLANE": arguments["plane"],
+            "DB_INFO_PATH": ["kitti_dbinfos_train.pkl"],
+            "PREPARE": arguments["prepare"],
+            "SAMPLE_GROUPS": arguments["groups"],
+            "NUM_POINT_FEATURES": 4,
+            "DATABASE_WITH_FAKELIDAR": False,
+            "REMOVE_EXTRA_WIDTH": arguments["width"],
+            "LIMIT_WHOLE_SCENE": arguments["limit"],
+        },
+        CLASSES,
+    )
 
 
 def make_scene(case, arguments):
@@ -81,11 +115,19 @@ def make_scene(case, arguments):
     calib = Calibration(KITTI_SAMPLE / f"training/calib/{frame}.txt")
     height, width = json.loads((KITTI_SAMPLE / "image_shapes.json").read_text())[frame]
     pixels, depth = calib.lidar_to_img(points[:, :3])
-    points = points[(pixels[:, 0] >= 0) & (pixels[:, 0] < width) & (pixels[:, 1] >= 0) & (pixels[:, 1] < height) & (depth >= 0)]
+    points = points[
+        (pixels[:, 0] >= 0) & (pixels[:, 0] < width) & (pixels[:, 1] >= 0) & (pixels[:, 1] < height) & (depth >= 0)
+    ]
     boxes, names = case.get("in_gt_boxes"), case.get("in_gt_names")
     if boxes is None:  # the call that OpenPCDet did not survive
         boxes, names = RECORDED["noplane"]["in_gt_boxes"], RECORDED["noplane"]["in_gt_names"]
-    scene = {"points": points, "gt_boxes": boxes.copy(), "gt_names": names.copy(), "gt_boxes_mask": np.ones(len(names), dtype=bool), "calib": calib}
+    scene = {
+        "points": points,
+        "gt_boxes": boxes.copy(),
+        "gt_names": names.copy(),
+        "gt_boxes_mask": np.ones(len(names), dtype=bool),
+        "calib": calib,
+    }
     if "road_plane" in case:
         scene["road_plane"] = case["road_plane"]
     return scene
@@ -115,7 +157,9 @@ def test_a_recorded_call(name, database, monkeypatch):
     assert not {"gt_boxes_mask", "road_plane"} & result.keys()
     if name == "plane_missing":  # OpenPCDet raises KeyError; the objects keep their own height
         wanted = [path for c in CLASSES for path in case[f"sampled_{c}"][case[f"valid_{c}"]]]
-        assert [f"gt_database/{n}" for n in result["gt_names"][9:]] == [re.sub(r"\d+_([A-Za-z]+)_.*", r"\1", p) for p in wanted]
+        assert [f"gt_database/{n}" for n in result["gt_names"][9:]] == [
+            re.sub(r"\d+_([A-Za-z]+)_.*", r"\1", p) for p in wanted
+        ]
         heights = np.concatenate([case[f"sampled_boxes_{c}"][case[f"valid_{c}"]][:, 2] for c in CLASSES])
         np.testing.assert_allclose(result["gt_boxes"][9:, 2], heights, rtol=1e-6)
         return
@@ -130,16 +174,22 @@ def test_a_recorded_call(name, database, monkeypatch):
         kept = np.unpackbits(case["kept_scene_points_packed"])[:n_in].astype(bool)
         np.testing.assert_array_equal(result["points"][n_objects:], scene["points"][kept])
         starts = np.concatenate([[0], np.cumsum(case["db_points_count"])[:-1]])
-        first_ten = np.concatenate([result["points"][s : s + min(10, n)] for s, n in zip(starts, case["db_points_count"])])
+        first_ten = np.concatenate(
+            [result["points"][s : s + min(10, n)] for s, n in zip(starts, case["db_points_count"])]
+        )
         np.testing.assert_allclose(first_ten, case["out_object_points_first10_per_object"], rtol=1e-5, atol=1e-5)
 
 
 def test_filters(database):
     sampler = make_sampler(database, {**described("noplane"), "prepare": {}})
     everything = {name: list(infos) for name, infos in sampler.db_infos.items()}
-    by_points = sampler.filter_by_min_points(sampler.db_infos, ["Car:20", "Cyclist:20"])  # the recorded call left pedestrians alone
+    # the recorded call left pedestrians alone
+    by_points = sampler.filter_by_min_points(sampler.db_infos, ["Car:20", "Cyclist:20"])
     by_level = sampler.filter_by_difficulty(sampler.db_infos, [-1, 2])
-    for got, recorded in ((by_points, RECORDED["filter_min_points_20"]), (by_level, RECORDED["filter_difficulty_-1_2"])):
+    for got, recorded in (
+        (by_points, RECORDED["filter_min_points_20"]),
+        (by_level, RECORDED["filter_difficulty_-1_2"]),
+    ):
         for name in CLASSES:
             assert [info["path"] for info in got[name]] == recorded[name].tolist()
     assert sampler.db_infos == everything  # OpenPCDet's filter_by_min_points changes its argument

@@ -1,4 +1,7 @@
-"""The points of database objects: the packed file, the small files of OpenPCDet's folders, what is missing, cut off or of another build."""
+"""The points of database objects: the packed file, the small files of OpenPCDet's folders, what is missing, cut off or
+of another build.
+"""
+
 import multiprocessing
 import pickle
 import shutil
@@ -21,8 +24,15 @@ def make_small_files(root, counts, features=4, seed=0):
     for i, count in enumerate(counts):
         points = random.normal(size=(count, features)).astype(np.float32)
         points.tofile(root / f"gt_database/{i}.bin")
-        entries.append({"name": "Car", "path": f"gt_database/{i}.bin", "num_points_in_gt": count, "difficulty": 0,
-                        "box3d_lidar": np.array([10.0 * i, 0, 0, 4, 2, 1.5, 0])})
+        entries.append(
+            {
+                "name": "Car",
+                "path": f"gt_database/{i}.bin",
+                "num_points_in_gt": count,
+                "difficulty": 0,
+                "box3d_lidar": np.array([10.0 * i, 0, 0, 4, 2, 1.5, 0]),
+            }
+        )
         objects.append(points)
     return entries, objects
 
@@ -124,7 +134,9 @@ def test_of_another_build(database):
     path = root / "gt_database_global.npy"
     np.save(path, np.concatenate(objects)[:14])  # fewer objects
     ObjectPoints(root, 4).read(entries[2])
-    with pytest.raises(InputError, match=r"has not the 5 points of gt_database/4\.bin in its rows 12 to 17 \(of 14\).*another time"):
+    with pytest.raises(
+        InputError, match=r"has not the 5 points of gt_database/4\.bin in its rows 12 to 17 \(of 14\).*another time"
+    ):
         ObjectPoints(root, 4).read(entries[4])
     np.save(path, np.concatenate(objects[::-1]))  # as many, in another order
     with pytest.raises(InputError, match="another time"):
@@ -142,7 +154,9 @@ def test_of_another_build(database):
 
 
 def test_the_sampler_finds_it(database):
-    """By the folder in the entries, or by DB_DATA_PATH, with or without USE_SHARED_MEMORY; two databases keep theirs apart."""
+    """By the folder in the entries, or by DB_DATA_PATH, with or without USE_SHARED_MEMORY; two databases keep theirs
+    apart.
+    """
     root, entries, objects = database
     others, more = make_small_files(root, [7, 2], seed=1)
     (root / "gt_database").rename(root / "elsewhere")
@@ -152,15 +166,31 @@ def test_the_sampler_finds_it(database):
     shutil.rmtree(root / "elsewhere")
     (root / "a.pkl").write_bytes(pickle.dumps({"Car": entries}))
     (root / "b.pkl").write_bytes(pickle.dumps({"Car": others}))
-    scene = {"points": np.zeros((0, 4), np.float32), "gt_boxes": np.zeros((0, 7), np.float32), "gt_names": np.zeros(0, "U9")}
-    config = {"PREPARE": {}, "SAMPLE_GROUPS": ["Car:99"], "NUM_POINT_FEATURES": 4, "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0]}
+    scene = {
+        "points": np.zeros((0, 4), np.float32),
+        "gt_boxes": np.zeros((0, 7), np.float32),
+        "gt_names": np.zeros(0, "U9"),
+    }
+    config = {
+        "PREPARE": {},
+        "SAMPLE_GROUPS": ["Car:99"],
+        "NUM_POINT_FEATURES": 4,
+        "REMOVE_EXTRA_WIDTH": [0.0, 0.0, 0.0],
+    }
     for changes, parts in (
         ({"DB_INFO_PATH": ["a.pkl"]}, objects),
         ({"DB_INFO_PATH": ["b.pkl"], "DB_DATA_PATH": ["second.npy"]}, more),
         ({"DB_INFO_PATH": ["b.pkl"], "DB_DATA_PATH": ["second.npy"], "USE_SHARED_MEMORY": True}, more),
-        ({"DB_INFO_PATH": ["a.pkl", "b.pkl"], "DB_DATA_PATH": ["gt_database_global.npy", "second.npy"]}, objects + more),
+        (
+            {"DB_INFO_PATH": ["a.pkl", "b.pkl"], "DB_DATA_PATH": ["gt_database_global.npy", "second.npy"]},
+            objects + more,
+        ),
     ):
         result = DataBaseSampler(root, {**config, **changes}, ["Car"])(dict(scene))
         np.testing.assert_array_equal(np.sort(result["points"][:, 3]), np.sort(np.concatenate(parts)[:, 3]))
     with pytest.raises(InputError, match=r"DB_DATA_PATH\[0\].*absent\.npy"):
-        DataBaseSampler(root, {**config, "DB_INFO_PATH": ["a.pkl"], "DB_DATA_PATH": ["absent.npy"], "USE_SHARED_MEMORY": True}, ["Car"])
+        DataBaseSampler(
+            root,
+            {**config, "DB_INFO_PATH": ["a.pkl"], "DB_DATA_PATH": ["absent.npy"], "USE_SHARED_MEMORY": True},
+            ["Car"],
+        )

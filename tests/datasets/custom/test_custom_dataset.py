@@ -1,4 +1,7 @@
-"""Custom data: infos and database in closed form, samples, evaluation, and a clear message for each fault of a folder."""
+"""Custom data: infos and database in closed form, samples, evaluation, and a clear message for each fault of a
+folder.
+"""
+
 import re
 import shutil
 
@@ -23,11 +26,15 @@ FRAMES = {"train": ["a1", "a2"], "val": ["b1"]}
 
 
 def scan(columns: int = 4) -> np.ndarray:
-    """float64 (57, columns): 20 points away from the box, then 37 inside it, in the box's own axes before they are turned."""
+    """float64 (57, columns): 20 points away from the box, then 37 inside it, in the box's own axes before they are
+    turned.
+    """
     random = np.random.RandomState(0)
     own = random.uniform(-0.45, 0.45, (37, 3)) * BOX[3:6]
     cos, sin = np.cos(BOX[6]), np.sin(BOX[6])
-    inside = np.column_stack([own[:, 0] * cos - own[:, 1] * sin, own[:, 0] * sin + own[:, 1] * cos, own[:, 2]]) + BOX[:3]
+    inside = (
+        np.column_stack([own[:, 0] * cos - own[:, 1] * sin, own[:, 0] * sin + own[:, 1] * cos, own[:, 2]]) + BOX[:3]
+    )
     xyz = np.concatenate([random.uniform([20, -5, -2], [30, 5, 1], (20, 3)), inside])
     return np.column_stack([xyz, *[random.uniform(0, 1, 57) for _ in range(columns - 3)]])
 
@@ -56,7 +63,8 @@ def create(cfg, folder):
     return create_custom_infos(cfg, CLASSES, folder, folder, workers=2)
 
 
-# ---- infos and database ------------------------------------------------------------------------------------------------------------
+# ---- infos and database
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_infos_and_database_of_known_objects(folder, cfg):
@@ -73,8 +81,13 @@ def test_infos_and_database_of_known_objects(folder, cfg):
     assert list(index) == ["Vehicle"]
     entry = index["Vehicle"][1]
     assert {key: entry[key] for key in ("name", "path", "gt_idx", "num_points_in_gt")} == {
-        "name": "Vehicle", "path": "gt_database/a2_Vehicle_0.bin", "gt_idx": 0, "num_points_in_gt": 37}
-    points = np.fromfile(folder / entry["path"], np.float32).reshape(-1, 4)  # float32 whatever the array was: what the sampler reads
+        "name": "Vehicle",
+        "path": "gt_database/a2_Vehicle_0.bin",
+        "gt_idx": 0,
+        "num_points_in_gt": 37,
+    }
+    # float32 whatever the array was: what the sampler reads
+    points = np.fromfile(folder / entry["path"], np.float32).reshape(-1, 4)
     np.testing.assert_allclose(points + np.float32([*BOX[:3], 0]), scan()[-37:], atol=1e-5)
 
 
@@ -108,7 +121,11 @@ def test_frames_without_objects_and_other_columns(folder, cfg):
     """OpenPCDet's reader raises IndexError for an empty label file and takes a scan of any number of columns."""
     (folder / "labels/a2.txt").write_text("\n# nothing here\n")
     cfg.POINT_FEATURE_ENCODING["src_feature_list"] = ["x", "y", "z", "intensity", "ring"]
-    with pytest.raises(InputError, match=r"frame a1: .*a1\.npy holds an array \(57, 4\) of float64; a scan has 5 columns \(x, y, z, intensity, ring"):
+    with pytest.raises(
+        InputError,
+        match=r"frame a1: .*a1\.npy holds an array \(57, 4\) of float64; a scan has 5 columns \(x, y, z, intensity, "
+        r"ring",
+    ):
         create(cfg, folder)
     for path in (folder / "points").iterdir():
         np.save(path, scan(5))
@@ -141,7 +158,8 @@ def test_a_label_file_is_written_as_it_is_read(tmp_path):
     assert names.tolist() == ["Vehicle"]
 
 
-# ---- samples -----------------------------------------------------------------------------------------------------------------------
+# ---- samples
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_frame_is_named_by_its_info_and_not_by_the_place_in_the_split(folder, cfg):
@@ -159,21 +177,30 @@ def test_training_batches(folder, cfg):
     dataset, loader, _ = build_dataloader(cfg, CLASSES, batch_size=2, dist=False, root_path=folder, workers=0, seed=1)
     assert isinstance(dataset, CustomDataset)
     (batch,) = loader
-    assert batch["gt_boxes"].shape[0] == 2 and batch["gt_boxes"].shape[2] == 8 and set(batch["gt_boxes"][..., 7].ravel()) <= {0, 1}
+    assert (
+        batch["gt_boxes"].shape[0] == 2
+        and batch["gt_boxes"].shape[2] == 8
+        and set(batch["gt_boxes"][..., 7].ravel()) <= {0, 1}
+    )
     assert sorted(batch["frame_id"]) == ["a1", "a2"]
     dataset.merge_all_iters_to_one_epoch(True, 3)
     assert len(dataset) == 6
 
 
 def test_infos_and_database_as_openpcdet_makes_them(folder, cfg):
-    """Without num_points_in_gt; and its tutorial filters by a difficulty that its database has not, which raises KeyError there."""
+    """Without num_points_in_gt; and its tutorial filters by a difficulty that its database has not, which raises
+    KeyError there.
+    """
     create(cfg, folder)
     for name in ("custom_infos_train.pkl", "custom_dbinfos_train.pkl"):
         content = load_pickle(folder / name)
         for info in content if isinstance(content, list) else ():
             del info["annos"]["num_points_in_gt"]
         for entries in content.values() if isinstance(content, dict) else ():
-            entries[:] = [{key: entry[key] for key in ("name", "path", "gt_idx", "box3d_lidar", "num_points_in_gt")} for entry in entries]
+            entries[:] = [
+                {key: entry[key] for key in ("name", "path", "gt_idx", "box3d_lidar", "num_points_in_gt")}
+                for entry in entries
+            ]
         save_pickle(content, folder / name)
     sampling = cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST[0]
     sampling["PREPARE"] = {"filter_by_min_points": ["Vehicle:5"], "filter_by_difficulty": [-1]}
@@ -202,7 +229,8 @@ def test_boxes_with_few_points_can_be_left_out(folder, cfg):
         dataset[0]
 
 
-# ---- evaluation --------------------------------------------------------------------------------------------------------------------
+# ---- evaluation
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def grid(start: float) -> np.ndarray:
@@ -221,11 +249,18 @@ def test_detections_equal_to_the_truth_are_perfect_and_others_are_not(folder, cf
     create(cfg, folder)
     dataset = CustomDataset(cfg, CLASSES, training=False, root_path=folder)
     batch, out = {"frame_id": np.array(["b1"])}, folder.parent
-    prediction = {"pred_boxes": torch.tensor(grid(0)), "pred_scores": torch.linspace(0.9, 0.5, 50), "pred_labels": torch.ones(50, dtype=torch.int64)}
+    prediction = {
+        "pred_boxes": torch.tensor(grid(0)),
+        "pred_scores": torch.linspace(0.9, 0.5, 50),
+        "pred_labels": torch.ones(50, dtype=torch.int64),
+    }
     annos = dataset.generate_prediction_dicts(batch, [prediction], CLASSES, out)
     assert sorted(annos[0]) == ["boxes_lidar", "frame_id", "name", "pred_labels", "score"]
-    assert (out / "b1.txt").read_text().startswith("10.0000 2.0000 -0.8000 4.0000 1.6000 1.5000 0.5000 0.9000 Vehicle\n")
-    np.testing.assert_allclose(read_labels(out / "b1.txt", "b1")[0], grid(0), atol=1e-4)  # a result file is a label file
+    assert (
+        (out / "b1.txt").read_text().startswith("10.0000 2.0000 -0.8000 4.0000 1.6000 1.5000 0.5000 0.9000 Vehicle\n")
+    )
+    # a result file is a label file
+    np.testing.assert_allclose(read_labels(out / "b1.txt", "b1")[0], grid(0), atol=1e-4)
     text, figures = dataset.evaluation(annos, CLASSES, eval_metric="kitti")
     assert figures["Car_3d/moderate_R40"] == figures["Car_bev/easy_R40"] == pytest.approx(100)
     assert "Car AP_R40@0.70, 0.70, 0.70:" in text and figures["Pedestrian_3d/easy_R40"] == 0
@@ -237,7 +272,9 @@ def test_detections_equal_to_the_truth_are_perfect_and_others_are_not(folder, cf
 def test_labels_in_the_old_lidar_convention(folder, cfg):
     """INFO_WITH_FAKELIDAR: x y z w l h r with z of the underside and r = -heading - pi/2."""
     boxes = grid(0)
-    old = np.column_stack([boxes[:, :2], boxes[:, 2] - boxes[:, 5] / 2, boxes[:, 4], boxes[:, 3], boxes[:, 5], -boxes[:, 6] - np.pi / 2])
+    old = np.column_stack(
+        [boxes[:, :2], boxes[:, 2] - boxes[:, 5] / 2, boxes[:, 4], boxes[:, 3], boxes[:, 5], -boxes[:, 6] - np.pi / 2]
+    )
     (folder / "labels/b1.txt").write_text(lines(old, "Vehicle"))
     create(cfg, folder)
     found = {"name": np.array(["Vehicle"] * 50), "boxes_lidar": boxes, "score": np.linspace(0.9, 0.5, 50)}
@@ -248,22 +285,32 @@ def test_labels_in_the_old_lidar_convention(folder, cfg):
 
 
 def test_classes_that_are_not_mapped_are_left_out_and_those_that_share_a_kitti_class_are_told_apart(folder, cfg):
-    """OpenPCDet raises KeyError for a label that MAP_CLASS_TO_KITTI lacks, and cuts the new names to the length of the longest old one."""
+    """OpenPCDet raises KeyError for a label that MAP_CLASS_TO_KITTI lacks, and cuts the new names to the length of the
+    longest old one.
+    """
     for frame_id in ("a1", "a2"):
         (folder / f"labels/{frame_id}.txt").write_text("")
     buses, lorries, people = grid(0), grid(30), grid(-30)
-    (folder / "labels/b1.txt").write_text(lines(buses, "Bus") + lines(lorries, "Lorry") + lines(grid(60), "Tree") + lines(people, "Ped"))
+    (folder / "labels/b1.txt").write_text(
+        lines(buses, "Bus") + lines(lorries, "Lorry") + lines(grid(60), "Tree") + lines(people, "Ped")
+    )
     cfg["MAP_CLASS_TO_KITTI"] = {"Bus": "Car", "Lorry": "Car", "Ped": "Pedestrian"}
     classes = ["Bus", "Lorry", "Ped"]
     create_custom_infos(cfg, classes, folder, folder, workers=1)
     dataset = CustomDataset(cfg, classes, training=False, root_path=folder)
     before = [{key: value.copy() for key, value in info["annos"].items()} for info in dataset.infos]
-    found = {"name": np.array(["Bus"] * 50 + ["Ped"] * 50), "boxes_lidar": np.concatenate([buses, people]), "score": np.linspace(0.9, 0.5, 100)}
+    found = {
+        "name": np.array(["Bus"] * 50 + ["Ped"] * 50),
+        "boxes_lidar": np.concatenate([buses, people]),
+        "score": np.linspace(0.9, 0.5, 100),
+    }
     text, figures = dataset.evaluation([found], classes, eval_metric="kitti")
     assert figures["Pedestrian_3d/easy_R40"] == figures["Bus_as_Car_3d/easy_R40"] == pytest.approx(100)
     assert figures["Car_3d/easy_R40"] == pytest.approx(50) and figures["Lorry_as_Car_3d/easy_R40"] == 0
     assert "Ped_as_Pedestrian_3d/easy_R40" not in figures
-    assert re.search(r"^Bus alone, by the rules of Car:$", text, re.M) and "Car ground truth: 100, 100, 100 count" in text
+    assert (
+        re.search(r"^Bus alone, by the rules of Car:$", text, re.M) and "Car ground truth: 100, 100, 100 count" in text
+    )
     for old, info in zip(before, dataset.infos):
         assert all(np.array_equal(old[key], info["annos"][key]) for key in old)  # nothing is changed in place
 
@@ -281,7 +328,8 @@ def test_evaluation_that_is_not_possible_is_told_early(folder, cfg):
     CustomDataset(cfg, CLASSES, root_path=folder)  # training needs no map
 
 
-# ---- faults ------------------------------------------------------------------------------------------------------------------------
+# ---- faults
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def label(text):
@@ -289,17 +337,35 @@ def label(text):
 
 
 FAULTS = {
-    "no label file": (lambda root: (root / "labels/a1.txt").unlink(), r"frame a1: the label file .*a1\.txt is missing; a frame without objects has"),
+    "no label file": (
+        lambda root: (root / "labels/a1.txt").unlink(),
+        r"frame a1: the label file .*a1\.txt is missing; a frame without objects has",
+    ),
     "no scan": (lambda root: (root / "points/b1.npy").unlink(), r"frame b1: the scan .*b1\.npy is missing"),
-    "no labels at all": (lambda root: shutil.rmtree(root / "labels"), r"(?s)there is no folder .*labels, where the label file of frame a1.*<DATA_PATH>/"),
-    "no lists": (lambda root: shutil.rmtree(root / "ImageSets"), r"(?s)neither train\.txt nor val\.txt.*ImageSets/train\.txt"),
+    "no labels at all": (
+        lambda root: shutil.rmtree(root / "labels"),
+        r"(?s)there is no folder .*labels, where the label file of frame a1.*<DATA_PATH>/",
+    ),
+    "no lists": (
+        lambda root: shutil.rmtree(root / "ImageSets"),
+        r"(?s)neither train\.txt nor val\.txt.*ImageSets/train\.txt",
+    ),
     "class first": (label("Vehicle 1 2 3 4 5 6 0.5\n"), r"a1\.txt:1: the x is 'Vehicle', which is not a number"),
     "no class": (label("# x\n1 2 3 4 5 6 0.5\n"), r"a1\.txt:2: 7 words; a label is: x y z dx dy dz heading class"),
-    "a class with a blank": (label("1 2 3 4 5 6 0.5 big Vehicle\n"), r"a1\.txt:1: the column before the class is 'big'"),
+    "a class with a blank": (
+        label("1 2 3 4 5 6 0.5 big Vehicle\n"),
+        r"a1\.txt:1: the column before the class is 'big'",
+    ),
     "NaN": (label("1 2 nan 4 5 6 0.5 Vehicle\n"), r"a1\.txt:1: the z is nan; it must be a finite number"),
     "no size": (label("1 2 3 4 0 6 0.5 Vehicle\n"), r"a1\.txt:1: the sizes dx, dy, dz are 4, 0, 6"),
-    "not an array": (lambda root: (root / "points/a1.npy").write_bytes(b"1 2 3"), r"frame a1: .*a1\.npy is not an array saved by numpy"),
-    "NaN points": (lambda root: np.save(root / "points/a1.npy", scan() * np.nan), r"frame a1: 57 of the 57 points in .*DROP_NONFINITE_POINTS"),
+    "not an array": (
+        lambda root: (root / "points/a1.npy").write_bytes(b"1 2 3"),
+        r"frame a1: .*a1\.npy is not an array saved by numpy",
+    ),
+    "NaN points": (
+        lambda root: np.save(root / "points/a1.npy", scan() * np.nan),
+        r"frame a1: 57 of the 57 points in .*DROP_NONFINITE_POINTS",
+    ),
     "twice": (lambda root: (root / "ImageSets/val.txt").write_text("b1\nb1\n"), r"val\.txt: frame b1 stands twice"),
 }
 
@@ -314,5 +380,8 @@ def test_a_fault_is_named_and_nothing_is_made(folder, cfg, fault):
 
 
 def test_missing_infos_are_told_with_the_command(folder, cfg):
-    with pytest.raises(InputError, match=r"custom_infos_val\.pkl does not exist or lists none\. Make it with: python -m .*create_custom_infos CFG"):
+    with pytest.raises(
+        InputError,
+        match=r"custom_infos_val\.pkl does not exist or lists none\. Make it with: python -m .*create_custom_infos CFG",
+    ):
         build_dataloader(cfg, CLASSES, 1, dist=False, root_path=folder, workers=0, training=False)

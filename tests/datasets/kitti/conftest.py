@@ -1,4 +1,7 @@
-"""A KITTI folder of two or three made-up frames, and the real frames where they are at hand, both in a folder of the test's own."""
+"""A KITTI folder of two or three made-up frames, and the real frames where they are at hand, both in a folder of the
+test's own.
+"""
+
 import json
 from pathlib import Path
 
@@ -11,7 +14,8 @@ from pcdet_focal.config import Config, cfg_from_yaml_file
 REPOSITORY = Path(__file__).resolve().parents[3]
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
-# A camera at the LiDAR that looks along +x: rect x = -y, y = -z, z = x; focal length 100 pixels, centre (50, 20), image 100 x 40.
+# A camera at the LiDAR that looks along +x: rect x = -y, y = -z, z = x; focal length 100 pixels, centre (50, 20), image
+# 100 x 40.
 CALIB = """\
 P0: 100 0 50 0 0 100 20 0 0 0 1 0
 P1: 100 0 50 0 0 100 20 0 0 0 1 0
@@ -31,7 +35,9 @@ POINTS_IN_CAR = 37
 def scan(seed: int, number: int = 400) -> np.ndarray:
     """float32 (number + 37, 4): points in front of the sensor and clear of the car, then 37 well inside the car."""
     random = np.random.RandomState(seed)
-    ground = np.column_stack([random.uniform(5, 15, number), random.uniform(-2, 2, number), random.uniform(-1.7, -1.5, number)])
+    ground = np.column_stack(
+        [random.uniform(5, 15, number), random.uniform(-2, 2, number), random.uniform(-1.7, -1.5, number)]
+    )
     car = np.array([20, 1, -0.85]) + random.uniform(-0.45, 0.45, (POINTS_IN_CAR, 3)) * [4, 1.6, 1.5]
     xyz = np.concatenate([ground, car])
     return np.column_stack([xyz, random.uniform(0, 1, len(xyz))]).astype(np.float32)
@@ -48,7 +54,9 @@ def kitti_folder(tmp_path) -> Path:
             scan(int(frame_id)).tofile(root / "training/velodyne" / f"{frame_id}.bin")
             (root / "training/calib" / f"{frame_id}.txt").write_text(CALIB)
             (root / "training/label_2" / f"{frame_id}.txt").write_text(f"{CAR}\n{DONT_CARE}\n")
-    (root / "image_shapes.json").write_text(json.dumps({frame_id: [40, 100] for ids in FRAMES.values() for frame_id in ids}))
+    (root / "image_shapes.json").write_text(
+        json.dumps({frame_id: [40, 100] for ids in FRAMES.values() for frame_id in ids})
+    )
     (root / "training/planes/000001.txt").write_text("# Plane\nWidth 4\nHeight 1\n0 2 0 -3.2\n")
     return root
 
@@ -57,7 +65,9 @@ def kitti_folder(tmp_path) -> Path:
 def dataset_cfg() -> Config:
     """The KITTI data set's configuration with pillars and without pasting objects."""
     cfg = cfg_from_yaml_file(REPOSITORY / "cfgs/dataset_configs/kitti_dataset.yaml", Config())
-    cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST = [step for step in cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST if step.NAME != "gt_sampling"]
+    cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST = [
+        step for step in cfg.DATA_AUGMENTOR.AUG_CONFIG_LIST if step.NAME != "gt_sampling"
+    ]
     cfg.DATA_PROCESSOR[-1].VOXEL_SIZE = [0.16, 0.16, 4]
     return cfg
 

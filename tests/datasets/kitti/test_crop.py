@@ -1,4 +1,7 @@
-"""The crop to the image in one pass, against the projection written out and on the real frames against the recorded rule."""
+"""The crop to the image in one pass, against the projection written out and on the real frames against the recorded
+rule.
+"""
+
 import numpy as np
 from golden_data import KITTI_SAMPLE, needs_kitti_sample
 from hypothesis import given, settings
@@ -12,12 +15,20 @@ from pcdet_focal.geometry.calibration import Calibration
 NUMBERS = st.floats(-0.3, 0.3)
 
 
-@given(seed=st.integers(0, 2**32 - 1), turn=st.tuples(NUMBERS, NUMBERS, NUMBERS), shift=st.tuples(NUMBERS, NUMBERS, NUMBERS),
-       offset=st.tuples(st.floats(-50, 50), st.floats(-50, 50), st.floats(-0.01, 0.01)), focal=st.floats(50, 900), columns=st.integers(3, 6))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    turn=st.tuples(NUMBERS, NUMBERS, NUMBERS),
+    shift=st.tuples(NUMBERS, NUMBERS, NUMBERS),
+    offset=st.tuples(st.floats(-50, 50), st.floats(-50, 50), st.floats(-0.01, 0.01)),
+    focal=st.floats(50, 900),
+    columns=st.integers(3, 6),
+)
 @settings(max_examples=60, deadline=None)
 def test_against_the_projection_written_out(seed, turn, shift, offset, focal, columns):
     """Skewed cameras of any kind; points within a thousandth of a pixel of the border may go either way."""
-    forward = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) + np.array([[0, turn[0], turn[1]], [-turn[0], 0, turn[2]], [-turn[1], -turn[2], 0]])
+    forward = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) + np.array(
+        [[0, turn[0], turn[1]], [-turn[0], 0, turn[2]], [-turn[1], -turn[2], 0]]
+    )
     p2 = np.array([[focal, 0, 300, offset[0]], [0, focal, 100, offset[1]], [0, 0, 1, offset[2]]])
     calib = Calibration({"P2": p2, "R0": np.eye(3), "Tr_velo2cam": np.column_stack([forward, shift])})
     points = np.random.default_rng(seed).normal(size=(400, columns)).astype(np.float32) * 20
@@ -38,7 +49,10 @@ def test_against_the_projection_written_out(seed, turn, shift, offset, focal, co
 def test_real_frames_keep_the_points_of_openpcdets_rule():
     for path in sorted((KITTI_SAMPLE / "training/velodyne").glob("*.bin")):
         points = np.fromfile(path, dtype=np.float32).reshape(-1, 4)
-        calib, shape = Calibration(KITTI_SAMPLE / f"training/calib/{path.stem}.txt"), read_image_shape(KITTI_SAMPLE / "training", path.stem)
+        calib, shape = (
+            Calibration(KITTI_SAMPLE / f"training/calib/{path.stem}.txt"),
+            read_image_shape(KITTI_SAMPLE / "training", path.stem),
+        )
         flag = KittiDataset.get_fov_flag(calib.lidar_to_rect(points[:, :3]), shape, calib)
         np.testing.assert_array_equal(index_in_image(points, shape, calib), np.flatnonzero(flag), err_msg=path.stem)
 

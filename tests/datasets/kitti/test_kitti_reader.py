@@ -1,4 +1,5 @@
 """Files of a KITTI folder: what is read from good ones, and one clear message for each bad one."""
+
 import json
 import struct
 
@@ -36,14 +37,18 @@ def test_an_empty_scan_has_no_points(tmp_path):
 def test_truncated_scan(tmp_path):
     path = tmp_path / "000007.bin"
     path.write_bytes(b"\0" * 39)
-    with pytest.raises(InputError, match=r"frame 000007: the scan .*000007\.bin has 39 bytes, which is not a multiple of 16"):
+    with pytest.raises(
+        InputError, match=r"frame 000007: the scan .*000007\.bin has 39 bytes, which is not a multiple of 16"
+    ):
         reader.read_points(path, "000007")
 
 
 def test_missing_scan_and_missing_folder(tmp_path):
     with pytest.raises(InputError, match=r"frame 000007: the scan .*000007\.bin is missing"):
         reader.read_points(tmp_path / "000007.bin", "000007")
-    with pytest.raises(InputError, match=r"(?s)no folder .*velodyne, where the scan of frame 000007 should be.*training/label_2/"):
+    with pytest.raises(
+        InputError, match=r"(?s)no folder .*velodyne, where the scan of frame 000007 should be.*training/label_2/"
+    ):
         reader.read_points(tmp_path / "velodyne" / "000007.bin", "000007")
 
 
@@ -54,7 +59,9 @@ def test_nonfinite_points_are_counted_or_dropped(tmp_path, value, column):
     bad = points.copy()
     bad[[2, 4], column] = value
     path = write_points(tmp_path / "000007.bin", bad)
-    with pytest.raises(InputError, match=r"frame 000007: 2 of the 5 points in .* the first is point 2; .*DROP_NONFINITE_POINTS: True"):
+    with pytest.raises(
+        InputError, match=r"frame 000007: 2 of the 5 points in .* the first is point 2; .*DROP_NONFINITE_POINTS: True"
+    ):
         reader.read_points(path, "000007")
     np.testing.assert_array_equal(reader.read_points(path, "000007", drop_nonfinite=True), points[[0, 1, 3]])
 
@@ -86,7 +93,9 @@ def test_a_garbled_table_of_image_sizes(tmp_path, content):
         reader.read_image_shape(tmp_path / "training", "a")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG", b"\xff\xd8\xff\xe0" + b"\0" * 40, b"\x89PNG\r\n\x1a\n\0\0\0\rTEXT" + b"\0" * 8])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89PNG", b"\xff\xd8\xff\xe0" + b"\0" * 40, b"\x89PNG\r\n\x1a\n\0\0\0\rTEXT" + b"\0" * 8]
+)
 def test_not_a_png(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
@@ -101,7 +110,9 @@ def test_road_plane_points_up_and_is_normalised(tmp_path):
     assert reader.read_road_plane(tmp_path / "none.txt") is None
 
 
-@pytest.mark.parametrize("content", ["", "a\nb\nc\n", "a\nb\nc\n1 2 3\n", "a\nb\nc\n1 2 x 4\n", "a\nb\nc\n1 nan 3 4\n", "a\nb\nc\n0 0 0 4\n"])
+@pytest.mark.parametrize(
+    "content", ["", "a\nb\nc\n", "a\nb\nc\n1 2 3\n", "a\nb\nc\n1 2 x 4\n", "a\nb\nc\n1 nan 3 4\n", "a\nb\nc\n0 0 0 4\n"]
+)
 def test_a_garbled_road_plane(tmp_path, content):
     path = tmp_path / "a.txt"
     path.write_text(content)
@@ -119,10 +130,21 @@ def test_label_fields():
     assert car.to_kitti_format() == CAR
 
 
-@pytest.mark.parametrize("height, truncation, occlusion, level", [
-    (39.0, 0.15, 0, 0), (38.9, 0.15, 0, 1), (39.0, 0.16, 0, 1), (39.0, 0.0, 1, 1), (24.0, 0.3, 1, 1), (23.9, 0.0, 0, -1),
-    (24.0, 0.31, 1, 2), (24.0, 0.5, 2, 2), (60.0, 0.51, 0, -1), (60.0, 0.0, 3, -1),
-])
+@pytest.mark.parametrize(
+    "height, truncation, occlusion, level",
+    [
+        (39.0, 0.15, 0, 0),
+        (38.9, 0.15, 0, 1),
+        (39.0, 0.16, 0, 1),
+        (39.0, 0.0, 1, 1),
+        (24.0, 0.3, 1, 1),
+        (23.9, 0.0, 0, -1),
+        (24.0, 0.31, 1, 2),
+        (24.0, 0.5, 2, 2),
+        (60.0, 0.51, 0, -1),
+        (60.0, 0.0, 3, -1),
+    ],
+)
 def test_difficulty_at_the_borders(height, truncation, occlusion, level):
     """The height counts both border pixels, so 39 pixels between the edges are 40 high."""
     words = CAR.split()
@@ -144,14 +166,17 @@ def test_corners_of_a_turned_box():
     np.testing.assert_allclose(Object3d(" ".join(words)).generate_corners3d()[0], [-1 + 0.8, 1.6, 20 - 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("line, what", [
-    (" ".join(CAR.split()[:12]), "15 fields .* this line has 12: 'Car"),
-    (CAR + " 0.5 7", "this line has 17"),
-    ("Car", "this line has 1"),
-    (CAR.replace("1.60 20.00", "1.6o 20.00"), "the y is '1.6o', which is not a number"),
-    (CAR.replace("4.00", "nan"), "the length is nan; it must be a finite number"),
-    (CAR.replace("1.50", "0.0"), "the Car has height 0.0"),
-])
+@pytest.mark.parametrize(
+    "line, what",
+    [
+        (" ".join(CAR.split()[:12]), "15 fields .* this line has 12: 'Car"),
+        (CAR + " 0.5 7", "this line has 17"),
+        ("Car", "this line has 1"),
+        (CAR.replace("1.60 20.00", "1.6o 20.00"), "the y is '1.6o', which is not a number"),
+        (CAR.replace("4.00", "nan"), "the length is nan; it must be a finite number"),
+        (CAR.replace("1.50", "0.0"), "the Car has height 0.0"),
+    ],
+)
 def test_a_bad_label_line_is_named(tmp_path, line, what):
     path = tmp_path / "000007.txt"
     path.write_text(f"{CAR}\n\n{line}\n")

@@ -1,4 +1,7 @@
-"""Infos, database, crop, samples and predictions on real frames: the recorded numbers of OpenPCDet and of an independent count."""
+"""Infos, database, crop, samples and predictions on real frames: the recorded numbers of OpenPCDet and of an
+independent count.
+"""
+
 import json
 import pickle
 from pathlib import Path
@@ -23,7 +26,9 @@ LEVELS = {"easy": 0, "moderate": 1, "hard": 2, "none": -1}
 
 
 def model_cfg(name, **changes):
-    """DATA_CONFIG of cfgs/kitti_models/<name>.yaml as the recordings had it: no shuffling of points, every difficulty in the database."""
+    """DATA_CONFIG of cfgs/kitti_models/<name>.yaml as the recordings had it: no shuffling of points, every difficulty
+    in the database.
+    """
     cfg = cfg_from_yaml_file(REPOSITORY / f"cfgs/kitti_models/{name}.yaml", Config()).DATA_CONFIG
     for step in cfg.DATA_PROCESSOR:
         if step.NAME == "shuffle_points":
@@ -87,7 +92,9 @@ def test_database(sample_folder):
             assert len(points) == got["num_points_in_gt"]
             assert abs(len(points) - want["n_points"]) <= 2
             if len(points) == want["n_points"] and len(points):
-                np.testing.assert_allclose(points.astype(np.float64).sum(0), want["sum"], rtol=1e-4, atol=1e-4 * len(points))
+                np.testing.assert_allclose(
+                    points.astype(np.float64).sum(0), want["sum"], rtol=1e-4, atol=1e-4 * len(points)
+                )
                 np.testing.assert_allclose(points[: len(want["first_points"])], want["first_points"], atol=1e-5)
                 np.testing.assert_allclose(points[-1], want["last_point"], atol=1e-5)
 
@@ -105,13 +112,22 @@ def test_points_and_difficulty_of_every_labelled_object(sample_folder):
         assert infos[frame_id]["image"]["image_shape"].tolist() == frame["image_shape"]
         counts = count_points_in_boxes(points[:, :3], annos["gt_boxes_lidar"], margin=0.0)
         assert annos["name"][: len(counts)].tolist() == [obj["type"] for obj in frame["objects"]]
-        np.testing.assert_allclose(counts, [obj["points_full"] for obj in frame["objects"]], atol=1, rtol=0, err_msg=frame_id)
+        np.testing.assert_allclose(
+            counts, [obj["points_full"] for obj in frame["objects"]], atol=1, rtol=0, err_msg=frame_id
+        )
 
         height = annos["bbox"][:, 3].astype(np.float64) - annos["bbox"][:, 1]
-        levels = [difficulty_level(*values) for values in zip(height, annos["truncated"], annos["occluded"])][: len(counts)]
+        levels = [difficulty_level(*values) for values in zip(height, annos["truncated"], annos["occluded"])][
+            : len(counts)
+        ]
         assert levels == [LEVELS[obj["difficulty"]] for obj in frame["objects"]]
-        differing |= {(frame_id, i): (annos["difficulty"][i], levels[i]) for i in range(len(levels)) if annos["difficulty"][i] != levels[i]}
-    # In the infos the height counts both border pixels (OpenPCDet's rule, also in test_infos): that lifts the three objects just below a border.
+        differing |= {
+            (frame_id, i): (annos["difficulty"][i], levels[i])
+            for i in range(len(levels))
+            if annos["difficulty"][i] != levels[i]
+        }
+    # In the infos the height counts both border pixels (OpenPCDet's rule, also in test_infos): that lifts the three
+    # objects just below a border.
     assert differing == {("000008", 4): (0, 1), ("000142", 6): (0, 1), ("000142", 9): (1, -1)}
 
 
@@ -124,11 +140,24 @@ def test_items_and_batch_in_test_mode(sample_folder, name):
         item, case = dataset[index_of(dataset, frame_id)], recorded[f"{name}_f{frame_id}"]
         items.append(item)
         assert item["frame_id"] == case["frame_id"]
-        assert set(item) == {"frame_id", "calib", "gt_boxes", "road_plane", "points", "lidar_aug_matrix", "use_lead_xyz", "voxels",
-                             "voxel_coords", "voxel_num_points", "image_shape"}
+        assert set(item) == {
+            "frame_id",
+            "calib",
+            "gt_boxes",
+            "road_plane",
+            "points",
+            "lidar_aug_matrix",
+            "use_lead_xyz",
+            "voxels",
+            "voxel_coords",
+            "voxel_num_points",
+            "image_shape",
+        }
         np.testing.assert_allclose(item["gt_boxes"], case["gt_boxes"], rtol=1e-5, atol=1e-5)
         assert item["gt_boxes"].dtype == item["points"].dtype == np.float32
-        np.testing.assert_allclose(item["road_plane"], cases("10_infos/db_sampler.npz")[f"road_plane_{frame_id}"]["plane"], rtol=1e-6)
+        np.testing.assert_allclose(
+            item["road_plane"], cases("10_infos/db_sampler.npz")[f"road_plane_{frame_id}"]["plane"], rtol=1e-6
+        )
         np.testing.assert_array_equal(item["image_shape"], case["image_shape"])
         np.testing.assert_array_equal(item["lidar_aug_matrix"], case["lidar_aug_matrix"])
         assert item["use_lead_xyz"] == case["use_lead_xyz"]
@@ -157,7 +186,10 @@ def test_crop_to_the_image(sample_folder, frame_id):
     dataset = open_dataset(sample_folder, "second")
     points, calib = dataset.get_lidar(frame_id), dataset.get_calib(frame_id)
     flag = dataset.get_fov_flag(calib.lidar_to_rect(points[:, :3]), dataset.get_image_shape(frame_id), calib)
-    assert len(points) == case["n_points"][0] and flag.sum() == case["n_points"][1] == {"000000": 20259, "000007": 19407}[frame_id]
+    assert (
+        len(points) == case["n_points"][0]
+        and flag.sum() == case["n_points"][1] == {"000000": 20259, "000007": 19407}[frame_id]
+    )
     np.testing.assert_array_equal(np.packbits(flag), case["fov_mask_packed"])
 
 
@@ -170,17 +202,35 @@ def test_crop_of_another_recording(sample_folder):
     np.testing.assert_array_equal(kept[:500], case["first_kept"])
 
 
-@pytest.mark.parametrize("name, frame_id, seed", [
-    ("second", "000007", 91548), ("second", "000142", 865113), ("pointpillar", "000007", 825516), ("pointpillar", "000142", 482983),
-])
+@pytest.mark.parametrize(
+    "name, frame_id, seed",
+    [
+        ("second", "000007", 91548),
+        ("second", "000142", 865113),
+        ("pointpillar", "000007", 825516),
+        ("pointpillar", "000142", 482983),
+    ],
+)
 def test_items_in_training_mode(sample_folder, name, frame_id, seed):
     """The whole chain of a training frame: objects pasted, scene flipped, turned and scaled, ranges, voxels."""
     case = cases("10_infos/db_sampler.npz")[f"train_item_{name}_{frame_id}"]
     dataset = open_dataset(sample_folder, name, training=True)
     np.random.seed(seed)
     item = dataset[index_of(dataset, frame_id)]
-    assert set(item) == {"frame_id", "gt_boxes", "points", "flip_x", "noise_rot", "noise_scale", "lidar_aug_matrix", "use_lead_xyz", "voxels",
-                         "voxel_coords", "voxel_num_points", "image_shape"}
+    assert set(item) == {
+        "frame_id",
+        "gt_boxes",
+        "points",
+        "flip_x",
+        "noise_rot",
+        "noise_scale",
+        "lidar_aug_matrix",
+        "use_lead_xyz",
+        "voxels",
+        "voxel_coords",
+        "voxel_num_points",
+        "image_shape",
+    }
     assert item["flip_x"] == case["flip_x"]
     for key in ("noise_rot", "noise_scale"):
         np.testing.assert_allclose(item[key], case[key], rtol=1e-7)
@@ -199,13 +249,32 @@ def test_items_in_training_mode(sample_folder, name, frame_id, seed):
 def test_predictions_become_annotations(tmp_path):
     case = cases("03_geometry/generate_prediction_dicts.npz")["frame"]
     calib = Calibration({"P2": case["P2"], "R0": case["R0"], "Tr_velo2cam": case["V2C"]})
-    batch = {"frame_id": np.array(["000001", "000002"]), "calib": [calib, calib], "image_shape": torch.tensor([[375, 1242], [375, 1242]])}
+    batch = {
+        "frame_id": np.array(["000001", "000002"]),
+        "calib": [calib, calib],
+        "image_shape": torch.tensor([[375, 1242], [375, 1242]]),
+    }
     predictions = [
         {key: torch.from_numpy(case[key]) for key in ("pred_boxes", "pred_scores", "pred_labels")},
-        {"pred_boxes": torch.zeros(0, 7), "pred_scores": torch.zeros(0), "pred_labels": torch.zeros(0, dtype=torch.int64)},
+        {
+            "pred_boxes": torch.zeros(0, 7),
+            "pred_scores": torch.zeros(0),
+            "pred_labels": torch.zeros(0, dtype=torch.int64),
+        },
     ]
     anno, empty = KittiDataset.generate_prediction_dicts(batch, predictions, CLASSES, output_path=tmp_path)
-    for key in ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score", "boxes_lidar"):
+    for key in (
+        "name",
+        "truncated",
+        "occluded",
+        "alpha",
+        "bbox",
+        "dimensions",
+        "location",
+        "rotation_y",
+        "score",
+        "boxes_lidar",
+    ):
         want = case[f"out_{key}"]
         if key == "name":
             assert anno[key].tolist() == want.tolist()
@@ -225,7 +294,9 @@ def test_predictions_become_annotations(tmp_path):
 
 
 def test_samples_from_the_packed_file_and_from_small_files_are_the_same(sample_folder, tmp_path):
-    """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, here and in two workers."""
+    """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, here
+    and in two workers.
+    """
     for name in ("openpcdet", "packed"):
         (tmp_path / name).mkdir()
         for path in sample_folder.iterdir():
@@ -236,16 +307,22 @@ def test_samples_from_the_packed_file_and_from_small_files_are_the_same(sample_f
     (tmp_path / "openpcdet/gt_database").symlink_to(sample_folder / "gt_database")
     index = load_pickle(sample_folder / "kitti_dbinfos_train.pkl")
     ours = ("global_data_offset", "global_data_crc32")
-    index = {name: [{key: value for key, value in entry.items() if key not in ours} for entry in entries] for name, entries in index.items()}
+    index = {
+        name: [{key: value for key, value in entry.items() if key not in ours} for entry in entries]
+        for name, entries in index.items()
+    }
     (tmp_path / "openpcdet/kitti_dbinfos_train.pkl").write_bytes(pickle.dumps(index))
 
     def batches(folder, workers):
         cfg = cfg_from_yaml_file(REPOSITORY / "cfgs/kitti_models/second.yaml", Config())
-        _, loader, _ = build_dataloader(cfg.DATA_CONFIG, CLASSES, 2, dist=False, root_path=folder, workers=workers, seed=5)
+        _, loader, _ = build_dataloader(
+            cfg.DATA_CONFIG, CLASSES, 2, dist=False, root_path=folder, workers=workers, seed=5
+        )
         return list(loader)
 
     wanted = batches(tmp_path / "openpcdet", 0)
-    assert sum(len(batch["gt_boxes"]) for batch in wanted) == 8 and wanted[0]["gt_boxes"].shape[1] > 10  # objects were pasted
+    # objects were pasted
+    assert sum(len(batch["gt_boxes"]) for batch in wanted) == 8 and wanted[0]["gt_boxes"].shape[1] > 10
     for got in (batches(tmp_path / "packed", 0), batches(tmp_path / "packed", 2), batches(sample_folder, 0)):
         for one, other in zip(wanted, got):
             for key in ("points", "voxels", "voxel_coords", "gt_boxes", "frame_id"):

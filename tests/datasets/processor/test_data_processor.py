@@ -1,12 +1,13 @@
 """The steps between augmentation and model, against numpy written out."""
+
 import pickle
 import warnings
 
 import numpy as np
 import pytest
 from easydict import EasyDict
-
 from golden_data import KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
+
 from pcdet_focal.datasets.processor.data_processor import DataProcessor, VoxelGeneratorWrapper
 from pcdet_focal.errors import InputError
 
@@ -14,7 +15,9 @@ RANGE = np.array([0, -40, -3, 70.4, 40, 1], dtype=np.float32)
 MASK = {"NAME": "mask_points_and_boxes_outside_range", "REMOVE_OUTSIDE_BOXES": True}
 SHUFFLE = {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}}
 VOXELS = {
-    "NAME": "transform_points_to_voxels", "VOXEL_SIZE": [0.4, 0.5, 1.0], "MAX_POINTS_PER_VOXEL": 3,
+    "NAME": "transform_points_to_voxels",
+    "VOXEL_SIZE": [0.4, 0.5, 1.0],
+    "MAX_POINTS_PER_VOXEL": 3,
     "MAX_NUMBER_OF_VOXELS": {"train": 40, "test": 500},
 }
 
@@ -30,27 +33,44 @@ def make_points(n=2000, seed=0, columns=4):
 
 
 def test_range_mask_looks_at_x_and_y_and_keeps_the_edges():
-    rows = [[0, -40, 99, 1], [70.4, 40, -99, 2], [70.41, 0, 0, 3], [-0.01, 0, 0, 4], [5, 40.01, 0, 5], [5, 5, 0, 6], [np.nan, 0, 0, 7]]
+    rows = [
+        [0, -40, 99, 1],
+        [70.4, 40, -99, 2],
+        [70.41, 0, 0, 3],
+        [-0.01, 0, 0, 4],
+        [5, 40.01, 0, 5],
+        [5, 5, 0, 6],
+        [np.nan, 0, 0, 7],
+    ]
     points = np.array(rows, dtype=np.float32)
     data = {"points": points}
     assert processor(MASK).forward(data)["points"][:, 3].tolist() == [1, 2, 6]
     assert data["points"] is points  # the dict of the caller stays
 
 
-BOXES = np.array([
-    [5, 0, 0, 4, 2, 1, 0, 1],  # inside
-    [70.0, 0, 0, 4, 2, 1, 0, 1],  # centre inside, two of four ground corners not
-    [71.0, 0, 0, 4, 2, 1, 0, 1],  # centre outside, two of four ground corners inside
-    [5, 0, 2, 4, 2, 1, 0, 1],  # above the range
-    [90, 0, 0, 4, 2, 1, 0, 1],  # outside
-], dtype=np.float32)
+BOXES = np.array(
+    [
+        [5, 0, 0, 4, 2, 1, 0, 1],  # inside
+        [70.0, 0, 0, 4, 2, 1, 0, 1],  # centre inside, two of four ground corners not
+        [71.0, 0, 0, 4, 2, 1, 0, 1],  # centre outside, two of four ground corners inside
+        [5, 0, 2, 4, 2, 1, 0, 1],  # above the range
+        [90, 0, 0, 4, 2, 1, 0, 1],  # outside
+    ],
+    dtype=np.float32,
+)
 
 
-@pytest.mark.parametrize("changes, training, kept", [
-    ({}, True, [0, 1]), ({}, False, [0, 1, 2, 3, 4]), ({"REMOVE_OUTSIDE_BOXES": False}, True, [0, 1, 2, 3, 4]),
-    ({"USE_CENTER_TO_FILTER": False}, True, [0, 1, 2, 3]), ({"USE_CENTER_TO_FILTER": False, "min_num_corners": 5}, True, [0, 3]),
-    ({"USE_CENTER_TO_FILTER": False, "min_num_corners": 4}, True, [0, 1, 2, 3]),
-])
+@pytest.mark.parametrize(
+    "changes, training, kept",
+    [
+        ({}, True, [0, 1]),
+        ({}, False, [0, 1, 2, 3, 4]),
+        ({"REMOVE_OUTSIDE_BOXES": False}, True, [0, 1, 2, 3, 4]),
+        ({"USE_CENTER_TO_FILTER": False}, True, [0, 1, 2, 3]),
+        ({"USE_CENTER_TO_FILTER": False, "min_num_corners": 5}, True, [0, 3]),
+        ({"USE_CENTER_TO_FILTER": False, "min_num_corners": 4}, True, [0, 1, 2, 3]),
+    ],
+)
 def test_boxes_outside_the_range(changes, training, kept):
     result = processor({**MASK, **changes}, training=training).forward({"points": make_points(), "gt_boxes": BOXES})
     np.testing.assert_array_equal(result["gt_boxes"], BOXES[kept])
@@ -87,9 +107,13 @@ def test_sample_points(wanted):
         if wanted == 100:
             choice = np.random.choice(np.arange(2000, dtype=np.int32), 100, replace=False)
         elif wanted == 1500:
-            choice = np.concatenate((np.random.choice(np.where(near)[0], 1500 - n_far, replace=False), np.where(~near)[0]))
+            choice = np.concatenate(
+                (np.random.choice(np.where(near)[0], 1500 - n_far, replace=False), np.where(~near)[0])
+            )
         else:
-            choice = np.concatenate((np.arange(2000, dtype=np.int32), np.random.choice(np.arange(2000, dtype=np.int32), 500, replace=False)))
+            choice = np.concatenate(
+                (np.arange(2000, dtype=np.int32), np.random.choice(np.arange(2000, dtype=np.int32), 500, replace=False))
+            )
         np.random.shuffle(choice)
         np.testing.assert_array_equal(result, points[choice])
     assert len(processor(step).forward({"points": points[:0]})["points"]) == 0
@@ -100,7 +124,9 @@ def voxels_written_out(points, size, low, high, most_points, most_voxels):
     voxels = {}
     for point in points:
         cell = tuple(np.floor((point[:3] - np.float32(low)) / np.float32(size)).astype(int)[::-1])
-        if any(c < 0 or c >= n for c, n in zip(cell, grid[::-1])) or (cell not in voxels and len(voxels) >= most_voxels):
+        if any(c < 0 or c >= n for c, n in zip(cell, grid[::-1])) or (
+            cell not in voxels and len(voxels) >= most_voxels
+        ):
             continue
         voxels.setdefault(cell, [])
         if len(voxels[cell]) < most_points:
@@ -112,7 +138,11 @@ def voxels_written_out(points, size, low, high, most_points, most_voxels):
 def test_voxels(training, most):
     points = make_points(600)
     made = processor(VOXELS, training=training)
-    assert made.grid_size.tolist() == [176, 160, 4] and made.grid_size.dtype == np.int64 and made.voxel_size == [0.4, 0.5, 1.0]
+    assert (
+        made.grid_size.tolist() == [176, 160, 4]
+        and made.grid_size.dtype == np.int64
+        and made.voxel_size == [0.4, 0.5, 1.0]
+    )
     result = made.forward({"points": points, "use_lead_xyz": True})
     wanted = voxels_written_out(points, [0.4, 0.5, 1.0], [0, -40, -3], [70.4, 40, 1], 3, most)
     assert 0 < len(wanted) <= most and (len(wanted) == most) == training
@@ -121,16 +151,24 @@ def test_voxels(training, most):
     for got, inside in zip(result["voxels"], wanted.values()):
         np.testing.assert_array_equal(got[: len(inside)], inside)
         assert not got[len(inside) :].any()
-    assert (result["voxels"].dtype, result["voxel_coords"].dtype, result["voxel_num_points"].dtype) == (np.float32, np.int32, np.int32)
+    assert (result["voxels"].dtype, result["voxel_coords"].dtype, result["voxel_num_points"].dtype) == (
+        np.float32,
+        np.int32,
+        np.int32,
+    )
 
 
 def test_voxels_without_xyz_and_flipped_twice():
     points = make_points(600)
     plain = processor(VOXELS).forward({"points": points, "use_lead_xyz": True})
-    np.testing.assert_array_equal(processor(VOXELS).forward({"points": points, "use_lead_xyz": False})["voxels"], plain["voxels"][..., 3:])
+    np.testing.assert_array_equal(
+        processor(VOXELS).forward({"points": points, "use_lead_xyz": False})["voxels"], plain["voxels"][..., 3:]
+    )
     symmetric = np.array([-70.4, -40, -3, 70.4, 40, 1], dtype=np.float32)
     before = points.copy()
-    flipped = processor({**VOXELS, "DOUBLE_FLIP": True}, point_range=symmetric).forward({"points": points, "use_lead_xyz": True})
+    flipped = processor({**VOXELS, "DOUBLE_FLIP": True}, point_range=symmetric).forward(
+        {"points": points, "use_lead_xyz": True}
+    )
     np.testing.assert_array_equal(points, before)
     for i, signs in enumerate(([1, 1], [1, -1], [-1, 1], [-1, -1])):
         mirrored = points * np.array([*signs, 1, 1], dtype=np.float32)
@@ -148,7 +186,9 @@ def test_steps_that_only_measure_the_grid(name):
     assert result.keys() == data.keys() and result["points"] is data["points"]
 
 
-@pytest.mark.parametrize("size, warns", [([0.05, 0.05, 0.1], False), ([0.16, 0.16, 4], False), ([0.3, 0.05, 0.1], True)])
+@pytest.mark.parametrize(
+    "size, warns", [([0.05, 0.05, 0.1], False), ([0.16, 0.16, 4], False), ([0.3, 0.05, 0.1], True)]
+)
 def test_a_range_that_voxels_do_not_divide_is_reported(size, warns):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -182,16 +222,31 @@ def test_a_subclass_adds_a_step():
     assert len(Mine([{"NAME": "halve"}], RANGE, True, 4).forward({"points": make_points()})["points"]) == 1000
 
 
-@pytest.mark.parametrize("step, message", [
-    ({"NAME": "shuffle_point"}, r"DATA_PROCESSOR\[1\]\.NAME.*'shuffle_point'.*did you mean 'shuffle_points'"),
-    ({"NAME": "forward"}, r"DATA_PROCESSOR\[1\]\.NAME"),
-    ({"NAME": "shuffle_points", "SHUFFLE_ENABLE": {}}, r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED is missing.*'SHUFFLE_ENABLE'"),
-    ({"NAME": "shuffle_points", "SHUFFLE_ENABLED": True}, r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED must have one value for 'train'"),
-    ({"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"test": True}}, r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED\.train is missing"),
-    ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1]}, r"DATA_PROCESSOR\[1\]\.VOXEL_SIZE.*three"),
-    ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1, 0.0]}, r"DATA_PROCESSOR\[1\]\.VOXEL_SIZE"),
-    ({"NAME": "transform_points_to_voxels", "VOXEL_SIZE": [1, 1, 1]}, r"DATA_PROCESSOR\[1\]\.MAX_POINTS_PER_VOXEL is missing"),
-])
+@pytest.mark.parametrize(
+    "step, message",
+    [
+        ({"NAME": "shuffle_point"}, r"DATA_PROCESSOR\[1\]\.NAME.*'shuffle_point'.*did you mean 'shuffle_points'"),
+        ({"NAME": "forward"}, r"DATA_PROCESSOR\[1\]\.NAME"),
+        (
+            {"NAME": "shuffle_points", "SHUFFLE_ENABLE": {}},
+            r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED is missing.*'SHUFFLE_ENABLE'",
+        ),
+        (
+            {"NAME": "shuffle_points", "SHUFFLE_ENABLED": True},
+            r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED must have one value for 'train'",
+        ),
+        (
+            {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"test": True}},
+            r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED\.train is missing",
+        ),
+        ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1]}, r"DATA_PROCESSOR\[1\]\.VOXEL_SIZE.*three"),
+        ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1, 0.0]}, r"DATA_PROCESSOR\[1\]\.VOXEL_SIZE"),
+        (
+            {"NAME": "transform_points_to_voxels", "VOXEL_SIZE": [1, 1, 1]},
+            r"DATA_PROCESSOR\[1\]\.MAX_POINTS_PER_VOXEL is missing",
+        ),
+    ],
+)
 def test_wrong_configurations(step, message):
     with pytest.raises(InputError, match=r"DATA_CONFIG\." + message):
         processor(MASK, step)
@@ -204,7 +259,9 @@ def test_wrong_number_of_columns():
 
 @needs_golden
 @needs_kitti_sample
-@pytest.mark.parametrize("model, size, most_points", [("second", [0.05, 0.05, 0.1], 5), ("pointpillar", [0.16, 0.16, 4], 32)])
+@pytest.mark.parametrize(
+    "model, size, most_points", [("second", [0.05, 0.05, 0.1], 5), ("pointpillar", [0.16, 0.16, 4], 32)]
+)
 @pytest.mark.parametrize("frame", ["000000", "000007"])
 def test_recorded_samples(model, size, most_points, frame):
     """From the points in the camera's view to voxels, as OpenPCDet makes them in test mode."""
@@ -212,8 +269,15 @@ def test_recorded_samples(model, size, most_points, frame):
     points = np.fromfile(KITTI_SAMPLE / f"training/velodyne/{frame}.bin", dtype=np.float32).reshape(-1, 4)
     points = points[np.unpackbits(case["fov_mask_packed"])[: len(points)].astype(bool)]
     point_range = RANGE if model == "second" else np.array([0, -39.68, -3, 69.12, 39.68, 1], dtype=np.float32)
-    step = {**VOXELS, "VOXEL_SIZE": size, "MAX_POINTS_PER_VOXEL": most_points, "MAX_NUMBER_OF_VOXELS": {"train": 16000, "test": 40000}}
-    result = processor(MASK, SHUFFLE, step, training=False, point_range=point_range).forward({"points": points, "use_lead_xyz": True})
+    step = {
+        **VOXELS,
+        "VOXEL_SIZE": size,
+        "MAX_POINTS_PER_VOXEL": most_points,
+        "MAX_NUMBER_OF_VOXELS": {"train": 16000, "test": 40000},
+    }
+    result = processor(MASK, SHUFFLE, step, training=False, point_range=point_range).forward(
+        {"points": points, "use_lead_xyz": True}
+    )
     assert [len(points), len(result["points"])] == case["n_points"][1:].tolist()
     np.testing.assert_array_equal(result["points"][:20], case["points_first20"])
     np.testing.assert_array_equal(result["voxel_coords"], case["voxel_coords"])

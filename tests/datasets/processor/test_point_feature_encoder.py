@@ -1,4 +1,5 @@
 """Columns in, columns out."""
+
 import pickle
 
 import numpy as np
@@ -12,17 +13,24 @@ SOURCE = ["x", "y", "z", "intensity", "elongation", "timestamp"]
 
 
 def encoder(used, source=SOURCE, **more):
-    return PointFeatureEncoder(EasyDict(encoding_type="absolute_coordinates_encoding", used_feature_list=used, src_feature_list=source, **more))
+    return PointFeatureEncoder(
+        EasyDict(encoding_type="absolute_coordinates_encoding", used_feature_list=used, src_feature_list=source, **more)
+    )
 
 
 def frame(n=10, columns=6):
     return {"frame_id": "000009", "points": np.arange(n * columns, dtype=np.float32).reshape(n, columns)}
 
 
-@pytest.mark.parametrize("used, columns", [
-    (SOURCE, [0, 1, 2, 3, 4, 5]), (["x", "y", "z"], [0, 1, 2]),
-    (["x", "y", "z", "timestamp", "intensity"], [0, 1, 2, 5, 3]), (["x", "y", "z", "elongation"], [0, 1, 2, 4]),
-])
+@pytest.mark.parametrize(
+    "used, columns",
+    [
+        (SOURCE, [0, 1, 2, 3, 4, 5]),
+        (["x", "y", "z"], [0, 1, 2]),
+        (["x", "y", "z", "timestamp", "intensity"], [0, 1, 2, 5, 3]),
+        (["x", "y", "z", "elongation"], [0, 1, 2, 4]),
+    ],
+)
 def test_columns_follow_the_used_list(used, columns):
     data = frame()
     before = data["points"].copy()
@@ -34,7 +42,8 @@ def test_columns_follow_the_used_list(used, columns):
     assert made.used_feature_list == used and made.src_feature_list == SOURCE and made.point_cloud_range is None
 
 
-@pytest.mark.parametrize("used", [SOURCE, ["x", "y", "z", "timestamp"]])  # OpenPCDet looks for the time in the source's place after encoding
+# OpenPCDet looks for the time in the source's place after encoding
+@pytest.mark.parametrize("used", [SOURCE, ["x", "y", "z", "timestamp"]])
 def test_only_the_newest_sweeps(used):
     data = frame(8)
     data["points"][:, 5] = [0.0, 0.1, 0.301, 0.2, 0.099, 0.0, 0.2, 0.3]
@@ -54,12 +63,15 @@ def test_a_subclass_adds_an_encoding():
     assert made.forward(frame())["points"].shape == (10, 1) and made.forward(frame())["use_lead_xyz"] is False
 
 
-@pytest.mark.parametrize("used, source, more, message", [
-    (["x", "y", "z", "intensty"], SOURCE, {}, r"used_feature_list\[3\] is 'intensty'.*did you mean 'intensity'"),
-    (["x", "y"], SOURCE, {}, "used_feature_list must begin with x, y, z"),
-    (["x", "y", "z"], ["y", "x", "z"], {}, "src_feature_list must begin with x, y, z"),
-    (SOURCE, SOURCE, {"filter_sweeps": True}, "max_sweeps is missing"),
-])
+@pytest.mark.parametrize(
+    "used, source, more, message",
+    [
+        (["x", "y", "z", "intensty"], SOURCE, {}, r"used_feature_list\[3\] is 'intensty'.*did you mean 'intensity'"),
+        (["x", "y"], SOURCE, {}, "used_feature_list must begin with x, y, z"),
+        (["x", "y", "z"], ["y", "x", "z"], {}, "src_feature_list must begin with x, y, z"),
+        (SOURCE, SOURCE, {"filter_sweeps": True}, "max_sweeps is missing"),
+    ],
+)
 def test_wrong_configurations(used, source, more, message):
     with pytest.raises(InputError, match=r"DATA_CONFIG\.POINT_FEATURE_ENCODING\." + message):
         encoder(used, source, **more)
@@ -67,7 +79,9 @@ def test_wrong_configurations(used, source, more, message):
 
 def test_unknown_encoding_and_missing_key():
     with pytest.raises(InputError, match=r"encoding_type.*'absolute_encoding'.*'absolute_coordinates_encoding'"):
-        PointFeatureEncoder({"encoding_type": "absolute_encoding", "used_feature_list": SOURCE, "src_feature_list": SOURCE})
+        PointFeatureEncoder(
+            {"encoding_type": "absolute_encoding", "used_feature_list": SOURCE, "src_feature_list": SOURCE}
+        )
     with pytest.raises(InputError, match=r"POINT_FEATURE_ENCODING\.src_feature_list is missing"):
         PointFeatureEncoder({"encoding_type": "absolute_coordinates_encoding", "used_feature_list": SOURCE})
 

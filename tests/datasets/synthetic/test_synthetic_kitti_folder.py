@@ -1,4 +1,7 @@
-"""What is written is KITTI: file sizes and formats, labels that give the cast boxes back, folders that are never half done."""
+"""What is written is KITTI: file sizes and formats, labels that give the cast boxes back, folders that are never half
+done.
+"""
+
 import json
 import math
 from pathlib import Path
@@ -8,8 +11,14 @@ import pytest
 
 from pcdet_focal.config import Config, cfg_from_yaml_file
 from pcdet_focal.datasets.kitti.kitti_dataset import create_kitti_infos
-from pcdet_focal.datasets.synthetic import SyntheticConfig, occlusion_level, simulate_frame, write_kitti_folder
-from pcdet_focal.datasets.synthetic import camera, kitti_writer
+from pcdet_focal.datasets.synthetic import (
+    SyntheticConfig,
+    camera,
+    kitti_writer,
+    occlusion_level,
+    simulate_frame,
+    write_kitti_folder,
+)
 from pcdet_focal.datasets.synthetic.__main__ import main
 from pcdet_focal.errors import InputError
 
@@ -25,7 +34,11 @@ def folder(tmp_path_factory):
 
 
 def read_calib(path):
-    return {line.split(":")[0]: np.array(line.split(":")[1].split(), np.float64) for line in path.read_text().splitlines() if line}
+    return {
+        line.split(":")[0]: np.array(line.split(":")[1].split(), np.float64)
+        for line in path.read_text().splitlines()
+        if line
+    }
 
 
 def read_labels(path):
@@ -33,7 +46,12 @@ def read_labels(path):
 
 
 def test_folder_has_kittis_files_and_sizes(folder):
-    assert sorted(entry.name for entry in folder.iterdir()) == ["ImageSets", "image_shapes.json", "synthetic.json", "training"]
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "ImageSets",
+        "image_shapes.json",
+        "synthetic.json",
+        "training",
+    ]
     assert (folder / "ImageSets" / "train.txt").read_text().split() == ["000000", "000001", "000002", "000003"]
     assert (folder / "ImageSets" / "val.txt").read_text().split() == ["000004", "000005"]
     assert len((folder / "ImageSets" / "trainval.txt").read_text().split()) == 6
@@ -52,7 +70,9 @@ def test_folder_has_kittis_files_and_sizes(folder):
 
 
 def test_labels_read_back_hold_their_objects_points(folder):
-    """Through the written calibration: heading = -(ry + pi / 2), centre = bottom + h / 2; more than 99 % of the noiseless hits are inside."""
+    """Through the written calibration: heading = -(ry + pi / 2), centre = bottom + h / 2; more than 99 % of the
+    noiseless hits are inside.
+    """
     classes = set()
     for index in range(6):
         calib = read_calib(folder / "training" / "calib" / f"{index:06d}.txt")
@@ -60,7 +80,11 @@ def test_labels_read_back_hold_their_objects_points(folder):
         rect[:3, :3], velo[:3] = calib["R0_rect"].reshape(3, 3), calib["Tr_velo_to_cam"].reshape(3, 4)
         back = np.linalg.inv(rect @ velo)
         frame = simulate_frame(CONFIG, index)
-        labels = [fields for fields in read_labels(folder / "training" / "label_2" / f"{index:06d}.txt") if fields[0] != "DontCare"]
+        labels = [
+            fields
+            for fields in read_labels(folder / "training" / "label_2" / f"{index:06d}.txt")
+            if fields[0] != "DontCare"
+        ]
         assert len(labels) >= 5
         taken = set()
         for fields in labels:
@@ -91,12 +115,22 @@ def test_boxes_in_the_image_surround_the_projected_points(folder):
             assert 0 <= left < right <= 1241 and 0 <= top < bottom <= 374
             if fields[0] == "DontCare":
                 continue
-            truncation, alpha, x, z, ry = float(fields[1]), float(fields[3]), float(fields[11]), float(fields[13]), float(fields[14])
+            truncation, alpha, x, z, ry = (
+                float(fields[1]),
+                float(fields[3]),
+                float(fields[11]),
+                float(fields[13]),
+                float(fields[14]),
+            )
             touches = left <= 0 or top <= 0 or right >= 1241 or bottom >= 374
             assert 0.0 <= truncation <= 1.0 and (truncation == 0.0 or touches)
             assert math.cos(alpha - (ry - math.atan2(x, z))) > 0.9999
-            number = min(range(len(frame.objects)), key=lambda k: np.linalg.norm(
-                camera.lidar_to_rect(frame.objects[k].box[None, :3], frame.calib)[0][[0, 2]] - [x, z]))
+            number = min(
+                range(len(frame.objects)),
+                key=lambda k: np.linalg.norm(
+                    camera.lidar_to_rect(frame.objects[k].box[None, :3], frame.calib)[0][[0, 2]] - [x, z]
+                ),
+            )
             own = frame.exact[(frame.owner == number)]
             own = own[camera.in_image(own, frame.calib)]
             image = camera.lidar_to_rect(own, frame.calib) @ p2[:, :3].T + p2[:, 3]
@@ -115,7 +149,8 @@ def test_truncation_is_the_share_outside_the_image():
     assert box[0] == 0.0 and box[2] == pytest.approx(2.0 * p2[0, 0] / 10.0, rel=0.01)
     assert camera.project_box(np.array([0.0, 1.0, -10.0]), (2.0, 1.0, 4.0), 0.0, calib) is None
     assert camera.project_box(np.array([60.0, 1.0, 10.0]), (2.0, 1.0, 4.0), 0.0, calib) is None
-    across, much = camera.project_box(np.array([1.6, 1.7, 0.5]), (1.5, 1.6, 4.0), 1.57, calib)  # a car beside the camera, partly behind it
+    # a car beside the camera, partly behind it
+    across, much = camera.project_box(np.array([1.6, 1.7, 0.5]), (1.5, 1.6, 4.0), 1.57, calib)
     assert np.isfinite(across).all() and much > 0.5
 
 
@@ -130,8 +165,17 @@ def test_the_same_request_is_not_repeated_and_another_one_replaces_it(tmp_path):
     first = scan.stat().st_mtime_ns
     assert not write_kitti_folder(root, 1, 1, CONFIG, progress=False)
     assert scan.stat().st_mtime_ns == first
-    create_kitti_infos(cfg_from_yaml_file(REPOSITORY / "cfgs/dataset_configs/kitti_dataset.yaml", Config()), ["Car"], root, root, workers=1)
-    made = [root / name for name in ("kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", "gt_database", "gt_database_global.npy")]
+    create_kitti_infos(
+        cfg_from_yaml_file(REPOSITORY / "cfgs/dataset_configs/kitti_dataset.yaml", Config()),
+        ["Car"],
+        root,
+        root,
+        workers=1,
+    )
+    made = [
+        root / name
+        for name in ("kitti_infos_train.pkl", "kitti_dbinfos_train.pkl", "gt_database", "gt_database_global.npy")
+    ]
     assert all(path.exists() for path in made)
     assert write_kitti_folder(root, 2, 1, CONFIG, progress=False)
     assert len(list((root / "training" / "velodyne").iterdir())) == 3 and not any(path.exists() for path in made)
@@ -183,7 +227,9 @@ def test_command_line(tmp_path, capsys):
     assert main(["--root", str(tmp_path / "other"), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert main(["--root", str(tmp_path / "new"), "--seed", "-1", "--quiet"]) == 2 and "seed -1" in capsys.readouterr().err
+    assert (
+        main(["--root", str(tmp_path / "new"), "--seed", "-1", "--quiet"]) == 2 and "seed -1" in capsys.readouterr().err
+    )
 
 
 def test_a_config_that_cannot_be_is_named():
@@ -201,8 +247,11 @@ def test_the_package_s_own_calibration_gives_the_boxes_back(folder):
 
     frame = simulate_frame(CONFIG, 0)
     calib = Calibration(folder / "training" / "calib" / "000000.txt")
-    labels = [fields for fields in read_labels(folder / "training" / "label_2" / "000000.txt") if fields[0] != "DontCare"]
-    camera_boxes = np.array([[float(fields[k]) for k in (11, 12, 13, 10, 8, 9, 14)] for fields in labels], np.float32)  # x y z l h w ry
+    labels = [
+        fields for fields in read_labels(folder / "training" / "label_2" / "000000.txt") if fields[0] != "DontCare"
+    ]
+    # x y z l h w ry
+    camera_boxes = np.array([[float(fields[k]) for k in (11, 12, 13, 10, 8, 9, 14)] for fields in labels], np.float32)
     boxes = boxes3d_kitti_camera_to_lidar(camera_boxes, calib)
     truth = np.array([item.box for item in frame.objects])
     for box in boxes:

@@ -1,11 +1,11 @@
 """The simulator against geometry: angles, planes, occlusion, what is inside which box."""
+
 import math
 
 import numpy as np
 import pytest
 
-from pcdet_focal.datasets.synthetic import SyntheticConfig, simulate_frame
-from pcdet_focal.datasets.synthetic import camera, raycast, sensor, shapes
+from pcdet_focal.datasets.synthetic import SyntheticConfig, camera, raycast, sensor, shapes, simulate_frame
 from pcdet_focal.datasets.synthetic.kitti_writer import frame_labels
 from pcdet_focal.datasets.synthetic.scene import Placed, Street, build_street, flatten
 from pcdet_focal.datasets.synthetic.simulator import scan_street
@@ -16,8 +16,14 @@ PAINT = (0.5, 0.0)
 
 
 def empty_street(**changes) -> Street:
-    values = {"ground": np.array([-sensor.HEIGHT, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0]), "yaw": 0.0, "shift": 0.0, "right_edge": -4.0,
-              "left_edge": 7.0, "crossing": None}
+    values = {
+        "ground": np.array([-sensor.HEIGHT, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0]),
+        "yaw": 0.0,
+        "shift": 0.0,
+        "right_edge": -4.0,
+        "left_edge": 7.0,
+        "crossing": None,
+    }
     return Street(**{**values, **changes})
 
 
@@ -66,7 +72,9 @@ def test_a_full_scan_has_kittis_size_and_contains_the_sector():
     assert same > 0.999
     assert frame_labels(full) == frame_labels(part)
     # the sector holds all that a crop to the image keeps
-    cropped = [points[camera.in_image(points[:, :3].astype(np.float64), full.calib)] for points in (full.points, part.points)]
+    cropped = [
+        points[camera.in_image(points[:, :3].astype(np.float64), full.calib)] for points in (full.points, part.points)
+    ]
     assert abs(len(cropped[0]) - len(cropped[1])) <= 0.001 * len(cropped[0])
     assert 10000 < len(cropped[1]) < 26000
 
@@ -83,10 +91,12 @@ def test_flat_ground_is_hit_where_trigonometry_says():
 
 def test_road_slopes_are_balanced_in_every_run_of_frames():
     for seed in range(3):
-        slopes = np.array([build_street(SyntheticConfig(seed=seed, slope=0.004), index).ground[1:3] for index in range(80)])
+        slopes = np.array(
+            [build_street(SyntheticConfig(seed=seed, slope=0.004), index).ground[1:3] for index in range(80)]
+        )
         assert slopes.std() == pytest.approx(0.004, rel=0.12) and np.abs(slopes).max() <= 0.008
         for start in (0, 20, 50):  # the mean of 30 independent ones would have a standard deviation of 0.0007
-            assert np.abs(slopes[start:start + 30].mean(axis=0)).max() < 0.0006
+            assert np.abs(slopes[start : start + 30].mean(axis=0)).max() < 0.0006
         assert abs(np.corrcoef(slopes.T)[0, 1]) < 0.15
 
 
@@ -94,7 +104,9 @@ def test_the_undulating_ground_is_hit_on_its_surface():
     ground = np.array([-1.74, 0.008, -0.005, 0.03, 0.15, 0.12, 0.4])
     frame = scan_street(empty_street(ground=ground), CONFIG, 0)
     x, y, z = frame.exact.T
-    np.testing.assert_allclose(z, ground[0] + 0.008 * x - 0.005 * y + 0.03 * np.sin(0.15 * x + 0.12 * y + 0.4), atol=2e-3)
+    np.testing.assert_allclose(
+        z, ground[0] + 0.008 * x - 0.005 * y + 0.03 * np.sin(0.15 * x + 0.12 * y + 0.4), atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -102,10 +114,13 @@ def test_the_road_plane_in_the_camera_frame_is_the_ground(index):
     frame = simulate_frame(CONFIG, index)
     assert np.linalg.norm(frame.plane[:3]) == pytest.approx(1.0, abs=1e-9) and frame.plane[1] < -0.99
     on_plane = np.array([[x, y, frame.ground @ [1.0, x, y]] for x in (5.0, 40.0) for y in (-8.0, 8.0)])
-    np.testing.assert_allclose(camera.lidar_to_rect(on_plane, frame.calib) @ frame.plane[:3] + frame.plane[3], 0.0, atol=1e-9)
+    np.testing.assert_allclose(
+        camera.lidar_to_rect(on_plane, frame.calib) @ frame.plane[:3] + frame.plane[3], 0.0, atol=1e-9
+    )
     low = frame.exact[frame.owner == -1]
     height = camera.lidar_to_rect(low, frame.calib) @ frame.plane[:3] + frame.plane[3]
-    assert (np.abs(height) < 0.031).mean() > 0.5 and height.min() > -0.035  # most background is ground, nothing is below it
+    # most background is ground, nothing is below it
+    assert (np.abs(height) < 0.031).mean() > 0.5 and height.min() > -0.035
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -123,15 +138,23 @@ def test_every_hit_on_an_object_is_inside_its_box_and_no_two_objects_overlap(ind
     for item in frame.objects:
         c, s = math.cos(item.box[6]), math.sin(item.box[6])
         l, w = item.box[3] / 2, item.box[4] / 2
-        outlines.append(Polygon([(item.box[0] + a * c - b * s, item.box[1] + a * s + b * c) for a, b in ((l, w), (l, -w), (-l, -w), (-l, w))]))
+        outlines.append(
+            Polygon(
+                [
+                    (item.box[0] + a * c - b * s, item.box[1] + a * s + b * c)
+                    for a, b in ((l, w), (l, -w), (-l, -w), (-l, w))
+                ]
+            )
+        )
     for k, outline in enumerate(outlines):
-        assert all(outline.distance(other) > 0.1 for other in outlines[k + 1:])
+        assert all(outline.distance(other) > 0.1 for other in outlines[k + 1 :])
 
 
 def test_shapes_reach_the_ends_of_their_boxes():
     """Seen from all sides the hits span length, width and height, so that a detector can learn the box from them."""
     made = {
-        "Car": ((3.9, 1.6, 1.5), shapes.car(CAR, 3.9, 1.6, 1.5, PAINT)), "Van": ((5.1, 1.9, 2.2), shapes.van(5.1, 1.9, 2.2, PAINT)),
+        "Car": ((3.9, 1.6, 1.5), shapes.car(CAR, 3.9, 1.6, 1.5, PAINT)),
+        "Van": ((5.1, 1.9, 2.2), shapes.van(5.1, 1.9, 2.2, PAINT)),
         "Pedestrian": ((0.8, 0.6, 1.7), shapes.pedestrian(0.8, 0.6, 1.7, 0.8, PAINT, PAINT)),
         "Cyclist": ((1.76, 0.6, 1.73), shapes.cyclist(1.76, 0.6, 1.73, PAINT, PAINT)),
     }
@@ -193,7 +216,9 @@ def test_dark_paint_and_grazing_incidence_lose_more_points():
 
     def kept(reflectivity: float, cosine: float, scale: float = 1.0) -> float:
         full = np.full(20000, 1.0)
-        return sensor.measure(depth * scale, full * cosine, full * reflectivity, full * 0.0, gauss, flicker, chance)[2].mean()
+        return sensor.measure(depth * scale, full * cosine, full * reflectivity, full * 0.0, gauss, flicker, chance)[
+            2
+        ].mean()
 
     assert kept(0.5, 0.9) > 0.95
     assert kept(0.05, 0.9) > kept(0.05, 0.1) and kept(0.5, 0.05) < kept(0.5, 0.9)
@@ -211,8 +236,25 @@ def test_the_ray_caster_finds_what_brute_force_finds():
     ground = street.ground.copy()
     ground[3] = 0.0
     depth, owner, _, _, alone = raycast.cast(
-        beams, first, step, int(2 * math.pi / step) + 1, ground, arrays["poses"], arrays["part_start"], arrays["kind"], arrays["size"],
-        arrays["bounds"], arrays["plane_start"], arrays["planes"], arrays["density"], arrays["opacity"], chance, 0, columns, 80.0)
+        beams,
+        first,
+        step,
+        int(2 * math.pi / step) + 1,
+        ground,
+        arrays["poses"],
+        arrays["part_start"],
+        arrays["kind"],
+        arrays["size"],
+        arrays["bounds"],
+        arrays["plane_start"],
+        arrays["planes"],
+        arrays["density"],
+        arrays["opacity"],
+        chance,
+        0,
+        columns,
+        80.0,
+    )
     expected = np.full(depth.shape, np.inf)
     expected_alone = np.zeros(len(street.placed), int)
     azimuth = first + step * np.arange(columns)
@@ -232,7 +274,10 @@ def test_the_ray_caster_finds_what_brute_force_finds():
                 toward, gap = local @ sides[:, :3].T, sides[:, 3] - sides[:, :3] @ origin
                 with np.errstate(divide="ignore", invalid="ignore"):
                     t = gap / toward
-                t_in, t_out = np.where(toward < 0, t, -np.inf).max(axis=-1), np.where(toward > 0, t, np.inf).min(axis=-1)
+                t_in, t_out = (
+                    np.where(toward < 0, t, -np.inf).max(axis=-1),
+                    np.where(toward > 0, t, np.inf).min(axis=-1),
+                )
                 hit = np.where(t_in <= t_out, t_in, np.inf)
             else:  # march through the ball around the primitive in small steps
                 middle = (np.array(bounds[:3]) + bounds[3:]) / 2

@@ -1,4 +1,7 @@
-"""Each mistake put into a good data set or configuration is found and named, with what to change; good ones give no warning."""
+"""Each mistake put into a good data set or configuration is found and named, with what to change; good ones give no
+warning.
+"""
+
 import re
 import shutil
 
@@ -39,10 +42,13 @@ def assert_named(report, check, advice):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    return tiny_custom.write_folder(tmp_path_factory.mktemp("good") / "custom", checked_data.FRAMES, 2, checked_data.good)
+    return tiny_custom.write_folder(
+        tmp_path_factory.mktemp("good") / "custom", checked_data.FRAMES, 2, checked_data.good
+    )
 
 
-# ---- no false alarms ---------------------------------------------------------------------------------------------------------------
+# ---- no false alarms
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["pointpillar", "second"])
@@ -61,7 +67,9 @@ def test_a_street_straight_ahead_gives_no_warning(tmp_path):
 
 def test_a_sensor_of_few_beams_gives_no_error(tmp_path):
     """With a twelfth of the points many boxes are empty, which is true; no mistake is made up."""
-    report = checked(tiny_custom.write_folder(tmp_path / "custom", checked_data.FRAMES, 0, checked_data.sparse(checked_data.good)))
+    report = checked(
+        tiny_custom.write_folder(tmp_path / "custom", checked_data.FRAMES, 0, checked_data.sparse(checked_data.good))
+    )
     assert {finding.check for finding in complaints(report)} <= {"boxes without points"} and not report.count("error")
 
 
@@ -71,7 +79,9 @@ def test_the_simulated_kitti_folder_gives_no_warning(model):
     cfg.DATA_CONFIG.DATA_PATH = str(tiny_kitti.dataset())
     report = check_dataset(cfg, progress=False)
     assert not complaints(report), "\n".join(report_lines(report.findings))
-    assert report.num_frames == tiny_kitti.NUM_TRAIN and "info files" not in {finding.check for finding in report.findings}
+    assert report.num_frames == tiny_kitti.NUM_TRAIN and "info files" not in {
+        finding.check for finding in report.findings
+    }
 
 
 @needs_kitti_sample
@@ -85,7 +95,8 @@ def test_real_kitti_frames_give_no_warning(model, split, frames):
     assert report.num_frames == frames
 
 
-# ---- mistakes in the data ----------------------------------------------------------------------------------------------------------
+# ---- mistakes in the data
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mistake", checked_data.DATA_MISTAKES)
@@ -124,14 +135,46 @@ def real_frames():
 
 REAL = {
     "good": (lambda lidar, camera: lidar, None, ""),
-    "KITTI's own camera boxes": (lambda lidar, camera: camera, "wrong frame", r"z_camera, -x_camera, -y_camera \+ dz/2"),
-    "bottom-centred": (lambda lidar, camera: checked_data.columns("x", "y", "z", bottom=-0.5)(lidar), "z origin", r"write z \+ dz/2"),
-    "heading sign": (lambda lidar, camera: checked_data.columns("x", "y", "z", heading=(-1, 0))(lidar), "heading sign", r"write -heading"),
-    "rotation_y as heading": (lambda lidar, camera: np.c_[lidar[:, :6], camera[:, 6]], "heading convention", r"pi/2 - heading"),
-    "length and width swapped": (lambda lidar, camera: checked_data.swap_sizes(lidar), "length and width swapped", r"swap dx and dy"),
-    "height, width, length": (lambda lidar, camera: lidar[:, [0, 1, 2, 5, 4, 3, 6]], "order of sizes", r"length width height"),
-    "heights from the ground": (lambda lidar, camera: lidar + np.array([0, 0, 1.73, 0, 0, 0, 0]), "z offset", r"add -1\.[78]\d to z"),
-    "left-handed": (lambda lidar, camera: checked_data.columns("x", "-y", "z", heading=(-1, 0))(lidar), "wrong frame", r"y = -y_old"),
+    "KITTI's own camera boxes": (
+        lambda lidar, camera: camera,
+        "wrong frame",
+        r"z_camera, -x_camera, -y_camera \+ dz/2",
+    ),
+    "bottom-centred": (
+        lambda lidar, camera: checked_data.columns("x", "y", "z", bottom=-0.5)(lidar),
+        "z origin",
+        r"write z \+ dz/2",
+    ),
+    "heading sign": (
+        lambda lidar, camera: checked_data.columns("x", "y", "z", heading=(-1, 0))(lidar),
+        "heading sign",
+        r"write -heading",
+    ),
+    "rotation_y as heading": (
+        lambda lidar, camera: np.c_[lidar[:, :6], camera[:, 6]],
+        "heading convention",
+        r"pi/2 - heading",
+    ),
+    "length and width swapped": (
+        lambda lidar, camera: checked_data.swap_sizes(lidar),
+        "length and width swapped",
+        r"swap dx and dy",
+    ),
+    "height, width, length": (
+        lambda lidar, camera: lidar[:, [0, 1, 2, 5, 4, 3, 6]],
+        "order of sizes",
+        r"length width height",
+    ),
+    "heights from the ground": (
+        lambda lidar, camera: lidar + np.array([0, 0, 1.73, 0, 0, 0, 0]),
+        "z offset",
+        r"add -1\.[78]\d to z",
+    ),
+    "left-handed": (
+        lambda lidar, camera: checked_data.columns("x", "-y", "z", heading=(-1, 0))(lidar),
+        "wrong frame",
+        r"y = -y_old",
+    ),
 }
 
 
@@ -153,7 +196,8 @@ def test_a_mistake_in_real_frames_is_named(tmp_path, real_frames, mistake):
         assert {finding.check for finding in complaints(report)} == {check}
 
 
-# ---- mistakes in the configuration -------------------------------------------------------------------------------------------------
+# ---- mistakes in the configuration
+# -------------------------------------------------------------------------------------------------
 
 
 def point_range(*limits):
@@ -168,6 +212,7 @@ def anchors(place, **entries):
     def change(cfg):
         for entry in cfg.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[place]:
             entry.update(entries)
+
     return change
 
 
@@ -177,27 +222,113 @@ def sampling(**entries):
 
 ALL = slice(None)
 CONFIG_MISTAKES = {
-    "range, x": ("pointpillar", point_range(-76.8, -76.8, -4, 76.9, 76.8, 2), "range and voxels", r"upper x of POINT_CLOUD_RANGE to 77,"),
-    "range, z": ("second", point_range(-76.8, -76.8, -4, 76.8, 76.8, 2.1), "range and voxels", r"upper z of POINT_CLOUD_RANGE to 2\.15,"),
-    "strides, x": ("pointpillar", point_range(-76.8, -76.8, -4, 76.4, 76.8, 2), "backbone strides", r"upper x of POINT_CLOUD_RANGE to 76\.8: 768"),
-    "strides, y": ("second", point_range(-76.8, -76.8, -4, 76.8, 75.9, 2), "backbone strides", r"upper y of POINT_CLOUD_RANGE to 76\.8: 1536 voxels"),
-    "pillars of half the height": ("pointpillar", voxels(VOXEL_SIZE=[0.2, 0.2, 3]), "pillar height", r"height of VOXEL_SIZE to 6"),
-    "layers": ("second", voxels(VOXEL_SIZE=[0.1, 0.1, 0.1]), "grid height", r"VOXEL_SIZE to 0\.15 \(40 voxels.*NUM_BEV_FEATURES to 384"),
+    "range, x": (
+        "pointpillar",
+        point_range(-76.8, -76.8, -4, 76.9, 76.8, 2),
+        "range and voxels",
+        r"upper x of POINT_CLOUD_RANGE to 77,",
+    ),
+    "range, z": (
+        "second",
+        point_range(-76.8, -76.8, -4, 76.8, 76.8, 2.1),
+        "range and voxels",
+        r"upper z of POINT_CLOUD_RANGE to 2\.15,",
+    ),
+    "strides, x": (
+        "pointpillar",
+        point_range(-76.8, -76.8, -4, 76.4, 76.8, 2),
+        "backbone strides",
+        r"upper x of POINT_CLOUD_RANGE to 76\.8: 768",
+    ),
+    "strides, y": (
+        "second",
+        point_range(-76.8, -76.8, -4, 76.8, 75.9, 2),
+        "backbone strides",
+        r"upper y of POINT_CLOUD_RANGE to 76\.8: 1536 voxels",
+    ),
+    "pillars of half the height": (
+        "pointpillar",
+        voxels(VOXEL_SIZE=[0.2, 0.2, 3]),
+        "pillar height",
+        r"height of VOXEL_SIZE to 6",
+    ),
+    "layers": (
+        "second",
+        voxels(VOXEL_SIZE=[0.1, 0.1, 0.1]),
+        "grid height",
+        r"VOXEL_SIZE to 0\.15 \(40 voxels.*NUM_BEV_FEATURES to 384",
+    ),
     "feature map": ("pointpillar", anchors(ALL, feature_map_stride=4), "anchor stride", r"feature_map_stride to 2"),
-    "anchor size": ("pointpillar", anchors(slice(0, 1), anchor_sizes=[[8.0, 2.4, 3.0]]), "anchor size", r"anchor_sizes: \[\[(3\.9|4\.\d)\d?, 1\.6"),
-    "anchor overlap": ("pointpillar", anchors(slice(0, 1), anchor_sizes=[[8.0, 2.4, 3.0]]), "anchor overlap", r"anchor_sizes: \[\["),
-    "anchor height": ("pointpillar", anchors(ALL, anchor_bottom_heights=[0]), "anchor height", r"anchor_bottom_heights: \[-1\.7\d?\]"),
-    "anchor class": ("pointpillar", anchors(slice(0, 1), class_name="Vehicel"), "class entries", r"did you mean 'Vehicle'"),
-    "no anchors": ("pointpillar", lambda cfg: cfg.MODEL.DENSE_HEAD.update(ANCHOR_GENERATOR_CONFIG=cfg.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[:2]),
-                   "class entries", r"one for each class"),
-    "sample groups": ("pointpillar", sampling(SAMPLE_GROUPS=["Vehicle:20", "Cycilst:15"]), "class entries", r"did you mean 'Cyclist'"),
-    "fewest points": ("pointpillar", sampling(PREPARE={"filter_by_min_points": ["Car:5"]}), "class entries", r"write it as in CLASS_NAMES"),
+    "anchor size": (
+        "pointpillar",
+        anchors(slice(0, 1), anchor_sizes=[[8.0, 2.4, 3.0]]),
+        "anchor size",
+        r"anchor_sizes: \[\[(3\.9|4\.\d)\d?, 1\.6",
+    ),
+    "anchor overlap": (
+        "pointpillar",
+        anchors(slice(0, 1), anchor_sizes=[[8.0, 2.4, 3.0]]),
+        "anchor overlap",
+        r"anchor_sizes: \[\[",
+    ),
+    "anchor height": (
+        "pointpillar",
+        anchors(ALL, anchor_bottom_heights=[0]),
+        "anchor height",
+        r"anchor_bottom_heights: \[-1\.7\d?\]",
+    ),
+    "anchor class": (
+        "pointpillar",
+        anchors(slice(0, 1), class_name="Vehicel"),
+        "class entries",
+        r"did you mean 'Vehicle'",
+    ),
+    "no anchors": (
+        "pointpillar",
+        lambda cfg: cfg.MODEL.DENSE_HEAD.update(
+            ANCHOR_GENERATOR_CONFIG=cfg.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[:2]
+        ),
+        "class entries",
+        r"one for each class",
+    ),
+    "sample groups": (
+        "pointpillar",
+        sampling(SAMPLE_GROUPS=["Vehicle:20", "Cycilst:15"]),
+        "class entries",
+        r"did you mean 'Cyclist'",
+    ),
+    "fewest points": (
+        "pointpillar",
+        sampling(PREPARE={"filter_by_min_points": ["Car:5"]}),
+        "class entries",
+        r"write it as in CLASS_NAMES",
+    ),
     "columns": ("pointpillar", sampling(NUM_POINT_FEATURES=5), "point features", r"NUM_POINT_FEATURES: 4"),
-    "few voxels": ("pointpillar", voxels(MAX_NUMBER_OF_VOXELS={"train": 2000, "test": 60000}), "too many voxels", r"_VOXELS\.train to \d+000"),
+    "few voxels": (
+        "pointpillar",
+        voxels(MAX_NUMBER_OF_VOXELS={"train": 2000, "test": 60000}),
+        "too many voxels",
+        r"_VOXELS\.train to \d+000",
+    ),
     "full voxels": ("pointpillar", voxels(MAX_POINTS_PER_VOXEL=1), "full voxels", r"MAX_POINTS_PER_VOXEL to 2"),
-    "small range": ("pointpillar", point_range(-12.8, -12.8, -4, 12.8, 12.8, 2), "boxes out of range", r"98 % of which are within x -?\d"),
-    "range above": ("pointpillar", point_range(-76.8, -76.8, 0, 76.8, 76.8, 6), "boxes out of range", r"; z -\d\.\d to -\d\.\d m"),
-    "range elsewhere": ("pointpillar", point_range(200, 200, -4, 353.6, 353.6, 2), "empty grid", r"choose a range that holds the scene"),
+    "small range": (
+        "pointpillar",
+        point_range(-12.8, -12.8, -4, 12.8, 12.8, 2),
+        "boxes out of range",
+        r"98 % of which are within x -?\d",
+    ),
+    "range above": (
+        "pointpillar",
+        point_range(-76.8, -76.8, 0, 76.8, 76.8, 6),
+        "boxes out of range",
+        r"; z -\d\.\d to -\d\.\d m",
+    ),
+    "range elsewhere": (
+        "pointpillar",
+        point_range(200, 200, -4, 353.6, 353.6, 2),
+        "empty grid",
+        r"choose a range that holds the scene",
+    ),
 }
 
 
@@ -207,7 +338,8 @@ def test_a_mistake_in_the_configuration_is_named(good, mistake):
     assert_named(checked(good, change, model, num_scans=4), check, advice)
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------------------
+# ---- files
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_faulty_files_are_named_and_the_rest_is_checked(good, tmp_path):
@@ -220,13 +352,19 @@ def test_faulty_files_are_named_and_the_rest_is_checked(good, tmp_path):
     np.save(root / "points/000005.npy", np.load(root / "points/000005.npy") * np.float32([1, 1, 1, 0]))
     report = checked(root)
     unreadable = assert_named(report, "unreadable file", "mend what the message names")[0]
-    assert "000001.txt:1" in unreadable.what and "2 frames alike" in unreadable.what and unreadable.where == "frames 000001, 000002, 000003"
+    assert (
+        "000001.txt:1" in unreadable.what
+        and "2 frames alike" in unreadable.what
+        and unreadable.where == "frames 000001, 000002, 000003"
+    )
     assert assert_named(report, "empty scan", "ImageSets")[0].where == "frames 000004"
     assert report.num_frames == 6 and report.num_scans == 5
 
 
 def test_a_feature_that_is_the_same_everywhere(tmp_path, good):
-    root = tiny_custom.write_folder(tmp_path / "custom", 3, 0, checked_data.on_points(lambda points: points * np.float32([1, 1, 1, 0])))
+    root = tiny_custom.write_folder(
+        tmp_path / "custom", 3, 0, checked_data.on_points(lambda points: points * np.float32([1, 1, 1, 0]))
+    )
     assert_named(checked(root), "constant feature", "leave intensity out of POINT_FEATURE_ENCODING.used_feature_list")
 
 
@@ -253,4 +391,7 @@ def test_the_table_has_errors_first_and_says_what_to_change(good):
     lines = report_lines(report.findings)
     heads = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert heads == sorted(heads, key=["error", "warning", "note"].index) and "warning" in heads
-    assert any(re.match(r" +-> anchor_bottom_heights: \[-1\.\d+\]$", line) for line in lines) and max(map(len, lines)) <= 150
+    assert (
+        any(re.match(r" +-> anchor_bottom_heights: \[-1\.\d+\]$", line) for line in lines)
+        and max(map(len, lines)) <= 150
+    )

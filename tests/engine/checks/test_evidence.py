@@ -1,4 +1,5 @@
 """What points say about a box, on points laid by hand."""
+
 import numpy as np
 
 from pcdet_focal.engine.checks.evidence import FRAMES, Evidence, box_evidence, flattest_axis
@@ -14,7 +15,9 @@ def ground(step: float = 0.25) -> np.ndarray:
 def shell(box: np.ndarray) -> np.ndarray:
     """Points on the four walls of a box, every 0.1 m, from 0.25 m above its underside to 1 cm below its top."""
     along, across = np.arange(-box[3] / 2, box[3] / 2 + 1e-6, 0.1), np.arange(-box[4] / 2, box[4] / 2 + 1e-6, 0.1)
-    walls = [(u, side * box[4] / 2) for u in along for side in (-1, 1)] + [(side * box[3] / 2, v) for v in across for side in (-1, 1)]
+    walls = [(u, side * box[4] / 2) for u in along for side in (-1, 1)] + [
+        (side * box[3] / 2, v) for v in across for side in (-1, 1)
+    ]
     heights = np.linspace(0.25, box[5] - 0.01, 15) - box[5] / 2
     own = np.array([(u, v, z) for u, v in walls for z in heights])
     cos, sin = np.cos(box[6]), np.sin(box[6])

@@ -1,4 +1,7 @@
-"""Encoders without limits on voxels and points: against a dictionary of points, and against the encoders with limits where these cut nothing."""
+"""Encoders without limits on voxels and points: against a dictionary of points, and against the encoders with limits
+where these cut nothing.
+"""
+
 from collections import defaultdict
 
 import numpy as np
@@ -15,9 +18,17 @@ CFG = EasyDict(USE_NORM=True, WITH_DISTANCE=False, USE_ABSLOTE_XYZ=True, NUM_FIL
 
 
 def points(count=400, seed=0, dtype=np.float32):
-    """Three samples' points as rows of batch, x, y, z, intensity, in no order; some outside, one not finite, none of sample 1."""
+    """Three samples' points as rows of batch, x, y, z, intensity, in no order; some outside, one not finite, none of
+    sample 1.
+    """
     rng = np.random.default_rng(seed)
-    rows = np.c_[rng.choice([0, 2], count), rng.uniform(-4.6, 4.6, count), rng.uniform(-2.3, 2.3, count), rng.uniform(-1.2, 1.2, count), rng.uniform(0, 1, count)]
+    rows = np.c_[
+        rng.choice([0, 2], count),
+        rng.uniform(-4.6, 4.6, count),
+        rng.uniform(-2.3, 2.3, count),
+        rng.uniform(-1.2, 1.2, count),
+        rng.uniform(0, 1, count),
+    ]
     rows[7, 1], rows[8, 2] = np.nan, np.inf
     return torch.from_numpy(rows.astype(dtype))
 
@@ -26,7 +37,7 @@ def by_voxel(rows, size, cells):
     """{(batch, x, y(, z)): rows inside}, in ascending order of the key."""
     found = defaultdict(list)
     for row in rows.numpy():
-        place = np.floor((row[1: 1 + len(cells)] - np.float32(RANGE[: len(cells)])) / np.float32(size[: len(cells)]))
+        place = np.floor((row[1 : 1 + len(cells)] - np.float32(RANGE[: len(cells)])) / np.float32(size[: len(cells)]))
         if np.isfinite(place).all() and (place >= 0).all() and (place < cells).all():
             found[(int(row[0]), *place.astype(int).tolist())].append(row)
     return {key: np.array(found[key]) for key in sorted(found)}
@@ -35,9 +46,16 @@ def by_voxel(rows, size, cells):
 def test_voxels_are_the_means_of_their_points():
     rows = points()
     want = by_voxel(rows, SIZE, GRID)
-    out = encoders["DynMeanVFE"](EasyDict(), 4, voxel_size=SIZE, grid_size=np.array(GRID), point_cloud_range=np.float32(RANGE))({"points": rows, "batch_size": 3})
-    assert out["voxel_coords"].tolist() == [[b, z, y, x] for b, x, y, z in want] and out["voxel_coords"].dtype == torch.int32
-    np.testing.assert_allclose(out["voxel_features"].numpy(), [group[:, 1:].mean(0) for group in want.values()], rtol=2e-6, atol=1e-6)
+    out = encoders["DynMeanVFE"](
+        EasyDict(), 4, voxel_size=SIZE, grid_size=np.array(GRID), point_cloud_range=np.float32(RANGE)
+    )({"points": rows, "batch_size": 3})
+    assert (
+        out["voxel_coords"].tolist() == [[b, z, y, x] for b, x, y, z in want]
+        and out["voxel_coords"].dtype == torch.int32
+    )
+    np.testing.assert_allclose(
+        out["voxel_features"].numpy(), [group[:, 1:].mean(0) for group in want.values()], rtol=2e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -47,7 +65,11 @@ def test_pillars_are_the_maxima_over_their_points(name, absolute, distance):
     cfg = EasyDict(CFG, USE_ABSLOTE_XYZ=absolute, WITH_DISTANCE=distance)
     rows = points(dtype=np.float64)
     torch.manual_seed(0)
-    net = encoders[name](cfg, 4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)).double().eval()
+    net = (
+        encoders[name](cfg, 4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE))
+        .double()
+        .eval()
+    )
     for layer in net.pfn_layers:
         layer.norm.running_mean.normal_(), layer.norm.running_var.uniform_(0.5, 2)
     out = net({"points": rows, "batch_size": 3})
@@ -68,9 +90,13 @@ def test_pillars_are_the_maxima_over_their_points(name, absolute, distance):
             best = x.max(dim=0, keepdim=True).values
             x = best if i else torch.cat([x, best.expand_as(x)], dim=1)
         features.append(x[0])
-    torch.testing.assert_close(out["pillar_features"], torch.stack(features), rtol=0, atol=1e-7)  # 0.4 m is a float32 in OpenPCDet's grid
+    # 0.4 m is a float32 in OpenPCDet's grid
+    torch.testing.assert_close(out["pillar_features"], torch.stack(features), rtol=0, atol=1e-7)
     if name == "DynPillarVFE":
-        assert out["voxel_coords"].tolist() == [[b, 0, y, x] for b, x, y in want] and out["voxel_features"] is out["pillar_features"]
+        assert (
+            out["voxel_coords"].tolist() == [[b, 0, y, x] for b, x, y in want]
+            and out["voxel_features"] is out["pillar_features"]
+        )
     else:
         assert out["pillar_coords"].tolist() == [[b, y, x] for b, x, y in want]
 
@@ -79,7 +105,9 @@ def test_pillars_are_those_with_limits_where_these_cut_nothing():
     rows = points(60)
     rows = rows[(rows[:, 0] == 0) & rows.isfinite().all(1)]
     torch.manual_seed(0)
-    arguments = dict(num_point_features=4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE))
+    arguments = dict(
+        num_point_features=4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)
+    )
     limited, free = encoders["PillarVFE"](CFG, **arguments).eval(), encoders["DynPillarVFE"](CFG, **arguments).eval()
     free.load_state_dict(limited.state_dict())
     inside = rows[(rows[:, 3] >= -1) & (rows[:, 3] < 1)]
@@ -95,7 +123,9 @@ def test_pillars_are_those_with_limits_where_these_cut_nothing():
 
 @pytest.mark.parametrize("name", ["DynPillarVFE", "DynamicPillarVFESimple2D", "DynMeanVFE"])
 def test_no_points(name):
-    net = encoders[name](CFG, num_point_features=4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)).train()
+    net = encoders[name](
+        CFG, num_point_features=4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)
+    ).train()
     out = net({"points": torch.zeros(0, 5), "batch_size": 2})
     features = out["voxel_features" if name == "DynMeanVFE" else "pillar_features"]
     assert features.shape == (0, net.get_output_feature_dim())
@@ -103,8 +133,12 @@ def test_no_points(name):
 
 def test_gradients():
     cfg = EasyDict(CFG, USE_NORM=False, NUM_FILTERS=[6])
-    net = encoders["DynPillarVFE"](cfg, 4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)).double()
+    net = encoders["DynPillarVFE"](
+        cfg, 4, voxel_size=PILLAR, grid_size=np.array(PILLARS), point_cloud_range=np.float32(RANGE)
+    ).double()
     rows = points(40, dtype=np.float64)
     rows = rows[rows.isfinite().all(1)]
     sample, rest = rows[:, :1], rows[:, 1:].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda r: net({"points": torch.cat([sample, r], dim=1), "batch_size": 3})["pillar_features"], rest, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda r: net({"points": torch.cat([sample, r], dim=1), "batch_size": 3})["pillar_features"], rest, atol=1e-6
+    )

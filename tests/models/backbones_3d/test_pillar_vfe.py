@@ -1,4 +1,5 @@
 """PillarVFE works on the slots that hold a point; here it is held to the dense form over all slots of every pillar."""
+
 import copy
 
 import pytest
@@ -61,7 +62,9 @@ def test_equals_the_dense_form(filters, use_norm, training):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("settings", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str
+)
 def test_repeated_batch_norm(settings):
     class Subclass(nn.BatchNorm1d):
         """Gets the repeated rows, as SyncBatchNorm does."""

@@ -1,4 +1,5 @@
 """The sparse encoders against recorded numbers of OpenPCDet."""
+
 import json
 import zlib
 
@@ -7,14 +8,18 @@ import pytest
 import torch
 from golden_data import GOLDEN, KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
 
+from pcdet_focal.errors import InputError
 from pcdet_focal.models.backbones_3d import __all__ as backbones
 from pcdet_focal.models.backbones_3d.spconv_backbone import SparseBasicBlock, post_act_block
-from pcdet_focal.errors import InputError
 from pcdet_focal.ops import sparse_conv as sc
 from pcdet_focal.utils.spconv_utils import find_all_spconv_keys, replace_feature, spconv
 
 VOXELS, PILLARS = ("VoxelBackBone8x", "VoxelResBackBone8x"), ("PillarBackBone8x", "PillarRes18BackBone8x")
-RANGE, SIZE, GRID = np.array([0, -40, -3, 70.4, 40, 1], np.float32), np.array([.05, .05, .1], np.float32), np.array([1408, 1600, 40])
+RANGE, SIZE, GRID = (
+    np.array([0, -40, -3, 70.4, 40, 1], np.float32),
+    np.array([0.05, 0.05, 0.1], np.float32),
+    np.array([1408, 1600, 40]),
+)
 
 
 def recorded_weights(net, prefix="backbone_3d."):
@@ -68,7 +73,11 @@ def mean_voxels(points, max_points=5):
 def batch_of(frames):
     parts = [mean_voxels(frame_points(frame)) for frame in frames]
     coords = [torch.cat([torch.full((len(c), 1), b, dtype=torch.int32), c], 1) for b, (_, c) in enumerate(parts)]
-    return {"voxel_features": torch.cat([f for f, _ in parts]), "voxel_coords": torch.cat(coords), "batch_size": len(frames)}
+    return {
+        "voxel_features": torch.cat([f for f, _ in parts]),
+        "voxel_coords": torch.cat(coords),
+        "batch_size": len(frames),
+    }
 
 
 @needs_golden
@@ -103,7 +112,11 @@ def test_a_real_frame_gives_the_recorded_numbers(case):
     with torch.no_grad():
         out = net(batch)
     encoded = out["encoded_spconv_tensor"]
-    assert encoded.spatial_shape == [2, 200, 176] and out["encoded_spconv_tensor_stride"] == 8 and net.num_point_features == 128
+    assert (
+        encoded.spatial_shape == [2, 200, 176]
+        and out["encoded_spconv_tensor_stride"] == 8
+        and net.num_point_features == 128
+    )
     assert np.array_equal(encoded.indices.numpy(), recorded["encoded_spconv_indices_sorted"])
     for name, x in out["multi_scale_3d_features"].items():
         assert x.features.shape == tuple(recorded[f"{name}__n"]) and x.features.shape[1] == net.backbone_channels[name]
@@ -112,7 +125,9 @@ def test_a_real_frame_gives_the_recorded_numbers(case):
         assert absolute == pytest.approx(float(recorded[f"{name}__abssum"]), rel=1e-5)
         assert total == pytest.approx(float(recorded[f"{name}__sum"]), abs=1e-5 * absolute)
     assert out["multi_scale_3d_strides"] == {"x_conv1": 1, "x_conv2": 2, "x_conv3": 4, "x_conv4": 8}
-    scale = max(abs(float(recorded["encoded_spconv_features__max"])), abs(float(recorded["encoded_spconv_features__min"])))
+    scale = max(
+        abs(float(recorded["encoded_spconv_features__max"])), abs(float(recorded["encoded_spconv_features__min"]))
+    )
     assert_matches_samples(encoded.features, recorded, "encoded_spconv_features", rtol=1e-4, atol=1e-4 * scale)
     scale = max(abs(float(recorded["spatial_features__max"])), 1e-6)
     assert_matches_samples(encoded.dense().flatten(1, 2), recorded, "spatial_features", rtol=1e-4, atol=1e-4 * scale)
@@ -123,11 +138,17 @@ def small_batch(dtype, width=4, empty=()):
     places = [np.stack(np.unravel_index(rng.permutation(16 * 40 * 48)[:300], (16, 40, 48)), 1) for _ in range(3)]
     cells = np.concatenate([np.concatenate([np.full((300, 1), b), places[b]], 1) for b in range(3) if b not in empty])
     features = torch.from_numpy(rng.standard_normal((len(cells), width)))
-    return {"voxel_features": features.to(dtype), "voxel_coords": torch.from_numpy(cells.astype(np.int32)), "batch_size": 3}
+    return {
+        "voxel_features": features.to(dtype),
+        "voxel_coords": torch.from_numpy(cells.astype(np.int32)),
+        "batch_size": 3,
+    }
 
 
 def dense_twin(conv, x, mask):
-    """The dense convolution of a sparse layer, zero outside ``mask`` (submanifold) or outside the cells that an input reaches."""
+    """The dense convolution of a sparse layer, zero outside ``mask`` (submanifold) or outside the cells that an input
+    reaches.
+    """
     weight = conv.weight.movedim(-1, 1)
     convolve = torch.nn.functional.conv3d if conv.ndim == 3 else torch.nn.functional.conv2d
     if conv.subm:
@@ -184,7 +205,9 @@ def small_pillars(width=32, empty=()):
     """Pillars of three samples on a grid of 48 x 64 cells, float64."""
     rng = np.random.default_rng(1)
     places = [np.stack(np.unravel_index(rng.permutation(64 * 48)[:200], (64, 48)), 1) for _ in range(3)]
-    cells = np.concatenate([np.concatenate([np.full((200, 1), b), places[b]], 1) for b in range(3) if b not in empty] or [np.zeros((0, 3))])
+    cells = np.concatenate(
+        [np.concatenate([np.full((200, 1), b), places[b]], 1) for b in range(3) if b not in empty] or [np.zeros((0, 3))]
+    )
     features = torch.from_numpy(rng.standard_normal((len(cells), width)))
     return {"pillar_features": features, "pillar_coords": torch.from_numpy(cells.astype(np.int32)), "batch_size": 3}
 
@@ -198,7 +221,9 @@ def test_the_pillar_encoders_are_their_dense_twins_in_float64(name):
     want.append(net.conv5(want[-1]))
     out = net(batch)
     got = [x if torch.is_tensor(x) else x.dense() for x in out["multi_scale_2d_features"].values()]
-    assert [tuple(x.shape) for x in got] == [(3, c, 64 // s, 48 // s) for c, s in zip(net.backbone_channels.values(), out["multi_scale_2d_strides"].values())]
+    assert [tuple(x.shape) for x in got] == [
+        (3, c, 64 // s, 48 // s) for c, s in zip(net.backbone_channels.values(), out["multi_scale_2d_strides"].values())
+    ]
     for ours, dense in zip(got, want):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10 * float(dense.detach().abs().max()))
 
@@ -217,7 +242,11 @@ def test_pillar_samples_may_be_empty(name, empty):
 @pytest.mark.parametrize("empty", [(1,), (0, 1, 2)])
 def test_empty_samples_train(name, empty):
     net = backbones[name]({}, 4, [48, 40, 24]).train()
-    nothing = {"voxel_features": torch.zeros(0, 4), "voxel_coords": torch.zeros(0, 4, dtype=torch.int32), "batch_size": 3}
+    nothing = {
+        "voxel_features": torch.zeros(0, 4),
+        "voxel_coords": torch.zeros(0, 4, dtype=torch.int32),
+        "batch_size": 3,
+    }
     batch = small_batch(torch.float32, empty=empty) if len(empty) < 3 else nothing
     dense = net(batch)["encoded_spconv_tensor"].dense()
     assert tuple(dense.shape) == (3, 128, 1, 5, 6) and not dense[list(empty)].any()
@@ -228,7 +257,15 @@ def test_empty_samples_train(name, empty):
 def test_openpcdets_door():
     x = spconv.SparseConvTensor(torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int32), [4, 4, 4], 1)
     assert torch.equal(replace_feature(x, x.features * 2).features, torch.full((1, 4), 2.0))
-    names = ("SubMConv3d", "SparseConv3d", "SparseInverseConv3d", "SparseSequential", "SparseModule", "SubMConv2d", "SparseConv2d")
+    names = (
+        "SubMConv3d",
+        "SparseConv3d",
+        "SparseInverseConv3d",
+        "SparseSequential",
+        "SparseModule",
+        "SubMConv2d",
+        "SparseConv2d",
+    )
     assert all(hasattr(spconv, name) for name in names)
     assert isinstance(post_act_block(4, 8, 3, indice_key="a", conv_type="inverseconv")[0], spconv.SparseInverseConv3d)
     with pytest.raises(InputError, match="subm, spconv or inverseconv"):

@@ -1,7 +1,9 @@
-"""Box and direction sums: by hand, the definition against the losses of the package, the kernels against the definition in float64.
+"""Box and direction sums: by hand, the definition against the losses of the package, the kernels against the definition
+in float64.
 
 Run in Triton's interpreter (``tests/ops/test_triton_losses.py``) the same cases test the Triton kernels.
 """
+
 import math
 import os
 
@@ -22,19 +24,28 @@ def backend(monkeypatch):
 
 
 def problem(shape=(2, 700), codes=7, bins=2, positives=0.02, dtype=torch.float32, seed=0):
-    """Arguments of box_and_direction_sums, an unknown (NaN) target code among them; labels -1 and -2, whose rows must not be read."""
+    """Arguments of box_and_direction_sums, an unknown (NaN) target code among them; labels -1 and -2, whose rows must
+    not be read.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size):
         return torch.randn(size, generator=generator)
 
     kind = torch.rand(shape, generator=generator)
-    labels = torch.where(kind < positives, torch.randint(1, 4, shape, generator=generator), torch.where(kind > 0.9, -1, 0)).int()
+    labels = torch.where(
+        kind < positives, torch.randint(1, 4, shape, generator=generator), torch.where(kind > 0.9, -1, 0)
+    ).int()
     targets = normal(*shape, codes)
     targets[:, ::3, 2] = math.nan
     targets[:, ::5, -1] = math.nan
-    tensors = {"box_preds": normal(*shape, codes), "box_targets": targets, "code_weights": torch.rand(codes, generator=generator) + 0.5,
-               "dir_logits": 4 * normal(*shape, bins), "anchor_headings": 3 * normal(shape[1])}
+    tensors = {
+        "box_preds": normal(*shape, codes),
+        "box_targets": targets,
+        "code_weights": torch.rand(codes, generator=generator) + 0.5,
+        "dir_logits": 4 * normal(*shape, bins),
+        "anchor_headings": 3 * normal(shape[1]),
+    }
     tensors = {name: t.to(dtype) for name, t in tensors.items()}
     background = labels <= 0
     for name in ("box_preds", "dir_logits"):
@@ -43,7 +54,10 @@ def problem(shape=(2, 700), codes=7, bins=2, positives=0.02, dtype=torch.float32
 
 
 def in_float64(arguments):
-    return {name: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for name, v in arguments.items()}
+    return {
+        name: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+        for name, v in arguments.items()
+    }
 
 
 def sums_and_gradients(arguments, incoming):
@@ -62,9 +76,21 @@ def test_by_hand():
     preds, targets = torch.zeros(1, 3, 7), torch.zeros(1, 3, 7)
     preds[0, 1] = torch.tensor([0.0, 0.1, 2.0, 0.0, 0.0, 0.0, 0.5])
     targets[0, 1, 6] = 0.2
-    labels, headings, logits = torch.tensor([[0, 2, -1]]), torch.tensor([9.0, 3.0, 9.0]), torch.tensor([[[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]])
-    box, direction, count = box_and_direction_sums(preds, targets, labels, code_weights=torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]), beta=0.25,
-                                                   dir_logits=logits, anchor_headings=headings, dir_offset=0.0)
+    labels, headings, logits = (
+        torch.tensor([[0, 2, -1]]),
+        torch.tensor([9.0, 3.0, 9.0]),
+        torch.tensor([[[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]]),
+    )
+    box, direction, count = box_and_direction_sums(
+        preds,
+        targets,
+        labels,
+        code_weights=torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        beta=0.25,
+        dir_logits=logits,
+        anchor_headings=headings,
+        dir_offset=0.0,
+    )
     assert box.item() == pytest.approx(0.5 * 0.2**2 / 0.25 + (2 - 0.125) + (math.sin(0.3) - 0.125), rel=1e-6)
     assert direction.item() == pytest.approx(math.log1p(math.exp(2)), rel=1e-6)  # 3.2 lies in the second half turn
     assert count.tolist() == [1]
@@ -81,7 +107,9 @@ def test_the_definition_is_openpcdets_path(bins):
     loss = WeightedSmoothL1Loss(code_weights=given["code_weights"].tolist()).double()(*compared, weights=weights)
     anchors = torch.zeros(1, 700, 7, dtype=torch.float64)
     anchors[0, :, 6] = given["anchor_headings"]
-    bins_wanted = AnchorHeadTemplate.get_direction_target(anchors.expand(2, -1, -1), given["box_targets"], True, given["dir_offset"], bins)
+    bins_wanted = AnchorHeadTemplate.get_direction_target(
+        anchors.expand(2, -1, -1), given["box_targets"], True, given["dir_offset"], bins
+    )
     dir_loss = WeightedCrossEntropyLoss()(given["dir_logits"], bins_wanted, weights=weights)
     given["code_weights"] = given["code_weights"].float().double()
     box, direction, count = box_and_direction_sums(**given)
@@ -90,7 +118,9 @@ def test_the_definition_is_openpcdets_path(bins):
     assert torch.equal(count, (given["labels"] > 0).sum(dim=1))
 
 
-@pytest.mark.parametrize("shape, codes, bins", [((2, 700), 7, 2), ((1, 1), 7, 2), ((3, 257), 9, 3), ((1, 2049), 7, 1), ((2, 90), 8, 4)])
+@pytest.mark.parametrize(
+    "shape, codes, bins", [((2, 700), 7, 2), ((1, 1), 7, 2), ((3, 257), 9, 3), ((1, 2049), 7, 1), ((2, 90), 8, 4)]
+)
 @pytest.mark.parametrize("beta", [1 / 9, 0.0])
 def test_kernels_are_the_definition(shape, codes, bins, beta):
     given = problem(shape, codes, bins, positives=1.0 if shape == (1, 1) else 0.03)
@@ -117,7 +147,8 @@ def test_half_precision(dtype, eps):
     torch.testing.assert_close(box.double(), exact_box, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(direction.double(), exact_direction, rtol=2e-6, atol=2e-6)
     for got, expected in zip(gradients, exact_gradients):
-        torch.testing.assert_close(got.double(), expected, rtol=2 * eps, atol=1e-6)  # the interpreter cuts bfloat16 instead of rounding it
+        # the interpreter cuts bfloat16 instead of rounding it
+        torch.testing.assert_close(got.double(), expected, rtol=2 * eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("positives", [0.0, 1.1])
@@ -139,8 +170,11 @@ def test_without_direction_weights_and_contiguity():
     assert direction.tolist() == [0, 0]
     torch.testing.assert_close(box.double(), exact_box, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-5, atol=1e-6)
-    strided = {"box_preds": given["box_preds"].transpose(0, 1).contiguous().transpose(0, 1), "labels": given["labels"].t().contiguous().t().long(),
-               "box_targets": given["box_targets"].transpose(1, 2).contiguous().transpose(1, 2)}
+    strided = {
+        "box_preds": given["box_preds"].transpose(0, 1).contiguous().transpose(0, 1),
+        "labels": given["labels"].t().contiguous().t().long(),
+        "box_targets": given["box_targets"].transpose(1, 2).contiguous().transpose(1, 2),
+    }
     again = sums_and_gradients(strided, torch.ones(2, 2))
     assert torch.equal(again[0], box) and torch.equal(again[3][0], gradient)
 
@@ -152,7 +186,9 @@ def test_nan_at_a_positive_is_seen():
     given["box_targets"][0, row] = 0.5
     box, direction, _, (box_gradient, dir_gradient) = sums_and_gradients(given, torch.ones(2, 1))
     assert torch.isnan(box).all() and torch.isnan(direction).all()
-    assert torch.isnan(box_gradient).nonzero().tolist() == [[0, row, 0]] and torch.isnan(dir_gradient).any(-1).nonzero().tolist() == [[0, row]]
+    assert torch.isnan(box_gradient).nonzero().tolist() == [[0, row, 0]] and torch.isnan(dir_gradient).any(
+        -1
+    ).nonzero().tolist() == [[0, row]]
 
 
 def test_gradcheck_of_the_definition():
@@ -170,7 +206,7 @@ def test_second_derivative_is_refused():
     given = problem((1, 30), positives=0.3)
     x = given["box_preds"].nan_to_num().requires_grad_()
     box, _, _ = box_and_direction_sums(**{**given, "box_preds": x})
-    gradient, = torch.autograd.grad(box.sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(box.sum(), x, create_graph=True)
     with pytest.raises(InputError, match="box and direction loss has no second derivative.*float64"):
         gradient.sum().backward()
 
@@ -181,13 +217,23 @@ def test_who_has_kernels():
     assert box_and_direction_sums(x[:, :0], x[:, :0], torch.zeros(2, 0, dtype=torch.int32))[0].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"box_preds": torch.zeros(2, 5, 6)}, r"\(2, 5, 6\).*7 or more"), ({"labels": torch.zeros(2, 4, dtype=torch.int32)}, r"labels \(2, 4\)"),
-    ({"code_weights": torch.ones(6)}, "6 code_weights do not fit 7"), ({"dir_logits": torch.zeros(2, 5, 2)}, r"anchor_headings None"),
-    ({"dir_logits": torch.zeros(2, 4, 2), "anchor_headings": torch.zeros(5)}, r"dir_logits \(2, 4, 2\)"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"box_preds": torch.zeros(2, 5, 6)}, r"\(2, 5, 6\).*7 or more"),
+        ({"labels": torch.zeros(2, 4, dtype=torch.int32)}, r"labels \(2, 4\)"),
+        ({"code_weights": torch.ones(6)}, "6 code_weights do not fit 7"),
+        ({"dir_logits": torch.zeros(2, 5, 2)}, r"anchor_headings None"),
+        ({"dir_logits": torch.zeros(2, 4, 2), "anchor_headings": torch.zeros(5)}, r"dir_logits \(2, 4, 2\)"),
+    ],
+)
 def test_refusals(changes, message):
-    given = {"box_preds": torch.zeros(2, 5, 7), "box_targets": torch.zeros(2, 5, 7), "labels": torch.zeros(2, 5, dtype=torch.int32), **changes}
+    given = {
+        "box_preds": torch.zeros(2, 5, 7),
+        "box_targets": torch.zeros(2, 5, 7),
+        "labels": torch.zeros(2, 5, dtype=torch.int32),
+        **changes,
+    }
     with pytest.raises(InputError, match=message):
         box_and_direction_sums(**given)
 
@@ -198,8 +244,19 @@ def test_the_operator_is_well_behaved(with_direction):
     given = problem((2, 40), positives=0.2)
     preds, logits = (given[name].nan_to_num().requires_grad_() for name in ("box_preds", "dir_logits"))
     direction = (logits, given["anchor_headings"]) if with_direction else (None, None)
-    torch.library.opcheck(operators.box_and_direction_sums, (preds, direction[0], given["box_targets"].nan_to_num(), given["labels"], direction[1],
-                                                             given["code_weights"], 0.1, 0.7))
+    torch.library.opcheck(
+        operators.box_and_direction_sums,
+        (
+            preds,
+            direction[0],
+            given["box_targets"].nan_to_num(),
+            given["labels"],
+            direction[1],
+            given["code_weights"],
+            0.1,
+            0.7,
+        ),
+    )
 
 
 @pytest.mark.skipif(INTERPRETED, reason="operators are the same on every backend")
@@ -216,6 +273,8 @@ def test_a_compiled_graph_holds_the_operator_and_gives_the_same():
     assert torch.equal(compiled(given)[0], expected[0]) and "pcdet_focal.box_and_direction_sums.default" in nodes
     torch._dynamo.reset()
     x = given["box_preds"].clone().requires_grad_()
-    compiled = torch.compile(lambda x: box_and_direction_sums(**{**given, "box_preds": x})[0].sum(), fullgraph=True, backend="aot_eager")
-    gradient, = torch.autograd.grad(compiled(x), x)
+    compiled = torch.compile(
+        lambda x: box_and_direction_sums(**{**given, "box_preds": x})[0].sum(), fullgraph=True, backend="aot_eager"
+    )
+    (gradient,) = torch.autograd.grad(compiled(x), x)
     assert torch.equal(gradient, expected[3][0])

@@ -1,4 +1,7 @@
-"""Anchor targets against recorded runs, a case worked out by hand, a twin in numpy, and the two backends against each other to the last bit."""
+"""Anchor targets against recorded runs, a case worked out by hand, a twin in numpy, and the two backends against each
+other to the last bit.
+"""
+
 import dataclasses
 import math
 
@@ -32,7 +35,8 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(reference, "assign", None)  # nothing may be left to it
     if request.param == "cuda":
         monkeypatch.setattr(cuda, "_match_dense", None)
-        monkeypatch.setattr(cuda, "_TILE_ROWS", 256)  # for the interpreter an operation costs the same whatever its size
+        # for the interpreter an operation costs the same whatever its size
+        monkeypatch.setattr(cuda, "_TILE_ROWS", 256)
         monkeypatch.setattr(cuda, "_TILE_COLUMNS", 256)
 
 
@@ -54,17 +58,25 @@ def three_classes(dtype=torch.float32, nx=23, ny=19, columns=7):
 
 
 def make_rules(**changes):
-    rules = AssignmentRules(class_ids=(1, 2, 3), matched=(0.6, 0.5, 0.5), unmatched=(0.45, 0.35, 0.35), box_coder=ResidualCoder())
+    rules = AssignmentRules(
+        class_ids=(1, 2, 3), matched=(0.6, 0.5, 0.5), unmatched=(0.45, 0.35, 0.35), box_coder=ResidualCoder()
+    )
     return dataclasses.replace(rules, **changes)
 
 
 def scene(seed, batch=3, most=25, dtype=torch.float32, extra=0):
-    """Boxes on the grid, beyond its edges, far away, on top of each other, tiny, of no size and huge; a sample without any; padding."""
+    """Boxes on the grid, beyond its edges, far away, on top of each other, tiny, of no size and huge; a sample without
+    any; padding.
+    """
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, 5, (batch, most))  # class 4 has no anchors
     sizes = np.array([[1, 1, 1], [3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [2, 2, 2]])[classes]
     boxes = np.zeros((batch, most, 8 + extra))
-    boxes[..., 0], boxes[..., 1], boxes[..., 2] = rng.uniform(-3, 12, (batch, most)), rng.uniform(-6, 6, (batch, most)), -1
+    boxes[..., 0], boxes[..., 1], boxes[..., 2] = (
+        rng.uniform(-3, 12, (batch, most)),
+        rng.uniform(-6, 6, (batch, most)),
+        -1,
+    )
     boxes[..., 3:6] = sizes * rng.uniform(0.7, 1.4, (batch, most, 3))
     boxes[..., 6:-1], boxes[..., -1] = rng.uniform(-7, 7, (batch, most, 1 + extra)), classes
     boxes[:, 3] = boxes[:, 2]
@@ -99,7 +111,9 @@ def assert_fast_is_dense(anchors, boxes, rules):
 def test_recorded_targets(name, backend):
     case, grid = cases("03_targets/axis_aligned_target_assigner.npz")[name], cases("03_geometry/anchors.npz")["second"]
     cfg = load_cfg("second").MODEL.DENSE_HEAD
-    anchors, _ = AnchorGenerator(grid["range"], cfg.ANCHOR_GENERATOR_CONFIG).generate_anchors([grid["grid_size"][:2] // 8] * 3)
+    anchors, _ = AnchorGenerator(grid["range"], cfg.ANCHOR_GENERATOR_CONFIG).generate_anchors(
+        [grid["grid_size"][:2] // 8] * 3
+    )
     assigner = AxisAlignedTargetAssigner(cfg, ["Car", "Pedestrian", "Cyclist"], ResidualCoder())
     out = assigner.assign_targets(anchors, torch.from_numpy(case["gt_boxes"]))
     labels = out["box_cls_labels"].numpy()
@@ -113,11 +127,17 @@ def test_recorded_targets(name, backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_worked_by_hand(backend, dtype):
-    """Squares of 2 m every metre along x. The overlaps of the box at 0.5 are 3 / 5 (twice), 1 / 7; of that at 6 they are 1, 2 / 6 (twice), 0."""
+    """Squares of 2 m every metre along x. The overlaps of the box at 0.5 are 3 / 5 (twice), 1 / 7; of that at 6 they
+    are 1, 2 / 6 (twice), 0.
+    """
     anchors = grid_anchors(range(8), [5.0], [0.0], [[2, 2, 4]], [0.0], dtype)
-    boxes = torch.tensor([[[0.5, 5, 1, 2, 2, 4, 0.1, 3], [6, 5, 0, 2, 2, 2, 0, 3], [40, 5, 0, 2, 2, 2, 0, 3], [3, 5, 0, 2, 2, 2, 0, 0]]], dtype=dtype)
+    boxes = torch.tensor(
+        [[[0.5, 5, 1, 2, 2, 4, 0.1, 3], [6, 5, 0, 2, 2, 2, 0, 3], [40, 5, 0, 2, 2, 2, 0, 3], [3, 5, 0, 2, 2, 2, 0, 0]]],
+        dtype=dtype,
+    )
     out = assign_anchor_targets([anchors], boxes, AssignmentRules((3,), (0.7,), (0.3,), ResidualCoder()))
-    assert out["box_cls_labels"].tolist() == [[3, 3, 0, 0, 0, -1, 3, -1]]  # 0 and 1 tie for the first box, none reaches 0.7
+    # 0 and 1 tie for the first box, none reaches 0.7
+    assert out["box_cls_labels"].tolist() == [[3, 3, 0, 0, 0, -1, 3, -1]]
     assert out["reg_weights"].tolist() == [[1, 1, 0, 0, 0, 0, 1, 0]] and out["reg_weights"].dtype == dtype
     want = torch.zeros(1, 8, 7, dtype=dtype)
     want[0, 0] = torch.tensor([0.5 / 8**0.5, 0, 0.25, 0, 0, 0, 0.1])
@@ -128,11 +148,15 @@ def test_worked_by_hand(backend, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_borders_of_the_thresholds(backend, dtype):
-    """Squares of 2 m every metre: the overlaps of a box at 3 are 1 / 3, 1, 1 / 3. Reaching ``matched`` is enough; ``unmatched`` is not below."""
+    """Squares of 2 m every metre: the overlaps of a box at 3 are 1 / 3, 1, 1 / 3. Reaching ``matched`` is enough;
+    ``unmatched`` is not below.
+    """
     anchors = grid_anchors(range(6), [0.0], [0.0], [[2, 2, 4]], [0.0], dtype)
     boxes = torch.tensor([[[3, 0, 0, 2, 2, 4, 0, 1]]], dtype=dtype)
     labels = [
-        assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (matched,), (unmatched,), ResidualCoder()))["box_cls_labels"].tolist()
+        assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (matched,), (unmatched,), ResidualCoder()))[
+            "box_cls_labels"
+        ].tolist()
         for matched, unmatched in ((1 / 3, 0.2), (0.5, 1 / 3), (0.5, 0.34))
     ]
     assert labels == [[[0, 0, 1, 1, 1, 0]], [[0, 0, -1, 1, -1, 0]], [[0, 0, 0, 1, 0, 0]]]
@@ -141,7 +165,9 @@ def test_borders_of_the_thresholds(backend, dtype):
 def test_of_equal_boxes_the_first(backend):
     anchors = grid_anchors(range(6), [0.0], [0.0], [[2, 2, 4]], [0.0])
     boxes = torch.tensor([[[3, 0, 0.8, 2, 2, 4, 0, 1], [3, 0, 0, 2, 2, 4, 0, 1]]])
-    targets = assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (0.5,), (0.4,), ResidualCoder()))["box_reg_targets"]
+    targets = assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (0.5,), (0.4,), ResidualCoder()))[
+        "box_reg_targets"
+    ]
     assert targets[0, :, 2].tolist() == pytest.approx([0, 0, 0, 0.2, 0, 0])
 
 
@@ -149,12 +175,15 @@ def test_tiny_unions_count_as_a_millionth(backend):
     """Squares of 0.5 mm shifted by 0.1 mm share 2e-7 m2: an overlap of 0.2, not of 2 / 3."""
     anchors = grid_anchors([0, 1e-4], [0.0], [0.0], [[5e-4, 5e-4, 1]], [0.0])
     boxes = torch.tensor([[[0, 0, 0, 5e-4, 5e-4, 1, 0, 1]]])
-    labels = assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (0.6,), (0.19,), ResidualCoder()))["box_cls_labels"]
+    labels = assign_anchor_targets([anchors], boxes, AssignmentRules((1,), (0.6,), (0.19,), ResidualCoder()))[
+        "box_cls_labels"
+    ]
     assert labels.tolist() == [[1, -1]]
 
 
 def numpy_labels(anchors, boxes, class_id, matched, unmatched):
     """The definition once more, in float64 and one anchor at a time: anchors (N, 7), boxes (T, 8)."""
+
     def borders(box):
         turned = abs((box[6] + math.pi / 2) % math.pi - math.pi / 2) >= math.pi / 4
         dx, dy = (box[4], box[3]) if turned else (box[3], box[4])
@@ -183,7 +212,7 @@ def test_labels_against_numpy():
     for i, own in enumerate(anchors):
         flat = own.permute(3, 4, 0, 1, 2, 5).reshape(-1, 7).numpy()
         want = numpy_labels(flat, boxes[0].numpy(), rules.class_ids[i], rules.matched[i], rules.unmatched[i])
-        np.testing.assert_array_equal(labels[0, start:start + len(flat)].numpy(), want)
+        np.testing.assert_array_equal(labels[0, start : start + len(flat)].numpy(), want)
         start += len(flat)
     assert set(labels[0].tolist()) == {-1, 0, 1, 2, 3}
 
@@ -204,16 +233,28 @@ def test_class_major_grids_may_differ():
 
 coordinate = st.integers(-4, 16).map(lambda i: i / 2)
 size = st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 50.0, 1e6, -1.0, 1e-4])
-heading = st.one_of(st.sampled_from([0.0, math.pi / 2, math.pi, -math.pi / 4, math.pi / 4, 0.78, 0.79, 100.0]), st.floats(-1e3, 1e3, width=32))
+heading = st.one_of(
+    st.sampled_from([0.0, math.pi / 2, math.pi, -math.pi / 4, math.pi / 4, 0.78, 0.79, 100.0]),
+    st.floats(-1e3, 1e3, width=32),
+)
 box = st.tuples(coordinate, coordinate, st.just(0.0), size, size, size, heading, st.integers(0, 3).map(float))
 
 
-@given(boxes=st.lists(box, max_size=8), shift=st.sampled_from([0.0, 0.25, 0.1, -20.0, 1e5]), double=st.booleans(), class_major=st.booleans())
+@given(
+    boxes=st.lists(box, max_size=8),
+    shift=st.sampled_from([0.0, 0.25, 0.1, -20.0, 1e5]),
+    double=st.booleans(),
+    class_major=st.booleans(),
+)
 @settings(max_examples=150, deadline=None)
 def test_ties_and_touching(boxes, shift, double, class_major):
     """Everything on one raster, so that overlaps tie, boxes coincide and borders touch; and shifts that round."""
     dtype = torch.float64 if double else torch.float32
-    kinds = [([0.0, 1.0], [[1, 2, 1], [2, 2, 2]], [0.0, 1.57]), ([0.0, 1.0], [[2, 1, 1]], [0.0]), ([0.0, 1.0], [[1, 1, 1]], [0.0, 0.785])]
+    kinds = [
+        ([0.0, 1.0], [[1, 2, 1], [2, 2, 2]], [0.0, 1.57]),
+        ([0.0, 1.0], [[2, 1, 1]], [0.0]),
+        ([0.0, 1.0], [[1, 1, 1]], [0.0, 0.785]),
+    ]
     positions = torch.arange(9, dtype=torch.float64)
     anchors = [grid_anchors(positions + shift, positions[:7] + shift, *kind, dtype=dtype) for kind in kinds]
     boxes = torch.tensor(boxes, dtype=dtype).reshape(1, -1, 8).clone()
@@ -222,8 +263,13 @@ def test_ties_and_touching(boxes, shift, double, class_major):
 
 
 @given(
-    steps=st.lists(st.floats(0, 3), min_size=1, max_size=12), start=st.floats(-30, 30), rotation=st.floats(-10, 10),
-    boxes=st.lists(st.tuples(*[st.floats(-30, 30)] * 2, st.just(0.0), *[st.floats(0, 20)] * 3, st.floats(-9, 9), st.just(1.0)), max_size=6),
+    steps=st.lists(st.floats(0, 3), min_size=1, max_size=12),
+    start=st.floats(-30, 30),
+    rotation=st.floats(-10, 10),
+    boxes=st.lists(
+        st.tuples(*[st.floats(-30, 30)] * 2, st.just(0.0), *[st.floats(0, 20)] * 3, st.floats(-9, 9), st.just(1.0)),
+        max_size=6,
+    ),
 )
 @settings(max_examples=100, deadline=None)
 def test_any_increasing_positions_are_a_grid(steps, start, rotation, boxes):
@@ -249,7 +295,9 @@ def test_more_positives_than_expected():
     assert (out["box_cls_labels"] > 0).all()
 
 
-@pytest.mark.parametrize("coder, extra, columns", [(ResidualCoder(encode_angle_by_sincos=True), 0, 7), (ResidualCoder(code_size=9), 2, 9)])
+@pytest.mark.parametrize(
+    "coder, extra, columns", [(ResidualCoder(encode_angle_by_sincos=True), 0, 7), (ResidualCoder(code_size=9), 2, 9)]
+)
 def test_other_codes(coder, extra, columns):
     out = assert_fast_is_dense(three_classes(columns=columns), scene(2, extra=extra), make_rules(box_coder=coder))
     assert out["box_reg_targets"].shape[-1] == coder.code_size and out["box_reg_targets"][..., -1].any()
@@ -324,12 +372,17 @@ def small_scene(seed, dtype):
 @pytest.mark.skipif(not INTERPRETED, reason="needs Triton's interpreter")
 @pytest.mark.parametrize("dtype, class_major", [(torch.float32, False), (torch.float64, True)])
 def test_cuda_kernels_on_tiles(dtype, class_major, monkeypatch):
-    """Grids that the tiles do not divide, of unlike classes; thresholds of 0; boxes with numbers that are not finite."""
+    """Grids that the tiles do not divide, of unlike classes; thresholds of 0; boxes with numbers that are not
+    finite.
+    """
     kinds = [([0.0], [[3.9, 1.6, 1.5]], [0.0, 1.57]), ([0.0], [[1.0, 0.8, 1.7]], [0.0])]
     xs, heights = torch.arange(37) * 0.4 - 1, (9, 12 if class_major else 9)
     anchors = [grid_anchors(xs, torch.arange(ny) * 0.8 - 4, *kind, dtype) for ny, kind in zip(heights, kinds)]
     monkeypatch.setattr(cuda, "_match_dense", None)
-    for seed, thresholds in ((0, dict(matched=(0.6, 0.5), unmatched=(0.45, 0.35))), (1, dict(matched=(0.0, 0.5), unmatched=(0.0, 0.0)))):
+    for seed, thresholds in (
+        (0, dict(matched=(0.6, 0.5), unmatched=(0.45, 0.35))),
+        (1, dict(matched=(0.0, 0.5), unmatched=(0.0, 0.0))),
+    ):
         rules, boxes = make_rules(class_ids=(1, 2), class_major=class_major, **thresholds), small_scene(seed, dtype)
         want = reference.assign(anchors, boxes, rules)
         assert_equal(cuda.assign(anchors, boxes, rules), want)
@@ -347,7 +400,9 @@ class TestDenseWayOfTheGpu:
 
     @pytest.mark.parametrize("class_major", [False, True])
     def test_height_counts(self, class_major):
-        self.check(three_classes(), scene(0), make_rules(match_height=True, class_major=class_major, norm_by_num_examples=True))
+        self.check(
+            three_classes(), scene(0), make_rules(match_height=True, class_major=class_major, norm_by_num_examples=True)
+        )
 
     @pytest.mark.parametrize("seed", range(3))
     def test_no_grid(self, seed):
@@ -361,11 +416,14 @@ class TestDenseWayOfTheGpu:
     @pytest.mark.parametrize("class_major", [False, True])
     def test_sampling(self, class_major):
         rules = make_rules(class_major=class_major, match_height=True, pos_fraction=0.1, sample_size=60)
-        whole = reference.assign(three_classes(), scene(3), make_rules(class_major=class_major, match_height=True))["box_cls_labels"]
+        whole = reference.assign(three_classes(), scene(3), make_rules(class_major=class_major, match_height=True))[
+            "box_cls_labels"
+        ]
         torch.manual_seed(0)
         first, second = (cuda.assign(three_classes(), scene(3), rules)["box_cls_labels"] for _ in range(2))
         assert not torch.equal(first, second)
-        drawn = reference.assign(three_classes(), scene(3), rules)["box_cls_labels"]  # other anchors, as many of each kind
+        # other anchors, as many of each kind
+        drawn = reference.assign(three_classes(), scene(3), rules)["box_cls_labels"]
         for labels in (first, second):
             assert ((labels == whole) | (labels == -1)).all() and (labels[2] == 0).all()
             for label in (1, 2, 3):  # 6 positives at most of each class, all of them where there are fewer
@@ -384,14 +442,20 @@ class TestDenseWayOfTheGpu:
         assert cuda.assign(empty, torch.ones(2, 3, 8), make_rules())["box_cls_labels"].shape == (2, 0)
 
 
-@pytest.mark.parametrize("rules", [make_rules(), make_rules(pos_fraction=0.1, sample_size=60, norm_by_num_examples=True)])
+@pytest.mark.parametrize(
+    "rules", [make_rules(), make_rules(pos_fraction=0.1, sample_size=60, norm_by_num_examples=True)]
+)
 def test_weights_for_the_losses(rules, backend):
-    """What mmdetection gives its losses: 0 for the ignored in classification, the positives' weight for every code of the box."""
+    """What mmdetection gives its losses: 0 for the ignored in classification, the positives' weight for every code of
+    the box.
+    """
     out = assign_anchor_targets(three_classes(nx=12, ny=9), scene(0, batch=2, most=13), rules)
     labels = out["box_cls_labels"]
     assert {-1, 0} < set(labels.unique().tolist())
     assert torch.equal(out["label_weights"], torch.where(labels < 0, 0.0, 1.0))
-    assert torch.equal(out["bbox_weights"], out["reg_weights"][..., None].expand(-1, -1, 7)) and out["bbox_weights"].shape == (*labels.shape, 7)
+    assert torch.equal(out["bbox_weights"], out["reg_weights"][..., None].expand(-1, -1, 7)) and out[
+        "bbox_weights"
+    ].shape == (*labels.shape, 7)
     assert torch.equal(out["bbox_weights"][..., 3] > 0, labels > 0)
 
 
@@ -420,13 +484,16 @@ def test_single_gives_the_labels_of_its_class():
     assert torch.equal(labels[:, 2:8].flatten(), single["box_cls_labels"]) and (single["box_cls_labels"] == 2).any()
 
 
-@pytest.mark.parametrize("anchors, boxes, words", [
-    (three_classes(), torch.zeros(2, 3, 7), "gt_boxes must have shape"),
-    (three_classes(), torch.zeros(3, 8), "gt_boxes must have shape"),
-    (three_classes()[:2], torch.zeros(2, 3, 8), "as many tensors of anchors"),
-    ([a.reshape(-1, 7) for a in three_classes()], torch.zeros(2, 3, 8), r"all_anchors\[0\] must have shape"),
-    ([a.to("meta") for a in three_classes()], torch.zeros(2, 3, 8), "one device"),
-])
+@pytest.mark.parametrize(
+    "anchors, boxes, words",
+    [
+        (three_classes(), torch.zeros(2, 3, 7), "gt_boxes must have shape"),
+        (three_classes(), torch.zeros(3, 8), "gt_boxes must have shape"),
+        (three_classes()[:2], torch.zeros(2, 3, 8), "as many tensors of anchors"),
+        ([a.reshape(-1, 7) for a in three_classes()], torch.zeros(2, 3, 8), r"all_anchors\[0\] must have shape"),
+        ([a.to("meta") for a in three_classes()], torch.zeros(2, 3, 8), "one device"),
+    ],
+)
 def test_mistakes_are_named(anchors, boxes, words):
     with pytest.raises(InputError, match=words):
         assign_anchor_targets(anchors, boxes, make_rules())

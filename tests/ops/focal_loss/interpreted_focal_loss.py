@@ -1,15 +1,21 @@
-"""The Triton kernels of ``ops.focal_loss`` in Triton's interpreter, against float64 plain torch; ``tests/ops/test_triton_losses.py`` runs this file.
+"""The Triton kernels of ``ops.focal_loss`` in Triton's interpreter, against float64 plain torch;
+``tests/ops/test_triton_losses.py`` runs this file.
 
 TRITON_INTERPRET has to be set before triton is imported, and PCDET_FOCAL_BACKEND=cuda sends CPU tensors to the kernels.
 """
+
 import math
 
 import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, quality_focal_loss_from_labels, sigmoid_focal_loss_from_labels,
-                                varifocal_loss_from_labels)
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    quality_focal_loss_from_labels,
+    sigmoid_focal_loss_from_labels,
+    varifocal_loss_from_labels,
+)
 from pcdet_focal.ops.focal_loss import backend_of, cuda
 
 assert cuda._INTERPRETED and backend_of(torch.zeros(1)) == "cuda"
@@ -28,14 +34,21 @@ def problem(shape, seed=0, positives=0.05, ignored=0.1, label_dtype=torch.int32)
     kind = torch.rand(shape[:2], generator=generator)
     labels = torch.where(kind < positives, torch.randint(1, shape[2] + 1, shape[:2], generator=generator), 0)
     labels = torch.where(kind > 1 - ignored, -1, labels).to(label_dtype)
-    return torch.randn(shape, generator=generator) * 4 - 2, labels, torch.rand(shape[:2], generator=generator).round(decimals=1)
+    return (
+        torch.randn(shape, generator=generator) * 4 - 2,
+        labels,
+        torch.rand(shape[:2], generator=generator).round(decimals=1),
+    )
 
 
 def both(name, logits, labels, quality, **arguments):
     """(loss, gradient) of the kernels and of the definition in float64."""
     others = (labels,) if name == "focal" else (labels, quality)
     x, x64 = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    loss, exact = LOSSES[name](x, *others, **arguments), LOSSES[name](x64, labels, *[q.double() for q in others[1:]], **arguments)
+    loss, exact = (
+        LOSSES[name](x, *others, **arguments),
+        LOSSES[name](x64, labels, *[q.double() for q in others[1:]], **arguments),
+    )
     assert loss.dtype == torch.float32 and loss.shape == () and loss.grad_fn.name() == "FromLabelsBackward"
     return loss, torch.autograd.grad(loss, x)[0], exact, torch.autograd.grad(exact, x64)[0]
 
@@ -49,16 +62,30 @@ def test_is_the_definition(name, shape):
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=5e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, arguments", [
-    ("focal", {"gamma": 0.0}), ("focal", {"gamma": 0.5, "normalizer": "none"}), ("focal", {"gamma": 1.5, "alpha": None}),
-    ("focal", {"alpha": [0.1, 0.5, 0.9]}), ("focal", {"gamma": [0.0, 2.0, 3.5]}), ("focal", {"alpha": [0.1, 0.5, 0.9], "gamma": [2.0, 1.5, 0.5]}),
-    ("quality focal", {"beta": 0.0}), ("quality focal", {"beta": 0.5}), ("quality focal", {"beta": 1.0}), ("quality focal", {"beta": 3.3}),
-    ("varifocal", {"gamma": 0.0}), ("varifocal", {"gamma": 1.5, "alpha": 0.3}), ("varifocal", {"iou_weighted": False, "normalizer": "none"}),
-])
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("focal", {"gamma": 0.0}),
+        ("focal", {"gamma": 0.5, "normalizer": "none"}),
+        ("focal", {"gamma": 1.5, "alpha": None}),
+        ("focal", {"alpha": [0.1, 0.5, 0.9]}),
+        ("focal", {"gamma": [0.0, 2.0, 3.5]}),
+        ("focal", {"alpha": [0.1, 0.5, 0.9], "gamma": [2.0, 1.5, 0.5]}),
+        ("quality focal", {"beta": 0.0}),
+        ("quality focal", {"beta": 0.5}),
+        ("quality focal", {"beta": 1.0}),
+        ("quality focal", {"beta": 3.3}),
+        ("varifocal", {"gamma": 0.0}),
+        ("varifocal", {"gamma": 1.5, "alpha": 0.3}),
+        ("varifocal", {"iou_weighted": False, "normalizer": "none"}),
+    ],
+)
 def test_arguments(name, arguments):
     loss, gradient, exact, exact_gradient = both(name, *problem((2, 300, 3)), **arguments)
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
-    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-5, atol=1e-8 if "normalizer" not in arguments else 1e-6)
+    torch.testing.assert_close(
+        gradient.double(), exact_gradient, rtol=1e-5, atol=1e-8 if "normalizer" not in arguments else 1e-6
+    )
 
 
 @pytest.mark.parametrize("positives, ignored", [(0.0, 0.1), (0.0, 1.1), (1.1, 0.0)])
@@ -110,8 +137,10 @@ def test_half_precision_rounds_the_gradient_after_the_loss_scale(name, dtype, ep
     others = (labels,) if name == "focal" else (labels, quality)
     x = logits.clone().requires_grad_()
     loss = LOSSES[name](x, *others, loss_weight=1e-6)
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(both(name, logits, labels, quality, loss_weight=1e-6)[2].item(), rel=1e-6)
-    scaled, = torch.autograd.grad(loss * 65536, x)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(
+        both(name, logits, labels, quality, loss_weight=1e-6)[2].item(), rel=1e-6
+    )
+    (scaled,) = torch.autograd.grad(loss * 65536, x)
     exact = both(name, logits.float(), labels, quality, loss_weight=65536e-6)[3]
     assert scaled.dtype == dtype
     torch.testing.assert_close(scaled.double(), exact, rtol=2 * eps, atol=6e-8)
@@ -124,15 +153,15 @@ def test_backward_hands_on_scales_and_computes_anew(name):
     others = (labels,) if name == "focal" else (labels, quality)
     x = logits.requires_grad_()
     loss = LOSSES[name](x, *others)
-    first, = torch.autograd.grad(loss, x, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(3 * loss, x, retain_graph=True)
-    third, = torch.autograd.grad(loss, x)
-    scaled, = torch.autograd.grad(3 * LOSSES[name](x, *others), x)
+    (second,) = torch.autograd.grad(3 * loss, x, retain_graph=True)
+    (third,) = torch.autograd.grad(loss, x)
+    (scaled,) = torch.autograd.grad(3 * LOSSES[name](x, *others), x)
     assert torch.equal(first, kept) and torch.equal(third, kept)
     torch.testing.assert_close(second, 3 * kept, rtol=1e-6, atol=0)
     torch.testing.assert_close(scaled, 3 * kept, rtol=1e-6, atol=0)
-    gradient, = torch.autograd.grad(LOSSES[name](x, *others), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(LOSSES[name](x, *others), x, create_graph=True)
     with pytest.raises(InputError, match="no second derivative"):
         gradient.sum().backward()
 
@@ -142,7 +171,12 @@ def test_the_same_bits_each_time_and_strided_inputs():
     for name in LOSSES:
         first, second = (both(name, logits, labels, quality) for _ in range(2))
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-        strided = both(name, logits.transpose(1, 2).contiguous().transpose(1, 2), labels.t().contiguous().t(), quality.t().contiguous().t())
+        strided = both(
+            name,
+            logits.transpose(1, 2).contiguous().transpose(1, 2),
+            labels.t().contiguous().t(),
+            quality.t().contiguous().t(),
+        )
         assert torch.equal(strided[0], first[0]) and torch.equal(strided[1], first[1])
 
 
@@ -172,10 +206,19 @@ def test_positives_of_many_tiles_are_counted():
     assert sigmoid_focal_loss_from_labels(x, labels).item() == pytest.approx(expected, rel=2e-7)
 
 
-@pytest.mark.parametrize("shape, target_view, weights", [
-    ((683, 3), "whole", None), ((683, 3), "whole", "anchor"), ((2, 200, 3), "one-hot slice", "anchor"), ((2, 103, 5), "one-hot slice", "element"),
-    ((2, 3, 40, 3), "transposed", "shared"), ((7,), "whole", "element"), ((1025, 1), "whole", "anchor"), ((2, 60, 10), "bool", None),
-])
+@pytest.mark.parametrize(
+    "shape, target_view, weights",
+    [
+        ((683, 3), "whole", None),
+        ((683, 3), "whole", "anchor"),
+        ((2, 200, 3), "one-hot slice", "anchor"),
+        ((2, 103, 5), "one-hot slice", "element"),
+        ((2, 3, 40, 3), "transposed", "shared"),
+        ((7,), "whole", "element"),
+        ((1025, 1), "whole", "anchor"),
+        ((2, 60, 10), "bool", None),
+    ],
+)
 @pytest.mark.parametrize("gamma", [2.0, 0.0, 0.5, 1.7])
 def test_elementwise_with_soft_targets(shape, target_view, weights, gamma):
     torch.manual_seed(1)
@@ -186,7 +229,12 @@ def test_elementwise_with_soft_targets(shape, target_view, weights, gamma):
         targets = targets.transpose(1, 2).contiguous().transpose(1, 2)
     elif target_view == "bool":
         targets = targets > 0.5
-    given = {None: None, "anchor": torch.rand(shape[:-1] or (1,)), "shared": torch.rand((1,) * len(shape)), "element": torch.rand(shape)}[weights]
+    given = {
+        None: None,
+        "anchor": torch.rand(shape[:-1] or (1,)),
+        "shared": torch.rand((1,) * len(shape)),
+        "element": torch.rand(shape),
+    }[weights]
     incoming = torch.randn(shape)
     x, x64 = logits.clone().requires_grad_(), logits.double().requires_grad_()
     loss_func = SigmoidFocalClassificationLoss(alpha=0.3, gamma=gamma)
@@ -194,8 +242,8 @@ def test_elementwise_with_soft_targets(shape, target_view, weights, gamma):
     assert loss.grad_fn.name() == "ElementwiseBackward" and exact.grad_fn.name() != "ElementwiseBackward"
     torch.testing.assert_close(loss.double(), exact, rtol=5e-6, atol=1e-9)
     for direction in (incoming, torch.tensor(0.3).expand(shape), incoming.flip(0).clone().flip(0)):
-        got, = torch.autograd.grad(loss, x, direction, retain_graph=True)
-        expected, = torch.autograd.grad(exact, x64, direction.double(), retain_graph=True)
+        (got,) = torch.autograd.grad(loss, x, direction, retain_graph=True)
+        (expected,) = torch.autograd.grad(exact, x64, direction.double(), retain_graph=True)
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -213,13 +261,18 @@ def test_elementwise_extremes_and_openpcdets_gradient_at_zero():
     x = torch.tensor([[math.nan, 0.0, 0.0]], requires_grad=True)
     SigmoidFocalClassificationLoss()(x, torch.tensor([[0.0, 0.0, 1.0]])).sum().backward()
     factor = 0.25 * math.log(2)
-    assert torch.isnan(x.grad[0, 0]) and x.grad[0, 1:].tolist() == pytest.approx([0.75 * (factor + 0.25), 0.25 * -factor], rel=1e-6)
+    assert torch.isnan(x.grad[0, 0]) and x.grad[0, 1:].tolist() == pytest.approx(
+        [0.75 * (factor + 0.25), 0.25 * -factor], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype, eps", [(torch.float16, 2.0**-11), (torch.bfloat16, 2.0**-8)])
 def test_elementwise_half_precision(dtype, eps):
     torch.manual_seed(2)
-    x, targets = (torch.randn(2, 300, 3) * 6).to(dtype).requires_grad_(), torch.rand(2, 300, 3).round(decimals=1).to(dtype)
+    x, targets = (
+        (torch.randn(2, 300, 3) * 6).to(dtype).requires_grad_(),
+        torch.rand(2, 300, 3).round(decimals=1).to(dtype),
+    )
     weights = torch.rand(2, 300).to(dtype)
     loss = SigmoidFocalClassificationLoss()(x, targets, weights)
     loss.sum().backward()

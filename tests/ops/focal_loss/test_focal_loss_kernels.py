@@ -1,4 +1,7 @@
-"""The CPU kernels against float64 plain torch and against the C library: random and nasty logits, every branch of the block loop, forks, bits."""
+"""The CPU kernels against float64 plain torch and against the C library: random and nasty logits, every branch of the
+block loop, forks, bits.
+"""
+
 import ctypes
 import math
 import subprocess
@@ -9,8 +12,13 @@ import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, one_hot_from_labels, quality_focal_loss_from_labels, sigmoid_focal_loss,
-                                sigmoid_focal_loss_from_labels)
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    one_hot_from_labels,
+    quality_focal_loss_from_labels,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_from_labels,
+)
 from pcdet_focal.ops.focal_loss import backend_of, cpu, reference
 
 EPS = 2.0**-24  # half a unit in the last place, relatively
@@ -21,11 +29,22 @@ def fused(monkeypatch):
     monkeypatch.delenv("PCDET_FOCAL_BACKEND", raising=False)
 
 
-@pytest.mark.parametrize("function, values, exact", [
-    (cpu._exp_of_minus, np.concatenate([np.linspace(0, 87, 40001), np.geomspace(1e-30, 1, 2001)]), lambda v: math.exp(-v)),
-    (lambda e: cpu._log1p(e, e * (np.float32(1) / (np.float32(1) + e))), np.concatenate([np.linspace(0, 1, 40001), np.geomspace(1e-37, 1, 2001)]),
-     math.log1p),
-], ids=["exp", "log1p"])
+@pytest.mark.parametrize(
+    "function, values, exact",
+    [
+        (
+            cpu._exp_of_minus,
+            np.concatenate([np.linspace(0, 87, 40001), np.geomspace(1e-30, 1, 2001)]),
+            lambda v: math.exp(-v),
+        ),
+        (
+            lambda e: cpu._log1p(e, e * (np.float32(1) / (np.float32(1) + e))),
+            np.concatenate([np.linspace(0, 1, 40001), np.geomspace(1e-37, 1, 2001)]),
+            math.log1p,
+        ),
+    ],
+    ids=["exp", "log1p"],
+)
 def test_polynomials_are_within_two_units_of_the_c_library(function, values, exact):
     for value in values.astype(np.float32):
         assert abs(float(function(value)) - exact(float(value))) <= 4 * EPS * exact(float(value)) + 1e-45, value
@@ -44,7 +63,9 @@ def test_sigmoid_and_softplus_keep_their_digits_on_both_sides():
 def test_beyond_the_range_of_exp(x):
     p, q, softplus, softplus_minus = (float(v) for v in cpu._terms(cpu._bounded(np.float32(x))))
     assert (p, q) == pytest.approx((1, 0) if x > 0 else (0, 1), abs=1e-37)
-    assert (softplus, softplus_minus) == pytest.approx((min(x, 2**64), 0) if x > 0 else (0, min(-x, 2**64)), rel=1e-6, abs=1e-37)
+    assert (softplus, softplus_minus) == pytest.approx(
+        (min(x, 2**64), 0) if x > 0 else (0, min(-x, 2**64)), rel=1e-6, abs=1e-37
+    )
 
 
 def random_case(shape=(2, 3000, 3), seed=0, positives=20, ignored=50, label_dtype=torch.int32):
@@ -64,7 +85,17 @@ def both(logits, labels, **arguments):
     return loss, torch.autograd.grad(loss, x)[0], exact, torch.autograd.grad(exact, x64)[0]
 
 
-SHAPES = [(1, 1, 1), (2, 1, 3), (3, 682, 3), (2, 683, 3), (1, 5456, 3), (2, 5457, 3), (2, 20000, 1), (2, 700, 10), (1, 40, 3000)]
+SHAPES = [
+    (1, 1, 1),
+    (2, 1, 3),
+    (3, 682, 3),
+    (2, 683, 3),
+    (1, 5456, 3),
+    (2, 5457, 3),
+    (2, 20000, 1),
+    (2, 700, 10),
+    (1, 40, 3000),
+]
 
 
 @pytest.mark.parametrize("gamma", [2.0, 0.0, 0.5, 1.5])
@@ -102,12 +133,16 @@ def test_the_definition_is_the_formula_of_sigmoid_focal_loss_with_one_hot_target
     logits, labels = random_case((2, 50, 3))
     positives = (labels > 0).sum(1, keepdim=True)
     weights = (labels >= 0).double() / positives.clamp(min=1) / 2
-    expected = (sigmoid_focal_loss(logits.double(), one_hot_from_labels(labels, 3), 0.3, 1.3) * weights[..., None]).sum()
+    expected = (
+        sigmoid_focal_loss(logits.double(), one_hot_from_labels(labels, 3), 0.3, 1.3) * weights[..., None]
+    ).sum()
     got = sigmoid_focal_loss_from_labels(logits.double(), labels, alpha=0.3, gamma=1.3)
     assert got.item() == pytest.approx(expected.item(), rel=1e-13)
 
 
-@pytest.mark.parametrize("alpha, gamma", [([0.1, 0.5, 0.9], 2.0), (0.25, [0.0, 1.0, 3.0]), ([0.1, 0.5, 0.9], [2.0, 1.5, 0.5])])
+@pytest.mark.parametrize(
+    "alpha, gamma", [([0.1, 0.5, 0.9], 2.0), (0.25, [0.0, 1.0, 3.0]), ([0.1, 0.5, 0.9], [2.0, 1.5, 0.5])]
+)
 def test_an_alpha_and_a_gamma_for_each_class(alpha, gamma):
     logits, labels = random_case()
     loss, gradient, exact, exact_gradient = both(logits, labels, alpha=alpha, gamma=gamma)
@@ -116,11 +151,34 @@ def test_an_alpha_and_a_gamma_for_each_class(alpha, gamma):
     one_class = labels.clone()
     one_class[labels > 0] = 2
     of = [v if isinstance(v, float) else v[1] for v in (alpha, gamma)]
-    first, second = (sigmoid_focal_loss_from_labels(logits[..., 1:2], one_class, alpha=a, gamma=g) for a, g in (of, [[of[0]], [of[1]]]))
+    first, second = (
+        sigmoid_focal_loss_from_labels(logits[..., 1:2], one_class, alpha=a, gamma=g)
+        for a, g in (of, [[of[0]], [of[1]]])
+    )
     assert first == second
 
 
-NASTY = [0.0, -0.0, 1e-45, -1e-40, 1e-30, 17.0, 50.0, 87.0, 88.0, 100.0, 104.0, 745.0, 1e4, 1e10, 1e18, 1.8e19, 1e20, 1e30, 3e38]
+NASTY = [
+    0.0,
+    -0.0,
+    1e-45,
+    -1e-40,
+    1e-30,
+    17.0,
+    50.0,
+    87.0,
+    88.0,
+    100.0,
+    104.0,
+    745.0,
+    1e4,
+    1e10,
+    1e18,
+    1.8e19,
+    1e20,
+    1e30,
+    3e38,
+]
 
 
 @pytest.mark.parametrize("gamma", [2.0, 0.0, 0.5])
@@ -130,7 +188,7 @@ def test_extreme_logits(label, gamma):
     logits, labels = values[None, :, None], torch.full((1, len(values)), label)
     exact_x = logits.double().clamp(-(2.0**64), 2.0**64).requires_grad_()
     exact = sigmoid_focal_loss_from_labels(exact_x, labels, gamma=gamma)
-    expected, = torch.autograd.grad(exact, exact_x)
+    (expected,) = torch.autograd.grad(exact, exact_x)
     expected[logits.abs() > 2.0**64] = 0
     loss, gradient, _, _ = both(logits, labels, gamma=gamma)
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
@@ -139,7 +197,10 @@ def test_extreme_logits(label, gamma):
 
 def test_infinite_logits():
     infinity = math.inf
-    right, right_labels = torch.tensor([[[infinity, -infinity], [-infinity, -infinity], [infinity, infinity]]]), torch.tensor([[1, 0, -1]])
+    right, right_labels = (
+        torch.tensor([[[infinity, -infinity], [-infinity, -infinity], [infinity, infinity]]]),
+        torch.tensor([[1, 0, -1]]),
+    )
     loss, gradient, _, _ = both(right, right_labels)
     assert loss == 0 and gradient.abs().sum() == 0
     wrong = torch.tensor([[[-infinity, -infinity], [infinity, -1.0]]])
@@ -166,7 +227,9 @@ def test_nan_is_seen_in_its_own_place_and_not_in_an_ignored_anchor(bits):
         labels[0, 20], logits[0, 20, 1] = label, nan
         loss, gradient, exact, exact_gradient = both(logits, labels)
         assert torch.isnan(loss) and torch.isnan(exact)
-        assert torch.isnan(gradient).nonzero().tolist() == torch.isnan(exact_gradient).nonzero().tolist() == [[0, 20, 1]]
+        assert (
+            torch.isnan(gradient).nonzero().tolist() == torch.isnan(exact_gradient).nonzero().tolist() == [[0, 20, 1]]
+        )
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
@@ -195,7 +258,9 @@ def test_same_bits_each_time_and_on_any_number_of_threads():
 
 
 def test_fewer_logits_kept_than_the_gradient_and_a_megabyte():
-    """What torch and numpy allocate for one step at 0.6 million entries; nothing of the size of the logits but the gradient."""
+    """What torch and numpy allocate for one step at 0.6 million entries; nothing of the size of the logits but the
+    gradient.
+    """
     import tracemalloc
 
     logits, labels = random_case((2, 100000, 3))
@@ -209,7 +274,11 @@ def test_fewer_logits_kept_than_the_gradient_and_a_megabyte():
         sigmoid_focal_loss_from_labels(x, labels).backward()
         peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    allocated = sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]" and event.nbytes() > 0)
+    allocated = sum(
+        event.nbytes()
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]" and event.nbytes() > 0
+    )
     size = x.numel() * x.element_size()
     assert size <= allocated < size + 1e6 and peak < 1e6
 
@@ -218,10 +287,10 @@ def test_gradient_of_a_leaf_is_the_buffer_of_the_forward_pass_and_later_ones_are
     logits, labels = random_case()
     x = logits.requires_grad_()
     loss = sigmoid_focal_loss_from_labels(x, labels)
-    first, = torch.autograd.grad(loss, x, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(3 * loss, x, retain_graph=True)
-    third, = torch.autograd.grad(loss, x)
+    (second,) = torch.autograd.grad(3 * loss, x, retain_graph=True)
+    (third,) = torch.autograd.grad(loss, x)
     assert torch.equal(first, kept) and torch.equal(third, kept)
     torch.testing.assert_close(second, 3 * kept, rtol=1e-6, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
@@ -238,22 +307,26 @@ def test_a_changed_input_is_noticed():
         loss.backward()
 
 
-@pytest.mark.parametrize("loss_of", [
-    lambda x: sigmoid_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]])),
-    lambda x: quality_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]]), torch.tensor([[0.0, 0.7, 0.0]])),
-    lambda x: SigmoidFocalClassificationLoss()(x, torch.eye(3)[None], torch.ones(1, 3)).sum(),
-])
+@pytest.mark.parametrize(
+    "loss_of",
+    [
+        lambda x: sigmoid_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]])),
+        lambda x: quality_focal_loss_from_labels(x, torch.tensor([[0, 1, -1]]), torch.tensor([[0.0, 0.7, 0.0]])),
+        lambda x: SigmoidFocalClassificationLoss()(x, torch.eye(3)[None], torch.ones(1, 3)).sum(),
+    ],
+)
 def test_second_derivative_is_refused_and_available_in_float64(loss_of, monkeypatch):
     x = torch.randn(1, 3, 3, requires_grad=True)
     loss = loss_of(x)
     for _ in range(2):  # the first takes the gradient of the forward pass, where there is one
-        gradient, = torch.autograd.grad(loss, x, create_graph=True)  # a first derivative, with the graph kept, is no mistake
+        # a first derivative, with the graph kept, is no mistake
+        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
         with pytest.raises(InputError, match="no second derivative.*float64.*reference"):
             gradient.square().sum().backward(retain_graph=True)
     x64 = x.detach().double().requires_grad_()
     assert torch.autograd.gradgradcheck(loss_of, x64, atol=1e-6)
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", "reference")
-    gradient, = torch.autograd.grad(loss_of(x), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss_of(x), x, create_graph=True)
     gradient.square().sum().backward()
     assert x.grad.abs().sum() > 0
 
@@ -262,8 +335,10 @@ def test_second_derivative_is_refused_and_available_in_float64(loss_of, monkeypa
 def test_gradcheck_of_the_definition(gamma):
     labels = torch.tensor([[0, 1, 2, -1, 0], [0, 0, -1, 0, 0]])
     for normalizer in ("per_sample", "none"):
-        assert torch.autograd.gradcheck(lambda x: sigmoid_focal_loss_from_labels(x, labels, gamma=gamma, normalizer=normalizer),
-                                        torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True))
+        assert torch.autograd.gradcheck(
+            lambda x: sigmoid_focal_loss_from_labels(x, labels, gamma=gamma, normalizer=normalizer),
+            torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True),
+        )
 
 
 def test_tensors_that_the_kernels_leave_to_plain_torch():
@@ -272,8 +347,16 @@ def test_tensors_that_the_kernels_leave_to_plain_torch():
     assert {backend_of(other) for other in (x.double(), x[:0], x.to("meta"), x.to_sparse())} == {"reference"}
 
 
-@pytest.mark.parametrize("shape, target_view", [((3000, 3), "whole"), ((2, 2500, 3), "one-hot slice"), ((2, 700, 5), "one-hot slice"),
-                                                ((2, 3, 40, 3), "transposed"), ((7,), "whole")])
+@pytest.mark.parametrize(
+    "shape, target_view",
+    [
+        ((3000, 3), "whole"),
+        ((2, 2500, 3), "one-hot slice"),
+        ((2, 700, 5), "one-hot slice"),
+        ((2, 3, 40, 3), "transposed"),
+        ((7,), "whole"),
+    ],
+)
 @pytest.mark.parametrize("weights", [None, "anchor", "shared", "element"])
 def test_elementwise_kernel_with_soft_targets(shape, target_view, weights):
     torch.manual_seed(1)
@@ -285,7 +368,12 @@ def test_elementwise_kernel_with_soft_targets(shape, target_view, weights):
         targets = spread[..., 1:]
     elif target_view == "transposed":
         targets = targets.transpose(1, 2).contiguous().transpose(1, 2)
-    given = {None: None, "anchor": torch.rand(shape[:-1]), "shared": torch.rand((1,) * (len(shape) - 1)), "element": torch.rand(shape)}[weights]
+    given = {
+        None: None,
+        "anchor": torch.rand(shape[:-1]),
+        "shared": torch.rand((1,) * (len(shape) - 1)),
+        "element": torch.rand(shape),
+    }[weights]
     if weights is not None and given.dim() == 0:
         given = given.reshape(1)
     incoming = torch.randn(shape)
@@ -295,26 +383,32 @@ def test_elementwise_kernel_with_soft_targets(shape, target_view, weights):
     assert loss.grad_fn.name() == "ElementwiseBackward" and exact.grad_fn.name() != "ElementwiseBackward"
     torch.testing.assert_close(loss.double(), exact, rtol=2e-6, atol=1e-10)
     for direction in (incoming, torch.tensor(0.3).expand(shape)):
-        got, = torch.autograd.grad(loss, x, direction, retain_graph=True)
-        expected, = torch.autograd.grad(exact, x64, direction.double(), retain_graph=True)
+        (got,) = torch.autograd.grad(loss, x, direction, retain_graph=True)
+        (expected,) = torch.autograd.grad(exact, x64, direction.double(), retain_graph=True)
         torch.testing.assert_close(got.double(), expected, rtol=5e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_elementwise_kernel_with_extreme_logits(target):
     nans = np.array(NANS, dtype=np.uint32).view(np.float32)
-    x = torch.cat([torch.tensor([s * v for v in [*NASTY[2:], math.inf] for s in (1, -1)]), torch.from_numpy(nans)]).requires_grad_()
+    x = torch.cat(
+        [torch.tensor([s * v for v in [*NASTY[2:], math.inf] for s in (1, -1)]), torch.from_numpy(nans)]
+    ).requires_grad_()
     x64 = x.detach().double().clamp(-(2.0**64), 2.0**64).requires_grad_()
     loss, exact = (SigmoidFocalClassificationLoss()(v[:, None], torch.full((len(v), 1), target)) for v in (x, x64))
     torch.testing.assert_close(loss.double(), exact, rtol=3e-6, atol=1e-36, equal_nan=True)
-    expected, = torch.autograd.grad(exact.sum(), x64)
+    (expected,) = torch.autograd.grad(exact.sum(), x64)
     expected[x.abs() > 2.0**64] = 0
-    torch.testing.assert_close(torch.autograd.grad(loss.sum(), x)[0].double(), expected, rtol=5e-6, atol=1e-36, equal_nan=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss.sum(), x)[0].double(), expected, rtol=5e-6, atol=1e-36, equal_nan=True
+    )
     assert loss.isnan().sum() == len(nans)
 
 
 def test_elementwise_gradient_at_a_logit_of_zero_is_openpcdets():
-    """The derivative of clamp(x, 0) - x t + log1p(exp(-|x|)) is taken as 1 - t there; times alpha_t / 4, plus the focal factor's own part."""
+    """The derivative of clamp(x, 0) - x t + log1p(exp(-|x|)) is taken as 1 - t there; times alpha_t / 4, plus the focal
+    factor's own part.
+    """
     x = torch.zeros(1, 2, requires_grad=True)
     SigmoidFocalClassificationLoss(alpha=0.25)(x, torch.tensor([[0.0, 1.0]])).sum().backward()
     factor = 2 * 0.5 * 0.25 * math.log(2)
@@ -328,7 +422,9 @@ def test_gradients_of_targets_and_weights_are_not_lost():
 
 
 def test_data_loader_workers_after_the_kernels_ran_on_two_threads():
-    """In a process of its own, which a deadlocked worker cannot hang: kernel on two threads, workers that fork and run kernels, kernel again."""
+    """In a process of its own, which a deadlocked worker cannot hang: kernel on two threads, workers that fork and run
+    kernels, kernel again.
+    """
     script = """
 import numpy as np
 import torch
@@ -336,7 +432,8 @@ from torch.utils.data import DataLoader, Dataset
 from pcdet_focal.losses import sigmoid_focal_loss_from_labels
 from pcdet_focal.ops import threads
 
-def loss(count):  # torch's own loops stay serial in the workers, as DataLoader wants it: its OpenMP threads do not survive a fork
+# torch's own loops stay serial in the workers, as DataLoader wants it: its OpenMP threads do not survive a fork
+def loss(count):
     torch.set_num_threads(count)
     x = torch.from_numpy(np.full((2, 20000, 3), -1.0, np.float32)).requires_grad_()
     return sigmoid_focal_loss_from_labels(x, torch.from_numpy(np.zeros((2, 20000), np.int32))).item()

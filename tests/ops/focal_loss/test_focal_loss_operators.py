@@ -1,10 +1,17 @@
-"""The losses as torch operators: well behaved, in the compiled graph in place of plain torch, and with the same numbers."""
+"""The losses as torch operators: well behaved, in the compiled graph in place of plain torch, and with the same
+numbers.
+"""
+
 import pytest
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import (SigmoidFocalClassificationLoss, quality_focal_loss_from_labels, sigmoid_focal_loss_from_labels,
-                                varifocal_loss_from_labels)
+from pcdet_focal.losses import (
+    SigmoidFocalClassificationLoss,
+    quality_focal_loss_from_labels,
+    sigmoid_focal_loss_from_labels,
+    varifocal_loss_from_labels,
+)
 from pcdet_focal.ops.focal_loss import operators
 
 
@@ -24,16 +31,25 @@ HALF = [0.5] * 3
 OPERATORS = {
     "focal": (operators.focal_loss_from_labels, lambda x, labels, quality: (x, labels, HALF, HALF, [2.0, 1.0, 0.5])),
     "quality focal": (operators.quality_focal_loss_from_labels, lambda x, labels, quality: (x, labels, quality, 2.0)),
-    "varifocal": (operators.varifocal_loss_from_labels, lambda x, labels, quality: (x, labels, quality, 0.75, 2.0, True)),
+    "varifocal": (
+        operators.varifocal_loss_from_labels,
+        lambda x, labels, quality: (x, labels, quality, 0.75, 2.0, True),
+    ),
 }
 LOSSES = {
     "focal": lambda x, labels, quality: sigmoid_focal_loss_from_labels(x, labels, alpha=[0.2, 0.3, 0.4], gamma=1.5),
     "quality focal": lambda x, labels, quality: quality_focal_loss_from_labels(x, labels, quality, beta=1.5),
     "varifocal": lambda x, labels, quality: varifocal_loss_from_labels(x, labels, quality, normalizer="none"),
-    "drop-in": lambda x, labels, quality: SigmoidFocalClassificationLoss()(x, quality.unsqueeze(-1).expand_as(x), quality).sum(),
+    "drop-in": lambda x, labels, quality: SigmoidFocalClassificationLoss()(
+        x, quality.unsqueeze(-1).expand_as(x), quality
+    ).sum(),
 }
-NODES = {"focal": "focal_loss_from_labels", "quality focal": "quality_focal_loss_from_labels", "varifocal": "varifocal_loss_from_labels",
-         "drop-in": "weighted_focal_loss"}
+NODES = {
+    "focal": "focal_loss_from_labels",
+    "quality focal": "quality_focal_loss_from_labels",
+    "varifocal": "varifocal_loss_from_labels",
+    "drop-in": "weighted_focal_loss",
+}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -47,7 +63,9 @@ def test_operators_from_labels_are_well_behaved(name):
 @pytest.mark.parametrize("weights", [None, torch.rand(2, 40, 1), torch.rand(2, 40, 3)])
 def test_the_elementwise_operator_is_well_behaved(weights):
     logits, _, _ = problem()
-    torch.library.opcheck(operators.weighted_focal_loss, (logits.requires_grad_(), torch.rand(2, 40, 3), weights, 0.25, 0.75, 2.0))
+    torch.library.opcheck(
+        operators.weighted_focal_loss, (logits.requires_grad_(), torch.rand(2, 40, 3), weights, 0.25, 0.75, 2.0)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -62,7 +80,9 @@ def test_a_compiled_loss_is_the_operator_with_the_same_numbers(name, dtype):
 
     x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     torch.compile(LOSSES[name], fullgraph=True, backend=backend)(x, *others)
-    assert f"pcdet_focal.{NODES[name]}.default" in nodes and not any("sigmoid" in node or "exp" == node for node in nodes)
+    assert f"pcdet_focal.{NODES[name]}.default" in nodes and not any(
+        "sigmoid" in node or "exp" == node for node in nodes
+    )
     torch._dynamo.reset()
     compiled = torch.compile(lambda x, *others: 3 * LOSSES[name](2 * x, *others), fullgraph=True, backend="aot_eager")
     loss, expected = compiled(x, *others), 3 * LOSSES[name](2 * y, *others)
@@ -78,7 +98,9 @@ def test_generated_code_calls_the_operator():
     logits, labels, _ = problem()
     x = logits.requires_grad_()
     compiled = torch.compile(lambda x: sigmoid_focal_loss_from_labels(x.tanh(), labels), fullgraph=True)
-    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(sigmoid_focal_loss_from_labels(x.tanh(), labels), x))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(x), x), torch.autograd.grad(sigmoid_focal_loss_from_labels(x.tanh(), labels), x)
+    )
 
 
 def test_other_sizes_need_no_new_graph():
@@ -99,7 +121,9 @@ def test_a_gamma_that_moves():
     """The exponent is compiled in, and watched: a schedule's new value is a new graph, not the old number."""
     logits, labels, _ = problem()
     module = SigmoidFocalClassificationLoss()
-    compiled = torch.compile(lambda x: sigmoid_focal_loss_from_labels(x, labels, gamma=module.gamma), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda x: sigmoid_focal_loss_from_labels(x, labels, gamma=module.gamma), fullgraph=True, backend="aot_eager"
+    )
     for gamma in (0.0, 0.5, 2.0):
         module.gamma = gamma
         assert torch.equal(compiled(logits), sigmoid_focal_loss_from_labels(logits, labels, gamma=gamma))
@@ -111,8 +135,8 @@ def test_second_derivative_is_refused(name, with_grad):
     operator, arguments = OPERATORS[name]
     logits, *others = problem()
     x = logits.requires_grad_()
-    gradient, = torch.autograd.grad(operator(*arguments(x, *others), True, 1.0, with_grad)[0], x, create_graph=True)
-    expected, = torch.autograd.grad(operator(*arguments(x, *others), True, 1.0, True)[0], x)
+    (gradient,) = torch.autograd.grad(operator(*arguments(x, *others), True, 1.0, with_grad)[0], x, create_graph=True)
+    (expected,) = torch.autograd.grad(operator(*arguments(x, *others), True, 1.0, True)[0], x)
     torch.testing.assert_close(gradient.detach(), expected)
     with pytest.raises(InputError, match="no second derivative"):
         gradient.sum().backward()
@@ -121,7 +145,7 @@ def test_second_derivative_is_refused(name, with_grad):
 def test_second_derivative_of_the_elementwise_operator_is_refused():
     x = problem()[0].requires_grad_()
     loss = operators.weighted_focal_loss(x, torch.rand(2, 40, 3), None, 0.25, 0.75, 2.0)
-    gradient, = torch.autograd.grad(loss.sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
     with pytest.raises(InputError, match="no second derivative"):
         gradient.sum().backward()
 
@@ -143,7 +167,9 @@ def test_float64_and_torch_func_take_plain_torch(name):
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(logits.double(), *double), loss(logits.double(), *double), rtol=1e-12, atol=0)
     x = logits.clone().requires_grad_()
-    expected, = torch.autograd.grad(loss(x, *others), x)
+    (expected,) = torch.autograd.grad(loss(x, *others), x)
     torch.testing.assert_close(torch.func.grad(lambda x: loss(x, *others))(logits), expected, rtol=2e-5, atol=1e-7)
-    inside = torch.compile(lambda x: torch.func.grad(lambda x: loss(x, *others))(x), fullgraph=True, backend="aot_eager")
+    inside = torch.compile(
+        lambda x: torch.func.grad(lambda x: loss(x, *others))(x), fullgraph=True, backend="aot_eager"
+    )
     torch.testing.assert_close(inside(logits), expected, rtol=2e-5, atol=1e-7)

@@ -1,4 +1,7 @@
-"""Greedy suppression against recorded keep lists, a brute-force twin on shapely's overlaps, and cases worked out by hand."""
+"""Greedy suppression against recorded keep lists, a brute-force twin on shapely's overlaps, and cases worked out by
+hand.
+"""
+
 import numpy as np
 import pytest
 import torch
@@ -23,8 +26,12 @@ def row(x=0.0, y=0.0, dx=2.0, dy=2.0, heading=0.0):
 
 
 def random_boxes(rng, n, extent=30.0):
-    sizes = np.array([[3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73]])[rng.integers(0, 3, n)] * rng.uniform(0.8, 1.2, (n, 3))
-    return np.concatenate([rng.uniform(-extent, extent, (n, 2)), rng.uniform(-1, 1, (n, 1)), sizes, rng.uniform(-4, 4, (n, 1))], axis=1)
+    sizes = np.array([[3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73]])[rng.integers(0, 3, n)] * rng.uniform(
+        0.8, 1.2, (n, 3)
+    )
+    return np.concatenate(
+        [rng.uniform(-extent, extent, (n, 2)), rng.uniform(-1, 1, (n, 1)), sizes, rng.uniform(-4, 4, (n, 1))], axis=1
+    )
 
 
 @needs_golden
@@ -43,15 +50,17 @@ def test_recorded_keep_lists(case, backend):
 @pytest.mark.parametrize("model", ["second", "pointpillar"])
 @pytest.mark.parametrize("image", [0, 1])
 def test_candidates_of_a_real_forward_pass(model, image, backend):
-    """Thousands of overlapping candidates of a network with random weights, threshold 0.01, as the KITTI configs have it."""
+    """Thousands of overlapping candidates of a network with random weights, threshold 0.01, as the KITTI configs have
+    it.
+    """
     c = cases(f"05_forward/{model}_eval.npz")["b2_000000_000001"]
     if backend == "reference" and len(c[f"cand{image}_boxes"]) > 5000:
         pytest.skip("a dense cluster: seconds in the reference, and the other three images show the same")
     expected = cases(f"05_forward/{model}_post_nms.npz")[f"img{image}"]["order_exact"]
     boxes = torch.from_numpy(c[f"cand{image}_boxes"])
     scores = torch.from_numpy(c[f"cand{image}_logits"]).sigmoid().max(dim=1).values.numpy()
-    # Saturated scores are equal, and topk (which made the recording) leaves the order of equal scores open. Among equals, the recorded
-    # survivors go first in their order; that changes nothing in a greedy suppression that agrees.
+    # Saturated scores are equal, and topk (which made the recording) leaves the order of equal scores open. Among
+    # equals, the recorded survivors go first in their order; that changes nothing in a greedy suppression that agrees.
     place = np.full(len(scores), len(scores))
     place[expected] = np.arange(len(expected))
     ranked = np.lexsort((place, -scores))
@@ -67,11 +76,21 @@ def test_brute_force_on_shapely_overlaps(thresh, backend):
     boxes, scores = random_boxes(rng, 150, extent=6.0), rng.permutation(150) / 150
     corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2 * boxes[:, None, 3:5]
     cos, sin = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
-    shapes = shapely.polygons(np.stack([corners[..., 0] * cos - corners[..., 1] * sin + boxes[:, None, 0],
-                                        corners[..., 0] * sin + corners[..., 1] * cos + boxes[:, None, 1]], axis=-1))
+    shapes = shapely.polygons(
+        np.stack(
+            [
+                corners[..., 0] * cos - corners[..., 1] * sin + boxes[:, None, 0],
+                corners[..., 0] * sin + corners[..., 1] * cos + boxes[:, None, 1],
+            ],
+            axis=-1,
+        )
+    )
     kept = []
     for i in np.argsort(-scores):
-        ious = [shapely.area(shapely.intersection(shapes[i], shapes[k])) / shapely.area(shapely.union(shapes[i], shapes[k])) for k in kept]
+        ious = [
+            shapely.area(shapely.intersection(shapes[i], shapes[k])) / shapely.area(shapely.union(shapes[i], shapes[k]))
+            for k in kept
+        ]
         if not ious or max(ious) <= thresh:
             kept.append(i)
     assert 10 < len(kept) < 150
@@ -88,7 +107,10 @@ def test_only_survivors_suppress(backend):
 def test_equal_to_the_threshold_stays(backend):
     boxes = torch.tensor([row(dx=2, dy=2), row(x=0.5, dx=1, dy=2)])  # IoU 1/2 without rounding
     scores = torch.tensor([0.5, 0.4])
-    assert nms_rotated(boxes, scores, 0.5).tolist() == [0, 1] and nms_axis_aligned(boxes, scores, 0.5).tolist() == [0, 1]
+    assert nms_rotated(boxes, scores, 0.5).tolist() == [0, 1] and nms_axis_aligned(boxes, scores, 0.5).tolist() == [
+        0,
+        1,
+    ]
     assert nms_rotated(boxes, scores, 0.499).tolist() == [0] and nms_axis_aligned(boxes, scores, 0.499).tolist() == [0]
 
 
@@ -127,7 +149,9 @@ def test_a_number_that_is_not_finite_neither_suppresses_nor_is_suppressed(column
     assert nms_rotated(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.1).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("kind", ["scene", "one giant", "two far clusters", "one line", "one place", "zero sizes", "huge numbers"])
+@pytest.mark.parametrize(
+    "kind", ["scene", "one giant", "two far clusters", "one line", "one place", "zero sizes", "huge numbers"]
+)
 @pytest.mark.parametrize("thresh", [0.0, 0.01, 0.3, 0.7])
 def test_backends_agree(kind, thresh, monkeypatch):
     """Where the grid of the fast search has much or nothing to do."""
@@ -165,15 +189,22 @@ def test_post_maxsize_ends_the_search(backend):
 
 
 def test_groups_by_hand(backend):
-    """One place, so that every box of a group suppresses the rest of it: thresholds, limits and boxes that take no part."""
-    boxes = torch.tensor([row(0), row(0.5), row(0), row(0.5), row(0), row(0), row(9)])  # rows half a metre apart overlap by 1.5 / 2.5 = 0.6
+    """One place, so that every box of a group suppresses the rest of it: thresholds, limits and boxes that take no
+    part.
+    """
+    # rows half a metre apart overlap by 1.5 / 2.5 = 0.6
+    boxes = torch.tensor([row(0), row(0.5), row(0), row(0.5), row(0), row(0), row(9)])
     scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.5])
     groups = torch.tensor([0, 0, 1, 1, -1, 2, 1])
     assert nms_rotated(boxes, scores, [0.5, 0.5, 0.5], groups=groups).tolist() == [1, 6, 3, 5]
     assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], groups=groups).tolist() == [1, 0, 6, 3, 5]
     assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], pre_maxsize=[1, None, 0], groups=groups).tolist() == [1, 6, 3]
     assert nms_rotated(boxes, scores, [0.7, 0.5, 0.5], post_maxsize=1, groups=groups).tolist() == [1, 6, 5]
-    assert nms_axis_aligned(boxes, scores, [0.7, 0.5], post_maxsize=[None, 1], groups=groups.int()).tolist() == [1, 0, 6]
+    assert nms_axis_aligned(boxes, scores, [0.7, 0.5], post_maxsize=[None, 1], groups=groups.int()).tolist() == [
+        1,
+        0,
+        6,
+    ]
     assert nms_rotated(boxes, scores, [], groups=groups).tolist() == []
     assert nms_rotated(boxes.numpy(), scores.numpy(), [0.5], groups=np.full(7, 5)).tolist() == []
 
@@ -188,13 +219,17 @@ def test_groups_are_as_one_call_each(count, backend):
     expected = []
     for g in range(4):
         own = np.nonzero(groups == g)[0]
-        expected += own[nms_rotated(boxes[own], scores[own], thresh[g], pre[g])[:post[g]]].tolist()
+        expected += own[nms_rotated(boxes[own], scores[own], thresh[g], pre[g])[: post[g]]].tolist()
     assert nms_rotated(boxes, scores, thresh, pre, post, groups).tolist() == expected and len(expected) > 10
 
 
 # sizes and places from a raster, so that boxes coincide, touch and nest; scores that tie
-BOX = st.tuples(*[st.integers(-4, 4).map(lambda i: i / 2)] * 2, st.just(0.0), *[st.sampled_from([0.5, 1.0, 2.0, 3.0])] * 3,
-                st.one_of(st.sampled_from([0.0, np.pi / 2, np.pi / 4]), st.floats(-10, 10)))
+BOX = st.tuples(
+    *[st.integers(-4, 4).map(lambda i: i / 2)] * 2,
+    st.just(0.0),
+    *[st.sampled_from([0.5, 1.0, 2.0, 3.0])] * 3,
+    st.one_of(st.sampled_from([0.0, np.pi / 2, np.pi / 4]), st.floats(-10, 10)),
+)
 SCORED = st.lists(st.tuples(BOX, st.integers(0, 5).map(lambda i: i / 5)), min_size=1, max_size=24)
 
 
@@ -214,7 +249,9 @@ def test_survivors_do_not_overlap_and_the_rest_has_a_better_one_that_does(name, 
     among = iou[np.ix_(kept, kept)]
     assert (among[~np.eye(len(kept), dtype=bool)] <= thresh).all()
     for i in set(range(len(boxes))) - set(kept):
-        assert ((iou[i, kept] > thresh) & ((scores[kept] > scores[i]) | ((scores[kept] == scores[i]) & (kept < i)))).any()
+        assert (
+            (iou[i, kept] > thresh) & ((scores[kept] > scores[i]) | ((scores[kept] == scores[i]) & (kept < i)))
+        ).any()
     if (np.abs(iou - thresh) > 1e-9).all() and (thresh > 0 or ((iou == 0) | (iou > 1e-9)).all()):
         np.testing.assert_array_equal(kept_turned, kept)
 
@@ -237,7 +274,9 @@ def test_mistakes():
         nms_rotated(boxes, torch.zeros(3), -0.1)
     with pytest.raises(InputError, match="pre_maxsize must be None or at least 0, not -1"):
         nms_rotated(boxes, torch.zeros(3), 0.1, -1)
-    with pytest.raises(InputError, match=r"post_maxsize must be one number or one for each of the 2 groups, not \[1, 2, 3\]"):
+    with pytest.raises(
+        InputError, match=r"post_maxsize must be one number or one for each of the 2 groups, not \[1, 2, 3\]"
+    ):
         nms_rotated(boxes, torch.zeros(3), [0.1, 0.1], None, [1, 2, 3], torch.zeros(3))
     with pytest.raises(InputError, match="thresh must be a list of one IoU for each group, not 0.1"):
         nms_rotated(boxes, torch.zeros(3), 0.1, groups=torch.zeros(3))

@@ -1,4 +1,5 @@
 """Rotated overlap against shapely, closed forms and recorded numbers, in every backend."""
+
 import math
 
 import numpy as np
@@ -10,14 +11,27 @@ from hypothesis import strategies as st
 from ops_triton import INTERPRETED
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev, boxes_iou3d, boxes_iou_bev, boxes_overlap_bev, cpu, reference
+from pcdet_focal.ops.rotated_iou import (
+    boxes_aligned_iou3d,
+    boxes_aligned_iou_bev,
+    boxes_iou3d,
+    boxes_iou_bev,
+    boxes_overlap_bev,
+    cpu,
+    reference,
+)
 
 shapely = pytest.importorskip("shapely")
-BACKENDS = {"reference": lambda a, b, what: reference.iou_matrix(torch.from_numpy(a), torch.from_numpy(b), what).numpy(),
-            "cpu": cpu.iou_matrix}
+BACKENDS = {
+    "reference": lambda a, b, what: reference.iou_matrix(torch.from_numpy(a), torch.from_numpy(b), what).numpy(),
+    "cpu": cpu.iou_matrix,
+}
 if INTERPRETED:
     from pcdet_focal.ops.rotated_iou import cuda
-    BACKENDS["cuda"] = lambda a, b, what: cuda.iou_matrix(torch.from_numpy(a), torch.from_numpy(b), what, torch.float64).numpy()
+
+    BACKENDS["cuda"] = lambda a, b, what: cuda.iou_matrix(
+        torch.from_numpy(a), torch.from_numpy(b), what, torch.float64
+    ).numpy()
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -33,8 +47,13 @@ def box(x=0.0, y=0.0, z=0.0, dx=4.0, dy=2.0, dz=1.5, heading=0.0):
 def polygons(boxes):
     corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2 * boxes[:, None, 3:5]
     cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
-    turned = np.stack([corners[..., 0] * cos[:, None] - corners[..., 1] * sin[:, None],
-                       corners[..., 0] * sin[:, None] + corners[..., 1] * cos[:, None]], axis=-1)
+    turned = np.stack(
+        [
+            corners[..., 0] * cos[:, None] - corners[..., 1] * sin[:, None],
+            corners[..., 0] * sin[:, None] + corners[..., 1] * cos[:, None],
+        ],
+        axis=-1,
+    )
     return shapely.polygons(turned + boxes[:, None, :2])
 
 
@@ -43,8 +62,15 @@ def shapely_overlap(a, b):
 
 
 def random_boxes(rng, n, extent):
-    return np.concatenate([rng.uniform(-extent, extent, (n, 2)), rng.uniform(-1, 1, (n, 1)), rng.uniform(0.3, 6, (n, 3)),
-                           rng.uniform(-7, 7, (n, 1))], axis=1)
+    return np.concatenate(
+        [
+            rng.uniform(-extent, extent, (n, 2)),
+            rng.uniform(-1, 1, (n, 1)),
+            rng.uniform(0.3, 6, (n, 3)),
+            rng.uniform(-7, 7, (n, 1)),
+        ],
+        axis=1,
+    )
 
 
 @needs_golden
@@ -71,28 +97,49 @@ def test_agrees_with_shapely(extent, backend):
     np.testing.assert_allclose(boxes_overlap_bev(a, b), overlap, atol=1e-12, rtol=1e-12)
     areas = a[:, None, 3] * a[:, None, 4] + b[None, :, 3] * b[None, :, 4]
     np.testing.assert_allclose(boxes_iou_bev(a, b), overlap / (areas - overlap), atol=1e-12)
-    height = np.clip(np.minimum(a[:, None, 2] + a[:, None, 5] / 2, b[None, :, 2] + b[None, :, 5] / 2)
-                     - np.maximum(a[:, None, 2] - a[:, None, 5] / 2, b[None, :, 2] - b[None, :, 5] / 2), 0, None)
+    height = np.clip(
+        np.minimum(a[:, None, 2] + a[:, None, 5] / 2, b[None, :, 2] + b[None, :, 5] / 2)
+        - np.maximum(a[:, None, 2] - a[:, None, 5] / 2, b[None, :, 2] - b[None, :, 5] / 2),
+        0,
+        None,
+    )
     volumes = a[:, None, 3:6].prod(-1) + b[None, :, 3:6].prod(-1)
     np.testing.assert_allclose(boxes_iou3d(a, b), overlap * height / (volumes - overlap * height), atol=1e-12)
 
 
-@pytest.mark.parametrize("a, b, overlap", [
-    (box(), box(), 8), (box(heading=0.3), box(heading=0.3), 8), (box(heading=0.3), box(heading=0.3 + math.pi), 8),
-    (box(heading=0.3), box(heading=0.3 - 3 * math.pi), 8), (box(heading=0.7), box(heading=0.7 + math.pi / 2), 4),
-    (box(dx=1, dy=1), box(dx=1, dy=1, heading=math.pi / 4), 2 * math.sqrt(2) - 2),  # a regular octagon
-    (box(dx=6, dy=6, heading=0.4), box(0.5, 0.3, dx=1, dy=0.5, heading=1.9), 0.5),  # nested
-    (box(), box(4.0, 0), 0), (box(), box(0, 2.0), 0), (box(), box(4.0, 2.0), 0),   # touching along an edge and at a corner
-    (box(), box(3.5, 0), 1), (box(), box(3.5, 1.5), 0.25), (box(), box(2, 1), 2),
-    (box(dx=10, dy=0.1), box(dx=10, dy=0.1, heading=math.pi / 2), 0.01),
-    (box(dx=10, dy=1), box(dx=10, dy=1, heading=math.pi / 6), 2),                    # a rhombus: width² / sin
-    (box(), box(500, 0), 0), (box(dx=0), box(), 0), (box(), box(dy=0), 0), (box(dx=0, dy=0), box(dx=0, dy=0), 0), (box(dx=-1), box(), 0),
-])
+@pytest.mark.parametrize(
+    "a, b, overlap",
+    [
+        (box(), box(), 8),
+        (box(heading=0.3), box(heading=0.3), 8),
+        (box(heading=0.3), box(heading=0.3 + math.pi), 8),
+        (box(heading=0.3), box(heading=0.3 - 3 * math.pi), 8),
+        (box(heading=0.7), box(heading=0.7 + math.pi / 2), 4),
+        (box(dx=1, dy=1), box(dx=1, dy=1, heading=math.pi / 4), 2 * math.sqrt(2) - 2),  # a regular octagon
+        (box(dx=6, dy=6, heading=0.4), box(0.5, 0.3, dx=1, dy=0.5, heading=1.9), 0.5),  # nested
+        # touching along an edge and at a corner
+        (box(), box(4.0, 0), 0),
+        (box(), box(0, 2.0), 0),
+        (box(), box(4.0, 2.0), 0),
+        (box(), box(3.5, 0), 1),
+        (box(), box(3.5, 1.5), 0.25),
+        (box(), box(2, 1), 2),
+        (box(dx=10, dy=0.1), box(dx=10, dy=0.1, heading=math.pi / 2), 0.01),
+        (box(dx=10, dy=1), box(dx=10, dy=1, heading=math.pi / 6), 2),  # a rhombus: width² / sin
+        (box(), box(500, 0), 0),
+        (box(dx=0), box(), 0),
+        (box(), box(dy=0), 0),
+        (box(dx=0, dy=0), box(dx=0, dy=0), 0),
+        (box(dx=-1), box(), 0),
+    ],
+)
 def test_closed_forms(a, b, overlap, backend):
     for first, second in [(a, b), (b, a)]:
         np.testing.assert_allclose(boxes_overlap_bev(first, second), [[overlap]], atol=1e-14)
         area = max(np.prod(a[0, 3:5]), 0) + max(np.prod(b[0, 3:5]), 0)
-        np.testing.assert_allclose(boxes_iou_bev(first, second), [[overlap / (area - overlap) if overlap else 0]], atol=1e-14)
+        np.testing.assert_allclose(
+            boxes_iou_bev(first, second), [[overlap / (area - overlap) if overlap else 0]], atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("extent", [3.0, 10.0])
@@ -120,9 +167,12 @@ def test_heights(backend):
 
 
 def test_large_coordinates_lose_nothing(backend):
-    a, b = np.concatenate([box(heading=0.3), box(1, 0.5, heading=1.0)]), np.concatenate([box(heading=0.3), box(-1, 0.25, heading=2.0)])
+    a, b = (
+        np.concatenate([box(heading=0.3), box(1, 0.5, heading=1.0)]),
+        np.concatenate([box(heading=0.3), box(-1, 0.25, heading=2.0)]),
+    )
     near = boxes_iou_bev(a, b)
-    shift = np.array([2.0 ** 40, -(2.0 ** 39), 0, 0, 0, 0, 0])
+    shift = np.array([2.0**40, -(2.0**39), 0, 0, 0, 0, 0])
     np.testing.assert_allclose(boxes_iou_bev(a + shift, b + shift), near, atol=1e-14)
 
 
@@ -131,9 +181,13 @@ def test_tiny_boxes(backend):
     a = box(0.0223, -0.0141, -0.0286, 0.0169, 0.0216, 0.0479, -0.0076)
     b = box(0.0222, -0.0167, -0.0052, 0.0267, 0.0118, 0.0452, -0.0052)
     overlap = 0.0169 * 0.0118  # nearly parallel, so nearly the common length times the common width
-    np.testing.assert_allclose(boxes_iou_bev(a, b), [[overlap / (0.0169 * 0.0216 + 0.0267 * 0.0118 - overlap)]], atol=1e-4)
+    np.testing.assert_allclose(
+        boxes_iou_bev(a, b), [[overlap / (0.0169 * 0.0216 + 0.0267 * 0.0118 - overlap)]], atol=1e-4
+    )
     np.testing.assert_allclose(boxes_overlap_bev(a, b), shapely_overlap(a, b), rtol=1e-12)
-    np.testing.assert_allclose(boxes_iou3d(box(dx=1e-5, dy=1e-5, dz=1e-5), box(dx=1e-5, dy=1e-5, dz=1e-5)), [[1]], atol=1e-12)
+    np.testing.assert_allclose(
+        boxes_iou3d(box(dx=1e-5, dy=1e-5, dz=1e-5), box(dx=1e-5, dy=1e-5, dz=1e-5)), [[1]], atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("column", range(7))
@@ -152,7 +206,10 @@ def test_kind_dtype_shape_and_further_columns(backend):
     wide = torch.cat([a, torch.full((2, 2), math.nan)], dim=1)
     assert torch.equal(boxes_iou_bev(wide, wide), boxes_iou_bev(a, a))
     assert boxes_iou_bev(a, a).dtype == torch.float32 and boxes_iou_bev(a.double(), a).dtype == torch.float64
-    assert boxes_iou_bev(a.half(), a.half()).dtype == torch.float16 and boxes_iou_bev(a.bfloat16(), a.bfloat16()).dtype == torch.bfloat16
+    assert (
+        boxes_iou_bev(a.half(), a.half()).dtype == torch.float16
+        and boxes_iou_bev(a.bfloat16(), a.bfloat16()).dtype == torch.bfloat16
+    )
     assert boxes_iou_bev(a.numpy(), a.numpy()).dtype == np.float32
     for n, m in [(0, 2), (2, 0), (0, 0)]:
         assert boxes_iou_bev(a[:n], a[:m]).shape == (n, m) and boxes_iou3d(a[:n], a[:m]).shape == (n, m)

@@ -1,4 +1,7 @@
-"""Differentiable rotated IoU, GIoU and DIoU: values against the plain operation and brute force, gradients against finite differences."""
+"""Differentiable rotated IoU, GIoU and DIoU: values against the plain operation and brute force, gradients against
+finite differences.
+"""
+
 import math
 
 import pytest
@@ -24,7 +27,9 @@ def box(x=0.0, y=0.0, z=0.0, dx=4.0, dy=2.0, dz=1.5, heading=0.3):
 def random_boxes(n, extent=3.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(n, 7, generator=generator, dtype=torch.float64)
-    return u * torch.tensor([2 * extent, 2 * extent, 2, 4, 4, 4, 14]) + torch.tensor([-extent, -extent, -1, 0.3, 0.3, 0.3, -7])
+    return u * torch.tensor([2 * extent, 2 * extent, 2, 4, 4, 4, 14]) + torch.tensor(
+        [-extent, -extent, -1, 0.3, 0.3, 0.3, -7]
+    )
 
 
 def gradients(a, b, kind, space):
@@ -56,18 +61,29 @@ def test_closed_forms():
     t = 0.4
     a = torch.tensor([box(t, 0, 0, 1, 1, 1, 0)], dtype=torch.float64)
     b = torch.tensor([box(0, 0, 0, 1, 1, 1, 0)], dtype=torch.float64)
-    expected = {("iou", "bev"): ((1 - t) / (1 + t), -2 / (1 + t)**2), ("iou", "3d"): ((1 - t) / (1 + t), -2 / (1 + t)**2),
-                ("giou", "3d"): ((1 - t) / (1 + t), -2 / (1 + t)**2)}
+    expected = {
+        ("iou", "bev"): ((1 - t) / (1 + t), -2 / (1 + t) ** 2),
+        ("iou", "3d"): ((1 - t) / (1 + t), -2 / (1 + t) ** 2),
+        ("giou", "3d"): ((1 - t) / (1 + t), -2 / (1 + t) ** 2),
+    }
     for space, rest in (("bev", 1), ("3d", 2)):
-        d = (1 + t)**2 + rest
-        expected["diou", space] = ((1 - t) / (1 + t) - t**2 / d, -2 / (1 + t)**2 - 2 * t / d + t**2 / d**2 * 2 * (1 + t))
+        d = (1 + t) ** 2 + rest
+        expected["diou", space] = (
+            (1 - t) / (1 + t) - t**2 / d,
+            -2 / (1 + t) ** 2 - 2 * t / d + t**2 / d**2 * 2 * (1 + t),
+        )
     for (kind, space), (value, slope) in expected.items():
         got, grad, _ = gradients(a, b, kind, space)
-        assert got.item() == pytest.approx(value, abs=1e-12) and grad[0, 0].item() == pytest.approx(slope, abs=1e-12), (kind, space)
+        assert got.item() == pytest.approx(value, abs=1e-12) and grad[0, 0].item() == pytest.approx(slope, abs=1e-12), (
+            kind,
+            space,
+        )
 
 
 def test_turned_square_makes_an_octagon():
-    """Unit square against itself turned by 45 degrees: overlap 2 sqrt(2) - 2; by symmetry the heading has no slope there."""
+    """Unit square against itself turned by 45 degrees: overlap 2 sqrt(2) - 2; by symmetry the heading has no slope
+    there.
+    """
     a = torch.tensor([box(5, 5, 0, 1, 1, 1, math.pi / 4)], dtype=torch.float64)
     b = torch.tensor([box(5, 5, 0, 1, 1, 1, 0)], dtype=torch.float64)
     overlap = 2 * math.sqrt(2) - 2
@@ -80,22 +96,34 @@ def test_turned_square_makes_an_octagon():
 def test_gradient_of_both_boxes_by_finite_differences(kind, space):
     a, b = random_boxes(40), random_boxes(40, seed=1)
     assert ((boxes_aligned_iou3d(a, b) > 0).sum() > 10) and (boxes_aligned_iou_bev(a, b) == 0).sum() > 3
-    assert torch.autograd.gradcheck(lambda x, y: paired_iou(x, y, kind, space), (a.requires_grad_(), b.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda x, y: paired_iou(x, y, kind, space), (a.requires_grad_(), b.requires_grad_())
+    )
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_gradient_where_edges_coincide_is_the_mean_of_both_sides(space):
-    """Boxes on a coarse lattice: shared edges, shared corners, identical boxes, headings that differ by right angles. Central differences along
-    random directions converge to the mean of the two one-sided derivatives. (An enclosing box has kinks within kinks, where that mean is not linear
-    in the direction: no gradient could have this property.)"""
+    """Boxes on a coarse lattice: shared edges, shared corners, identical boxes, headings that differ by right angles.
+    Central differences along random directions converge to the mean of the two one-sided derivatives. (An enclosing box
+    has kinks within kinks, where that mean is not linear in the direction: no gradient could have this property.)"""
     generator = torch.Generator().manual_seed(7)
 
     def lattice(n):
         def pick(values, *shape):
             return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), shape, generator=generator)]
-        # heights whose tops and bottoms never touch from outside: there the one-sided derivative that lets boxes meet is wanted
-        return torch.cat([pick([-1.0, 0.0, 0.5, 1.0], n, 2), pick([0.0, 0.25], n, 1), pick([1.0, 2.0, 3.0], n, 2), pick([1.0, 1.5], n, 1),
-                          pick([0.0, math.pi / 2, math.pi, -math.pi / 2, math.pi / 4], n, 1)], dim=1)
+
+        # heights whose tops and bottoms never touch from outside: there the one-sided derivative that lets boxes meet
+        # is wanted
+        return torch.cat(
+            [
+                pick([-1.0, 0.0, 0.5, 1.0], n, 2),
+                pick([0.0, 0.25], n, 1),
+                pick([1.0, 2.0, 3.0], n, 2),
+                pick([1.0, 1.5], n, 1),
+                pick([0.0, math.pi / 2, math.pi, -math.pi / 2, math.pi / 4], n, 1),
+            ],
+            dim=1,
+        )
 
     a, b = lattice(600), lattice(600)
     a[:50] = b[:50]
@@ -103,7 +131,10 @@ def test_gradient_where_edges_coincide_is_the_mean_of_both_sides(space):
     step = 1e-6
     for _ in range(3):
         va, vb = (torch.randn(600, 7, generator=generator, dtype=torch.float64) for _ in range(2))
-        slope = (paired_iou(a + step * va, b + step * vb, "iou", space) - paired_iou(a - step * va, b - step * vb, "iou", space)) / (2 * step)
+        slope = (
+            paired_iou(a + step * va, b + step * vb, "iou", space)
+            - paired_iou(a - step * va, b - step * vb, "iou", space)
+        ) / (2 * step)
         torch.testing.assert_close((grad_a * va + grad_b * vb).sum(1), slope, rtol=0, atol=3e-5)
 
 
@@ -180,10 +211,13 @@ def test_boxes_apart_are_pulled_together_by_giou_and_diou_only(space):
 @pytest.mark.parametrize("space", SPACES)
 def test_descending_the_distance_loss_brings_boxes_from_apart_to_their_targets(space):
     target = random_boxes(16, extent=20, seed=4)
-    start = target + torch.randn(16, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * torch.tensor([6, 6, 2, 0.1, 0.1, 0.1, 0.3])
+    start = target + torch.randn(16, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * torch.tensor(
+        [6, 6, 2, 0.1, 0.1, 0.1, 0.3]
+    )
     assert (boxes_aligned_iou3d(start, target) == 0).sum() >= 8
     moved = start.clone().requires_grad_()
-    fixed = torch.tensor([0, 0, 0, 1, 1, 1, 0], dtype=torch.bool)  # sizes: far apart they grow to shorten the distance relative to the diagonal
+    # sizes: far apart they grow to shorten the distance relative to the diagonal
+    fixed = torch.tensor([0, 0, 0, 1, 1, 1, 0], dtype=torch.bool)
     optimizer = torch.optim.Adam([moved], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     for _ in range(300):
@@ -191,7 +225,9 @@ def test_descending_the_distance_loss_brings_boxes_from_apart_to_their_targets(s
         (1 - paired_iou(torch.where(fixed, target, moved), target, "diou", space)).sum().backward()
         optimizer.step()
         schedule.step()
-    final = {"bev": boxes_aligned_iou_bev, "3d": boxes_aligned_iou3d}[space](torch.where(fixed, target, moved.detach()), target)
+    final = {"bev": boxes_aligned_iou_bev, "3d": boxes_aligned_iou3d}[space](
+        torch.where(fixed, target, moved.detach()), target
+    )
     assert final.min() > 0.9, final
 
 
@@ -212,7 +248,10 @@ def test_equal_headings_give_the_axis_aligned_definitions():
     a, b = random_boxes(300), random_boxes(300, seed=1)
     a[:, 6] = b[:, 6] = 0
     torch.testing.assert_close(paired_iou(a, b, "diou", "3d"), bbox3d_overlaps_diou(a, b), rtol=0, atol=1e-9)
-    low, high = torch.minimum(a[:, :3] - a[:, 3:6] / 2, b[:, :3] - b[:, 3:6] / 2), torch.maximum(a[:, :3] + a[:, 3:6] / 2, b[:, :3] + b[:, 3:6] / 2)
+    low, high = (
+        torch.minimum(a[:, :3] - a[:, 3:6] / 2, b[:, :3] - b[:, 3:6] / 2),
+        torch.maximum(a[:, :3] + a[:, 3:6] / 2, b[:, :3] + b[:, 3:6] / 2),
+    )
     enclosing = (high - low).prod(1)
     iou = boxes_aligned_iou3d(a, b)
     union = (a[:, 3:6].prod(1) + b[:, 3:6].prod(1)) / (1 + iou)
@@ -226,7 +265,10 @@ def test_the_enclosing_box_is_the_smaller_of_two():
     for boxes in (a, b):
         half = torch.tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2 * boxes[:, None, 3:5]
         c, s = boxes[:, 6].cos()[:, None], boxes[:, 6].sin()[:, None]
-        corners.append(torch.stack([half[..., 0] * c - half[..., 1] * s, half[..., 0] * s + half[..., 1] * c], dim=2) + boxes[:, None, :2])
+        corners.append(
+            torch.stack([half[..., 0] * c - half[..., 1] * s, half[..., 0] * s + half[..., 1] * c], dim=2)
+            + boxes[:, None, :2]
+        )
     points = torch.cat(corners, dim=1)  # (100, 8, 2)
     areas, diagonals = [], []
     for boxes in (a, b):
@@ -238,9 +280,13 @@ def test_the_enclosing_box_is_the_smaller_of_two():
     iou = boxes_aligned_iou_bev(a, b)
     union = (a[:, 3:5].prod(1) + b[:, 3:5].prod(1)) / (1 + iou)
     enclosing = torch.minimum(*areas)
-    torch.testing.assert_close(paired_iou(a, b, "giou", "bev"), iou - (enclosing - union) / enclosing, rtol=0, atol=1e-9)
-    distance = ((a - b)[:, :2]**2).sum(1)
-    torch.testing.assert_close(paired_iou(a, b, "diou", "bev"), iou - distance / torch.minimum(*diagonals), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        paired_iou(a, b, "giou", "bev"), iou - (enclosing - union) / enclosing, rtol=0, atol=1e-9
+    )
+    distance = ((a - b)[:, :2] ** 2).sum(1)
+    torch.testing.assert_close(
+        paired_iou(a, b, "diou", "bev"), iou - distance / torch.minimum(*diagonals), rtol=0, atol=1e-9
+    )
 
 
 def test_further_columns_and_strides_do_not_matter_and_nothing_is_changed():
@@ -270,7 +316,7 @@ def test_no_boxes():
 
 def test_a_second_derivative_is_refused_instead_of_wrong():
     a = random_boxes(5).requires_grad_()
-    grad, = torch.autograd.grad(paired_iou(a, random_boxes(5, seed=1)).sum(), a, create_graph=True)
+    (grad,) = torch.autograd.grad(paired_iou(a, random_boxes(5, seed=1)).sum(), a, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 
@@ -283,16 +329,19 @@ def test_compiles_to_one_graph():
     torch.testing.assert_close(x.grad, gradients(a, b, "giou", "3d")[1])
 
 
-@pytest.mark.parametrize("a, b, arguments, words", [
-    (torch.zeros(3, 6), torch.zeros(3, 7), {}, ["boxes_a", "(3, 6)", "(N, 7 or more)"]),
-    (torch.zeros(3, 7), torch.zeros(7), {}, ["boxes_b", "(7,)"]),
-    (torch.zeros(3, 7), torch.zeros(2, 7), {}, ["3 and 2 rows"]),
-    (torch.zeros(3, 7).long(), torch.zeros(3, 7), {}, ["boxes_a", "floating point", "int64"]),
-    ([[0.0] * 7], torch.zeros(1, 7), {}, ["boxes_a", "list"]),
-    (torch.zeros(3, 7), torch.zeros(3, 7, device="meta"), {}, ["cpu", "meta"]),
-    (torch.zeros(3, 7), torch.zeros(3, 7), {"kind": "ciou"}, ["kind='ciou'", "'diou'"]),
-    (torch.zeros(3, 7), torch.zeros(3, 7), {"space": "3D"}, ["space='3D'", "'3d'"]),
-])
+@pytest.mark.parametrize(
+    "a, b, arguments, words",
+    [
+        (torch.zeros(3, 6), torch.zeros(3, 7), {}, ["boxes_a", "(3, 6)", "(N, 7 or more)"]),
+        (torch.zeros(3, 7), torch.zeros(7), {}, ["boxes_b", "(7,)"]),
+        (torch.zeros(3, 7), torch.zeros(2, 7), {}, ["3 and 2 rows"]),
+        (torch.zeros(3, 7).long(), torch.zeros(3, 7), {}, ["boxes_a", "floating point", "int64"]),
+        ([[0.0] * 7], torch.zeros(1, 7), {}, ["boxes_a", "list"]),
+        (torch.zeros(3, 7), torch.zeros(3, 7, device="meta"), {}, ["cpu", "meta"]),
+        (torch.zeros(3, 7), torch.zeros(3, 7), {"kind": "ciou"}, ["kind='ciou'", "'diou'"]),
+        (torch.zeros(3, 7), torch.zeros(3, 7), {"space": "3D"}, ["space='3D'", "'3d'"]),
+    ],
+)
 def test_mistakes_are_explained(a, b, arguments, words):
     with pytest.raises(InputError) as error:
         paired_iou(a, b, **arguments)
@@ -302,7 +351,9 @@ def test_mistakes_are_explained(a, b, arguments, words):
 ANGLES = st.one_of(st.sampled_from([k * math.pi / 4 for k in range(-4, 5)]), st.floats(-10, 10))
 LENGTHS = st.one_of(st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.floats(0.01, 30))
 PLACES = st.one_of(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]), st.floats(-20, 20))
-BOXES = st.tuples(PLACES, PLACES, PLACES, LENGTHS, LENGTHS, LENGTHS, ANGLES).map(lambda t: torch.tensor([t], dtype=torch.float64))
+BOXES = st.tuples(PLACES, PLACES, PLACES, LENGTHS, LENGTHS, LENGTHS, ANGLES).map(
+    lambda t: torch.tensor([t], dtype=torch.float64)
+)
 
 
 @pytest.mark.parametrize("kind, space", EVERY)
@@ -328,7 +379,9 @@ def test_symmetric_bounded_one_for_itself_and_the_same_wherever_the_pair_stands(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_has_the_same_values_and_gradients(backend, monkeypatch):
-    """Random, identical, parallel, touching, nested, far and empty pairs; a row count that is no multiple of a block."""
+    """Random, identical, parallel, touching, nested, far and empty pairs; a row count that is no multiple of a
+    block.
+    """
     a, b = random_boxes(150), random_boxes(150, seed=1)
     b[:10] = a[:10]
     b[10:20, 6] = a[10:20, 6] + math.pi / 2

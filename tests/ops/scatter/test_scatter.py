@@ -1,4 +1,5 @@
 """Mean and maximum of groups of rows: by hand, against a loop, gradients in float64."""
+
 import doctest
 
 import numpy as np
@@ -24,9 +25,14 @@ def test_against_a_loop(shape, dtype):
     index = torch.randint(-1, 12, (200,), generator=generator)
     index[index == 7] = 8  # a group without rows
     before = src.clone(), index.clone()
-    for function, plain in ((scatter_mean, lambda rows: rows.mean(axis=0)), (scatter_max, lambda rows: rows.max(axis=0))):
+    for function, plain in (
+        (scatter_mean, lambda rows: rows.mean(axis=0)),
+        (scatter_max, lambda rows: rows.max(axis=0)),
+    ):
         result = function(src, index, 13)
-        assert result.shape == (13, *shape) and result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert result.shape == (13, *shape) and result.dtype == (
+            torch.float64 if dtype == torch.float64 else torch.float32
+        )
         for g in range(13):
             rows = src.double().numpy()[index.numpy() == g]
             np.testing.assert_allclose(result[g], plain(rows) if len(rows) else np.zeros(shape), rtol=1e-6, atol=1e-6)
@@ -44,7 +50,12 @@ def test_gradients(function):
 
 def test_rows_that_share_the_maximum_share_its_gradient():
     src = torch.tensor([[2.0], [2.0], [1.0], [-3.0]], requires_grad=True)
-    assert torch.autograd.grad(scatter_max(src, torch.tensor([0, 0, 0, 1]), 2).sum(), src)[0].flatten().tolist() == [0.5, 0.5, 0, 1]
+    assert torch.autograd.grad(scatter_max(src, torch.tensor([0, 0, 0, 1]), 2).sum(), src)[0].flatten().tolist() == [
+        0.5,
+        0.5,
+        0,
+        1,
+    ]
 
 
 @given(groups=st.lists(st.integers(-1, 5), max_size=40), seed=st.integers(0, 2**31))

@@ -1,4 +1,5 @@
 """Sparse convolution against dense convolution, against spconv's native algorithm, and by finite differences."""
+
 import copy
 import pickle
 from collections import OrderedDict
@@ -13,8 +14,15 @@ from pcdet_focal.ops import sparse_conv as sc
 
 BACKENDS = ["cpu", "reference"]
 # kernel, stride, padding, dilation
-REGULAR = {"k3_s2_p1": (3, 2, 1, 1), "k3_s2_p011": (3, 2, (0, 1, 1), 1), "k311_s211_p0": ((3, 1, 1), (2, 1, 1), 0, 1), "k2_s2": (2, 2, 0, 1),
-           "k3_s1_d2": (3, 1, 2, 2), "k3_s3_p2": (3, 3, 2, 1), "k1_s2": (1, 2, 0, 1)}
+REGULAR = {
+    "k3_s2_p1": (3, 2, 1, 1),
+    "k3_s2_p011": (3, 2, (0, 1, 1), 1),
+    "k311_s211_p0": ((3, 1, 1), (2, 1, 1), 0, 1),
+    "k2_s2": (2, 2, 0, 1),
+    "k3_s1_d2": (3, 1, 2, 2),
+    "k3_s3_p2": (3, 3, 2, 1),
+    "k1_s2": (1, 2, 0, 1),
+}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -47,7 +55,11 @@ def dense_conv(x, layer):
     stride = [1] * ndim if layer.subm else layer.stride
     out = conv(x.dense(), weight, layer.bias, stride, padding, layer.dilation)
     occupied = x.replace_feature(torch.ones_like(x.features[:, :1])).dense()
-    mask = occupied > 0 if layer.subm else conv(occupied, torch.ones_like(weight[:1, :1]), None, stride, padding, layer.dilation) > 0
+    mask = (
+        occupied > 0
+        if layer.subm
+        else conv(occupied, torch.ones_like(weight[:1, :1]), None, stride, padding, layer.dilation) > 0
+    )
     return out * mask, mask
 
 
@@ -83,10 +95,15 @@ def test_regular_convolution_and_its_gradients_are_the_dense_ones(backend, name,
     want, mask = dense_conv(x, layer)
     torch.testing.assert_close(y.dense(), want, rtol=0, atol=1e-12)
     assert y.spatial_shape == list(want.shape[2:])
-    assert torch.equal(y.indices, mask[:, 0].nonzero().int()), "outputs are the cells that an input reaches, sorted by batch, z, y, x"
+    assert torch.equal(y.indices, mask[:, 0].nonzero().int()), (
+        "outputs are the cells that an input reaches, sorted by batch, z, y, x"
+    )
     weights = channels(want.numel(), 1).view_as(want)
     parameters = (features, layer.weight, layer.bias)
-    for ours, dense in zip(torch.autograd.grad((y.dense() * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
+    for ours, dense in zip(
+        torch.autograd.grad((y.dense() * weights).sum(), parameters),
+        torch.autograd.grad((want * weights).sum(), parameters),
+    ):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10)
 
 
@@ -101,7 +118,9 @@ def test_submanifold_gradients_are_the_dense_ones(backend, kernel, dilation):
     weights = channels(want.numel(), 1).view_as(want)
     parameters = (features, layer.weight, layer.bias)
     got = layer(x).dense()
-    for ours, dense in zip(torch.autograd.grad((got * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
+    for ours, dense in zip(
+        torch.autograd.grad((got * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)
+    ):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10)
 
 
@@ -119,36 +138,53 @@ def test_two_dimensions(backend, kind):
 def test_inverse_convolution_is_the_transpose(backend):
     torch.manual_seed(0)
     indices = voxels((7, 9, 10), (150, 61))
-    down, up = sc.SparseConv3d(4, 6, 3, 2, 1, bias=False, indice_key="d").double(), sc.SparseInverseConv3d(6, 5, 3, "d").double()
+    down, up = (
+        sc.SparseConv3d(4, 6, 3, 2, 1, bias=False, indice_key="d").double(),
+        sc.SparseInverseConv3d(6, 5, 3, "d").double(),
+    )
     x = sc.SparseConvTensor(channels(len(indices), 4), indices, (7, 9, 10), 2)
     y = down(x)
     hidden = channels(len(y.indices), 6).requires_grad_()
     z = up(y.replace_feature(hidden))
     assert torch.equal(z.indices, indices) and z.spatial_shape == [7, 9, 10]
-    grid = torch.nn.functional.conv_transpose3d(y.replace_feature(hidden).dense(), up.weight.permute(4, 0, 1, 2, 3), up.bias, 2, 1, (0, 0, 1))
+    grid = torch.nn.functional.conv_transpose3d(
+        y.replace_feature(hidden).dense(), up.weight.permute(4, 0, 1, 2, 3), up.bias, 2, 1, (0, 0, 1)
+    )
     want = grid.permute(0, 2, 3, 4, 1)[tuple(indices.long().T)]
     torch.testing.assert_close(z.features, want, rtol=0, atol=1e-12)
     weights = channels(len(indices), 5, seed=4)
     parameters = (hidden, up.weight)
-    for ours, dense in zip(torch.autograd.grad((z.features * weights).sum(), parameters), torch.autograd.grad((want * weights).sum(), parameters)):
+    for ours, dense in zip(
+        torch.autograd.grad((z.features * weights).sum(), parameters),
+        torch.autograd.grad((want * weights).sum(), parameters),
+    ):
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [lambda: sc.SubMConv3d(2, 3, 3), lambda: sc.SparseConv3d(2, 3, 3, 2, 1)], ids=["subm", "regular"])
+@pytest.mark.parametrize(
+    "make", [lambda: sc.SubMConv3d(2, 3, 3), lambda: sc.SparseConv3d(2, 3, 3, 2, 1)], ids=["subm", "regular"]
+)
 def test_gradcheck(backend, make):
     torch.manual_seed(0)
     layer, indices = make().double(), voxels((3, 4, 4), (9, 5))
 
     def run(features, weight, bias):
-        return functional_call(layer, {"weight": weight, "bias": bias}, (sc.SparseConvTensor(features, indices, (3, 4, 4), 2),)).features
+        return functional_call(
+            layer, {"weight": weight, "bias": bias}, (sc.SparseConvTensor(features, indices, (3, 4, 4), 2),)
+        ).features
 
     inputs = (channels(14, 2), layer.weight.detach(), layer.bias.detach())
     assert torch.autograd.gradcheck(run, [tensor.clone().requires_grad_() for tensor in inputs])
 
 
 def test_no_voxels_at_all(backend):
-    net = sc.SparseSequential(sc.SubMConv3d(4, 16, 3, indice_key="a"), torch.nn.BatchNorm1d(16), torch.nn.ReLU(),
-                              sc.SparseConv3d(16, 32, 3, 2, 1, indice_key="b"), torch.nn.BatchNorm1d(32))
+    net = sc.SparseSequential(
+        sc.SubMConv3d(4, 16, 3, indice_key="a"),
+        torch.nn.BatchNorm1d(16),
+        torch.nn.ReLU(),
+        sc.SparseConv3d(16, 32, 3, 2, 1, indice_key="b"),
+        torch.nn.BatchNorm1d(32),
+    )
     y = net(sc.SparseConvTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), (5, 8, 8), 2))
     assert tuple(y.features.shape) == (0, 32) and tuple(y.indices.shape) == (0, 4)
     assert tuple(y.dense().shape) == (2, 32, 3, 4, 4) and not y.dense().any()
@@ -172,9 +208,12 @@ def test_indices_that_are_not_contiguous_or_not_int32(backend):
 
 @pytest.mark.parametrize("layer", [sc.SubMConv3d(1, 1, 3), sc.SparseConv3d(1, 1, 3, 2, 1)], ids=["subm", "regular"])
 def test_wrong_indices_are_named(backend, layer):
-    for rows, words in [([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]], ("rows 0 and 2", "[0, 1, 1, 1]")),
-                        ([[0, 0, 0, 0], [0, 4, 0, 0]], ("row 1", "[4, 4, 4]")),
-                        ([[1, 0, 0, 0]], ("row 0", "batch size 1")), ([[0, 0, -1, 0]], ("row 0", "-1"))]:
+    for rows, words in [
+        ([[0, 1, 1, 1], [0, 2, 2, 2], [0, 1, 1, 1]], ("rows 0 and 2", "[0, 1, 1, 1]")),
+        ([[0, 0, 0, 0], [0, 4, 0, 0]], ("row 1", "[4, 4, 4]")),
+        ([[1, 0, 0, 0]], ("row 0", "batch size 1")),
+        ([[0, 0, -1, 0]], ("row 0", "-1")),
+    ]:
         with pytest.raises(InputError) as error:
             layer(sc.SparseConvTensor(torch.ones(len(rows), 1), torch.tensor(rows), (4, 4, 4), 1))
         assert all(word in str(error.value) for word in words), str(error.value)
@@ -222,8 +261,15 @@ def test_results_do_not_depend_on_the_number_of_threads():
             torch.set_num_threads(threads)
             y = layer(sc.SparseConvTensor(features, indices, (8, 40, 40), 2)).features
             z = down(sc.SparseConvTensor(features, indices, (8, 40, 40), 2))
-            results.append((y, *torch.autograd.grad(y.square().sum(), (features, layer.weight)), z.features, z.indices,
-                            *torch.autograd.grad(z.features.square().sum(), (features, down.weight))))
+            results.append(
+                (
+                    y,
+                    *torch.autograd.grad(y.square().sum(), (features, layer.weight)),
+                    z.features,
+                    z.indices,
+                    *torch.autograd.grad(z.features.square().sum(), (features, down.weight)),
+                )
+            )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -262,7 +308,9 @@ def test_dense_has_both_layouts_and_a_gradient():
 def test_sequential_takes_modules_as_spconv_does():
     net = sc.SparseSequential(OrderedDict(conv=sc.SubMConv3d(4, 8, 3), relu=torch.nn.ReLU()))
     net.add(torch.nn.Linear(8, 2), name="out")
-    assert [name for name, _ in net.named_children()] == ["conv", "relu", "out"] and len(net) == 3 and net[-1] is net.out
+    assert (
+        [name for name, _ in net.named_children()] == ["conv", "relu", "out"] and len(net) == 3 and net[-1] is net.out
+    )
     with pytest.raises(InputError, match="twice"):
         sc.SparseSequential(OrderedDict(a=torch.nn.ReLU()), a=torch.nn.ReLU())
     copied = pickle.loads(pickle.dumps(net))
@@ -271,7 +319,7 @@ def test_sequential_takes_modules_as_spconv_does():
 
 
 def test_kernels_of_other_spconv_versions():
-    weight = torch.arange(3 * 2 * 2 * 4 * 5.).view(5, 3, 2, 2, 4)  # out 5, kernel (3, 2, 2), in 4
+    weight = torch.arange(3 * 2 * 2 * 4 * 5.0).view(5, 3, 2, 2, 4)  # out 5, kernel (3, 2, 2), in 4
     assert sc.convert_spconv_kernel(weight, "KRSC") is weight
     assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 3, 4, 0), "RSCK"), weight)
     assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 3, 0, 4), "RSKC"), weight)
@@ -288,6 +336,6 @@ def test_kernels_of_other_spconv_versions():
 
 
 def test_pillar_kernels_of_other_spconv_versions():
-    weight = torch.arange(3 * 2 * 4 * 5.).view(5, 3, 2, 4)  # out 5, kernel (3, 2), in 4
+    weight = torch.arange(3 * 2 * 4 * 5.0).view(5, 3, 2, 4)  # out 5, kernel (3, 2), in 4
     assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 3, 0), "RSCK"), weight)
     assert torch.equal(sc.convert_spconv_kernel(weight.permute(1, 2, 0, 3), "RSKC"), weight)

@@ -1,4 +1,5 @@
 """Our sparse convolution against spconv's native algorithm on the CPU, and spconv as a backend of our modules."""
+
 import os
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def test_forward_and_gradients_are_those_of_spconv(name, bias):
         grads = torch.autograd.grad((out * weights).sum(), (leaf, *layer.parameters()))
         results.append((y, out, grads))
     (y, out, grads), (y2, out2, grads2) = results
-    assert y.spatial_shape == y2.spatial_shape and sorted(map(tuple, y.indices.tolist())) == sorted(map(tuple, y2.indices.tolist()))
+    assert y.spatial_shape == y2.spatial_shape and sorted(map(tuple, y.indices.tolist())) == sorted(
+        map(tuple, y2.indices.tolist())
+    )
     torch.testing.assert_close(out, out2, rtol=0, atol=1e-5)
     for a, b in zip(grads, grads2):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()) + 1e-6)
@@ -82,9 +85,15 @@ def test_a_small_encoder_decoder_is_that_of_spconv():
     def net(package, **algo):
         torch.manual_seed(1)
         return package.SparseSequential(
-            package.SubMConv3d(16, 8, 3, indice_key="a", **algo), torch.nn.ReLU(), package.SubMConv3d(8, 8, 3, indice_key="a", **algo),
-            package.SparseConv3d(8, 12, 3, 2, 1, indice_key="b", **algo), torch.nn.ReLU(),
-            package.SparseInverseConv3d(12, 4, 3, indice_key="b", **algo), package.SubMConv3d(4, 4, 3, indice_key="a", **algo))
+            package.SubMConv3d(16, 8, 3, indice_key="a", **algo),
+            torch.nn.ReLU(),
+            package.SubMConv3d(8, 8, 3, indice_key="a", **algo),
+            package.SparseConv3d(8, 12, 3, 2, 1, indice_key="b", **algo),
+            torch.nn.ReLU(),
+            package.SparseInverseConv3d(12, 4, 3, indice_key="b", **algo),
+            package.SubMConv3d(4, 4, 3, indice_key="a", **algo),
+        )
+
     features, indices, shape, batch = scene()
     ours, theirs = net(sc), net(spconv, algo=spconv.ops.ConvAlgo.Native)
     y, y2 = (n(p.SparseConvTensor(features, indices, shape, batch)) for n, p in ((ours, sc), (theirs, spconv)))
@@ -98,8 +107,13 @@ def test_a_small_encoder_decoder_is_that_of_spconv():
 
 def test_spconv_can_run_behind_our_modules(monkeypatch):
     torch.manual_seed(0)
-    net = sc.SparseSequential(sc.SubMConv3d(16, 8, 3, indice_key="a"), torch.nn.ReLU(), sc.SubMConv3d(8, 8, 3, indice_key="a"),
-                              sc.SparseConv3d(8, 12, 3, 2, 1, indice_key="b"), sc.SparseInverseConv3d(12, 4, 3, indice_key="b"))
+    net = sc.SparseSequential(
+        sc.SubMConv3d(16, 8, 3, indice_key="a"),
+        torch.nn.ReLU(),
+        sc.SubMConv3d(8, 8, 3, indice_key="a"),
+        sc.SparseConv3d(8, 12, 3, 2, 1, indice_key="b"),
+        sc.SparseInverseConv3d(12, 4, 3, indice_key="b"),
+    )
     features, indices, shape, batch = scene()
 
     def run():
@@ -124,6 +138,7 @@ def test_spconv_can_run_behind_our_modules(monkeypatch):
 
 
 # ---- which backend
+
 
 def installed(monkeypatch, **versions):
     """Pretend that these distributions (underscore for dash) are the ones installed."""
@@ -192,7 +207,10 @@ def test_the_pair_of_packages_that_can_crash_is_warned_about(monkeypatch):
 
 
 def test_importing_the_package_imports_neither_spconv_nor_triton():
-    code = ("import sys, pcdet_focal.ops.sparse_conv, pcdet_focal.utils.spconv_utils, pcdet_focal.models.backbones_3d.spconv_backbone; "
-            "sys.exit(any(m in sys.modules for m in ('spconv', 'cumm', 'spconv_triton')))")
+    code = (
+        "import sys, pcdet_focal.ops.sparse_conv, pcdet_focal.utils.spconv_utils, "
+        "pcdet_focal.models.backbones_3d.spconv_backbone; "
+        "sys.exit(any(m in sys.modules for m in ('spconv', 'cumm', 'spconv_triton')))"
+    )
     root = Path(sc.__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})

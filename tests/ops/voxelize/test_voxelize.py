@@ -1,4 +1,7 @@
-"""Voxels against a plain loop of the rule, recorded voxels of OpenPCDet, spconv itself on whole scans, threads and worker processes."""
+"""Voxels against a plain loop of the rule, recorded voxels of OpenPCDet, spconv itself on whole scans, threads and
+worker processes.
+"""
+
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -39,8 +42,12 @@ def plain_loop(points, voxel_size, point_cloud_range, max_points_per_voxel, max_
             voxels[key].append(point)
     out = np.zeros((len(voxels), max_points_per_voxel, points.shape[1]), dtype=np.float32)
     for i, inside in enumerate(voxels.values()):
-        out[i, :len(inside)] = inside
-    return out, np.array(list(voxels), dtype=np.int32).reshape(-1, 3), np.array([len(v) for v in voxels.values()], dtype=np.int32)
+        out[i, : len(inside)] = inside
+    return (
+        out,
+        np.array(list(voxels), dtype=np.int32).reshape(-1, 3),
+        np.array([len(v) for v in voxels.values()], dtype=np.int32),
+    )
 
 
 def assert_same(ours, theirs):
@@ -51,8 +58,21 @@ def assert_same(ours, theirs):
 
 def test_by_hand(backend):
     """Grid of 4 x 2 x 1 metre cells; at most two voxels of at most two points."""
-    points = np.array([[2.5, 0.5, 0.5, 10], [0.5, 1.5, 0.5, 11], [2.6, 0.6, 0.9, 12], [1.5, 0.5, 0.5, 13], [2.7, 0.1, 0.1, 14],
-                       [0.1, 1.1, 0.1, 15], [0.2, 1.2, 0.2, 16], [4.0, 0.5, 0.5, 17], [0.5, -0.1, 0.5, 18], [0.5, 0.5, 1.0, 19]], dtype=np.float32)
+    points = np.array(
+        [
+            [2.5, 0.5, 0.5, 10],
+            [0.5, 1.5, 0.5, 11],
+            [2.6, 0.6, 0.9, 12],
+            [1.5, 0.5, 0.5, 13],
+            [2.7, 0.1, 0.1, 14],
+            [0.1, 1.1, 0.1, 15],
+            [0.2, 1.2, 0.2, 16],
+            [4.0, 0.5, 0.5, 17],
+            [0.5, -0.1, 0.5, 18],
+            [0.5, 0.5, 1.0, 19],
+        ],
+        dtype=np.float32,
+    )
     voxels, coords, num_points = voxelize(points, [1, 1, 1], [0, 0, 0, 4, 2, 1], 2, 2)
     assert coords.tolist() == [[0, 0, 2], [0, 1, 0]]  # z, y, x; the third cell comes too late
     assert num_points.tolist() == [2, 2]
@@ -61,7 +81,17 @@ def test_by_hand(backend):
     assert coords.tolist() == [[0, 0, 2], [0, 1, 0], [0, 0, 1]] and num_points.tolist() == [3, 3, 1]
     assert voxels[:, :, 3].tolist() == [[10, 12, 14, 0, 0], [11, 15, 16, 0, 0], [13, 0, 0, 0, 0]]
     assert dynamic_voxelize(points, [1, 1, 1], [0, 0, 0, 4, 2, 1]).tolist() == [
-        [0, 0, 2], [0, 1, 0], [0, 0, 2], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 0], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+        [0, 0, 2],
+        [0, 1, 0],
+        [0, 0, 2],
+        [0, 0, 1],
+        [0, 0, 2],
+        [0, 1, 0],
+        [0, 1, 0],
+        [-1, -1, -1],
+        [-1, -1, -1],
+        [-1, -1, -1],
+    ]
 
 
 @pytest.mark.parametrize("max_voxels", [1, 7, 60, 10000])
@@ -74,7 +104,12 @@ def test_plain_loop(max_voxels, max_points, features, backend):
     points[5::50, 0] = np.nan
     points[6::50, 1] = np.inf
     points[7::50, 2] = -1e30
-    config = dict(voxel_size=[0.25, 0.25, 0.5], point_cloud_range=[-1, -1, -1, 1, 1.25, 1], max_points_per_voxel=max_points, max_voxels=max_voxels)
+    config = dict(
+        voxel_size=[0.25, 0.25, 0.5],
+        point_cloud_range=[-1, -1, -1, 1, 1.25, 1],
+        max_points_per_voxel=max_points,
+        max_voxels=max_voxels,
+    )
     before = points.copy()
     expected = plain_loop(points, **config)
     assert_same(voxelize(points, **config), expected)
@@ -84,11 +119,15 @@ def test_plain_loop(max_voxels, max_points, features, backend):
 
 
 def test_nan_in_a_feature_is_kept(backend):
-    voxels, coords, num_points = voxelize(np.array([[0.5, 0.5, 0.5, np.nan]], dtype=np.float32), [1, 1, 1], [0, 0, 0, 1, 1, 1], 2, 2)
+    voxels, coords, num_points = voxelize(
+        np.array([[0.5, 0.5, 0.5, np.nan]], dtype=np.float32), [1, 1, 1], [0, 0, 0, 1, 1, 1], 2, 2
+    )
     assert num_points.tolist() == [1] and np.isnan(voxels[0, 0, 3]) and voxels[0, 1].tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("points", [np.zeros((0, 4), dtype=np.float32), np.full((3, 4), 99, dtype=np.float32), np.full((3, 4), np.nan)])
+@pytest.mark.parametrize(
+    "points", [np.zeros((0, 4), dtype=np.float32), np.full((3, 4), 99, dtype=np.float32), np.full((3, 4), np.nan)]
+)
 def test_nothing_inside(points, backend):
     voxels, coords, num_points = voxelize(points, [1, 1, 1], [0, 0, 0, 4, 4, 4], 5, 10)
     assert voxels.shape == (0, 5, 4) and coords.shape == (0, 3) and num_points.shape == (0,)
@@ -102,7 +141,9 @@ def test_nothing_inside(points, backend):
 def test_recorded_voxels(model, case, backend):
     points = cases("05_forward/voxels_second.npz")[case[:7]]["points"]
     c = cases(f"05_forward/voxels_{model}.npz")[case]
-    voxels, coords, num_points = voxelize(points, **CONFIGS[model], max_voxels=2000 if case.endswith("max2000") else 40000)
+    voxels, coords, num_points = voxelize(
+        points, **CONFIGS[model], max_voxels=2000 if case.endswith("max2000") else 40000
+    )
     np.testing.assert_array_equal(coords, c["coords"])
     np.testing.assert_array_equal(num_points, c["num_points"])
     assert_matches_samples(voxels, c, "voxels", rtol=0, atol=0)
@@ -117,8 +158,11 @@ def test_recorded_voxels(model, case, backend):
 def test_recorded_dataset_items(model, frame, backend):
     c = cases("10_infos/dataset_item.npz")[f"{model}_f{frame}"]
     points = read_scan(frame)
-    points = points[np.unpackbits(c["fov_mask_packed"])[:len(points)].astype(bool)]
-    low, high = np.float32(CONFIGS[model]["point_cloud_range"][:2]), np.float32(CONFIGS[model]["point_cloud_range"][3:5])
+    points = points[np.unpackbits(c["fov_mask_packed"])[: len(points)].astype(bool)]
+    low, high = (
+        np.float32(CONFIGS[model]["point_cloud_range"][:2]),
+        np.float32(CONFIGS[model]["point_cloud_range"][3:5]),
+    )
     points = points[((points[:, :2] >= low) & (points[:, :2] <= high)).all(axis=1)]
     assert len(points) == c["n_points"][2]
     voxels, coords, num_points = voxelize(points, **CONFIGS[model], max_voxels=40000)
@@ -135,33 +179,61 @@ def test_spconv_on_a_whole_scan(model, max_voxels, backend):
     spconv = pytest.importorskip("spconv.pytorch.utils")
     config = CONFIGS[model]
     points = read_scan("000010")
-    peer = spconv.PointToVoxel(vsize_xyz=config["voxel_size"], coors_range_xyz=config["point_cloud_range"], num_point_features=4,
-                               max_num_voxels=max_voxels, max_num_points_per_voxel=config["max_points_per_voxel"])
+    peer = spconv.PointToVoxel(
+        vsize_xyz=config["voxel_size"],
+        coors_range_xyz=config["point_cloud_range"],
+        num_point_features=4,
+        max_num_voxels=max_voxels,
+        max_num_points_per_voxel=config["max_points_per_voxel"],
+    )
     expected = [array.numpy().copy() for array in peer(torch.from_numpy(points))]
     assert len(expected[0]) > 4999
     assert_same(voxelize(points, **config, max_voxels=max_voxels), expected)
 
 
 def test_points_on_cell_borders_fall_as_in_float32(backend):
-    """0.05 is no binary number: k * 0.05 in float32 lies now above, now below the border, and only float32 arithmetic tells which."""
+    """0.05 is no binary number: k * 0.05 in float32 lies now above, now below the border, and only float32 arithmetic
+    tells which.
+    """
     x = (np.arange(1400) * 0.05).astype(np.float32)
     points = np.stack([x, np.zeros_like(x), np.zeros_like(x)], axis=1)
     expected = np.floor(x / np.float32(0.05)).astype(np.int32)
     assert (expected != np.arange(1400)).any()
-    np.testing.assert_array_equal(dynamic_voxelize(points, SECOND["voxel_size"], SECOND["point_cloud_range"])[:, 2], expected)
+    np.testing.assert_array_equal(
+        dynamic_voxelize(points, SECOND["voxel_size"], SECOND["point_cloud_range"])[:, 2], expected
+    )
     coords = voxelize(points, **SECOND, max_voxels=2000)[1]
     np.testing.assert_array_equal(coords[:, 2], np.unique(expected))
 
 
 def test_groups_by_hand():
     """Cells of one metre; the first point of sample 1 shares its cell with one of sample 0 but not its voxel."""
-    points = torch.tensor([[2.5, 0.5, 0.5], [0.5, 1.5, 0.5], [2.1, 0.9, 0.1], [-0.5, 0.5, 0.5], [0.5, 0.5, 1.5], [2.5, 0.5, 0.5], [9.0, 0.5, 0.5]])
+    points = torch.tensor(
+        [
+            [2.5, 0.5, 0.5],
+            [0.5, 1.5, 0.5],
+            [2.1, 0.9, 0.1],
+            [-0.5, 0.5, 0.5],
+            [0.5, 0.5, 1.5],
+            [2.5, 0.5, 0.5],
+            [9.0, 0.5, 0.5],
+        ]
+    )
     batch = torch.tensor([0, 0, 0, 0, 0, 1, 1])
     coords, voxel_of_point = group_by_voxel(points, [1, 1, 1], [0, 0, 0, 4, 2, 2], batch)
-    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [1, 0, 0, 2]] and coords.dtype == torch.int32  # by batch, x, y, z
+    # by batch, x, y, z
+    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [1, 0, 0, 2]] and coords.dtype == torch.int32
     assert voxel_of_point.tolist() == [2, 1, 2, -1, 0, 3, -1]
     coords, voxel_of_point = group_by_voxel(points.numpy(), [1, 1, 1], [0, 0, 0, 4, 2, 2])
-    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]] and voxel_of_point.tolist() == [2, 1, 2, -1, 0, 2, -1]
+    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]] and voxel_of_point.tolist() == [
+        2,
+        1,
+        2,
+        -1,
+        0,
+        2,
+        -1,
+    ]
     coords, voxel_of_point = group_by_voxel(points[:0], [1, 1, 1], [0, 0, 0, 4, 2, 2])
     assert coords.shape == (0, 4) and voxel_of_point.shape == (0,)
     assert group_by_voxel(points - 50, [1, 1, 1], [0, 0, 0, 4, 2, 2])[1].tolist() == [-1] * 7
@@ -184,8 +256,12 @@ def test_groups_are_those_of_the_published_formula_and_their_means_those_of_reco
     inside = ((cell >= 0) & (cell < [nx, ny, nz])).all(axis=1)
     key = batch * (nx * ny * nz) + cell[:, 0] * (ny * nz) + cell[:, 1] * nz + cell[:, 2]
     keys, inverse = np.unique(key[inside], return_inverse=True)
-    coords, voxel_of_point = group_by_voxel(points, CONFIGS[model]["voxel_size"], CONFIGS[model]["point_cloud_range"], batch)
-    np.testing.assert_array_equal(coords, np.stack([keys // (nx * ny * nz), keys % nz, keys // nz % ny, keys // (ny * nz) % nx], axis=1))
+    coords, voxel_of_point = group_by_voxel(
+        points, CONFIGS[model]["voxel_size"], CONFIGS[model]["point_cloud_range"], batch
+    )
+    np.testing.assert_array_equal(
+        coords, np.stack([keys // (nx * ny * nz), keys % nz, keys // nz % ny, keys // (ny * nz) % nx], axis=1)
+    )
     np.testing.assert_array_equal(voxel_of_point[inside], inverse)
     assert (voxel_of_point[~inside] == -1).all() and inside.sum() > 10000
 
@@ -195,7 +271,9 @@ def test_groups_are_those_of_the_published_formula_and_their_means_those_of_reco
     rows = [place[1, z, y, x] for z, y, x in hard_coords.tolist()]
     partial = num_points < CONFIGS[model]["max_points_per_voxel"]
     assert partial.sum() > 1000
-    np.testing.assert_allclose(means[rows][partial], (voxels.sum(axis=1) / num_points[:, None])[partial], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        means[rows][partial], (voxels.sum(axis=1) / num_points[:, None])[partial], rtol=1e-4, atol=1e-5
+    )
 
 
 def scan_like(seed):
@@ -231,7 +309,9 @@ def test_grid_size_and_mistakes():
     assert grid_size(SECOND["voxel_size"], SECOND["point_cloud_range"]) == (1408, 1600, 40)
     assert grid_size(PILLARS["voxel_size"], PILLARS["point_cloud_range"]) == (432, 496, 1)
     points, limits = np.zeros((1, 4), dtype=np.float32), [0, 0, 0, 4, 4, 4]
-    with pytest.raises(InputError, match=r"voxel_size must be three positive numbers \(x, y, z in metres\), not \[1, 0, 1\]"):
+    with pytest.raises(
+        InputError, match=r"voxel_size must be three positive numbers \(x, y, z in metres\), not \[1, 0, 1\]"
+    ):
         voxelize(points, [1, 0, 1], limits, 5, 5)
     with pytest.raises(InputError, match="each max above its min, not"):
         voxelize(points, [1, 1, 1], [0, 0, 0, 4, -4, 4], 5, 5)
@@ -247,8 +327,14 @@ def read_scan(frame):
     return np.fromfile(KITTI_SAMPLE / "training" / "velodyne" / f"{frame}.bin", dtype=np.float32).reshape(-1, 4)
 
 
-@given(seed=st.integers(0, 2**32 - 1), cells=st.tuples(*[st.sampled_from([1, 2, 7, 1408, 2**20 - 1])] * 3), spread=st.sampled_from([0.01, 1.0, 1.5]),
-       columns=st.integers(3, 6), most=st.integers(1, 60), per_voxel=st.integers(1, 4))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    cells=st.tuples(*[st.sampled_from([1, 2, 7, 1408, 2**20 - 1])] * 3),
+    spread=st.sampled_from([0.01, 1.0, 1.5]),
+    columns=st.integers(3, 6),
+    most=st.integers(1, 60),
+    per_voxel=st.integers(1, 4),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_grid_gives_the_voxels_of_the_plain_loop(backend, seed, cells, spread, columns, most, per_voxel):
     """From one cell to the largest grid that is accepted, with points outside it and points that are not numbers."""
@@ -257,7 +343,8 @@ def test_any_grid_gives_the_voxels_of_the_plain_loop(backend, seed, cells, sprea
     high = low + size * np.float32(cells)
     points = random.uniform(-0.1, 1.1, (120, columns)).astype(np.float32)
     points[:, :3] = low + (high - low) * points[:, :3] * np.float32(spread)
-    points[random.integers(0, 120, 30)] = points[random.integers(0, 120, 30)]  # several points in a cell of however large a grid
+    # several points in a cell of however large a grid
+    points[random.integers(0, 120, 30)] = points[random.integers(0, 120, 30)]
     points[:4, 0], points[4:6, :3], points[6:8, :3] = [np.nan, np.inf, -np.inf, 1e30], low, high
     arguments = (size, [*low, *high], per_voxel, most)
     for got, wanted in zip(voxelize(points, *arguments), plain_loop(points, *arguments)):

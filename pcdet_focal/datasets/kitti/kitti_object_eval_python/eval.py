@@ -1,4 +1,5 @@
 """OpenPCDet's names for KITTI average precision; the work is done in :mod:`pcdet_focal.evaluation.kitti`."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +10,17 @@ from pcdet_focal.evaluation.kitti.coco_style import coco_style_text
 __all__ = ["get_official_eval_result", "get_coco_eval_result"]
 
 
-def get_official_eval_result(gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], current_classes: str | int | Iterable[str | int],
-                             PR_detail_dict: dict | None = None) -> tuple[str, dict[str, float]]:
-    """OpenPCDet's result text (with the counts after it) and its dict of R40 average precisions, see :func:`evaluate_kitti`.
+def get_official_eval_result(
+    gt_annos: Sequence[Mapping],
+    dt_annos: Sequence[Mapping],
+    current_classes: str | int | Iterable[str | int],
+    PR_detail_dict: dict | None = None,
+) -> tuple[str, dict[str, float]]:
+    """OpenPCDet's result text (with the counts after it) and its dict of R40 average precisions, see
+    :func:`evaluate_kitti`.
 
-    A dict given as ``PR_detail_dict`` receives the precision curves: 'bbox', 'bev', '3d' and 'aos' -> (classes, 3 difficulties, 2 overlaps, 41).
+    A dict given as ``PR_detail_dict`` receives the precision curves: 'bbox', 'bev', '3d' and 'aos' -> (classes, 3
+    difficulties, 2 overlaps, 41).
     """
     result = evaluate_kitti(gt_annos, dt_annos, current_classes)
     if PR_detail_dict is not None:
@@ -21,6 +28,8 @@ def get_official_eval_result(gt_annos: Sequence[Mapping], dt_annos: Sequence[Map
     return result.text(), result.as_dict()
 
 
-def get_coco_eval_result(gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], current_classes: str | int | Iterable[str | int]) -> str:
+def get_coco_eval_result(
+    gt_annos: Sequence[Mapping], dt_annos: Sequence[Mapping], current_classes: str | int | Iterable[str | int]
+) -> str:
     """Result text of the average precision averaged over ten overlaps, see :func:`coco_style_text`."""
     return coco_style_text(gt_annos, dt_annos, current_classes)

@@ -1,9 +1,10 @@
 """KITTI average precision of a folder of result files, on the command line::
 
     python -m pcdet_focal.datasets.kitti.kitti_object_eval_python.evaluate \
-        --label_path data/kitti/training/label_2 --result_path output/final_result/data --label_split_file data/kitti/ImageSets/val.txt \
-        --current_class Car Pedestrian Cyclist
+        --label_path data/kitti/training/label_2 --result_path output/final_result/data --label_split_file
+        data/kitti/ImageSets/val.txt \ --current_class Car Pedestrian Cyclist
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,8 +19,14 @@ from pcdet_focal.evaluation.kitti.labels import get_label_annos, read_image_ids
 from .eval import get_coco_eval_result, get_official_eval_result
 
 
-def evaluate(label_path: str | os.PathLike, result_path: str | os.PathLike, label_split_file: str | os.PathLike,
-             current_class: str | int | Iterable[str | int] = 0, coco: bool = False, score_thresh: float = -1) -> tuple[str, dict] | str:
+def evaluate(
+    label_path: str | os.PathLike,
+    result_path: str | os.PathLike,
+    label_split_file: str | os.PathLike,
+    current_class: str | int | Iterable[str | int] = 0,
+    coco: bool = False,
+    score_thresh: float = -1,
+) -> tuple[str, dict] | str:
     """Evaluate the result files of the frames that a split file lists.
 
     Args:
@@ -48,16 +55,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="KITTI average precision of a folder of result files.")
     parser.add_argument("command", nargs="?", choices=["evaluate"], default="evaluate", help="may be left out")
     parser.add_argument("--label_path", required=True, help="folder of the label files")
-    parser.add_argument("--result_path", required=True, help="folder of the result files, one for each frame of the split")
-    parser.add_argument("--label_split_file", required=True, help="frame numbers, one a line, for example ImageSets/val.txt")
-    parser.add_argument("--current_class", nargs="+", default=["0"], help="class names or positions (0 Car, 1 Pedestrian, 2 Cyclist, ...)")
-    parser.add_argument("--coco", nargs="?", const="true", default="false", type=str.lower, choices=["true", "false"],
-                        help="average over ten overlaps")
+    parser.add_argument(
+        "--result_path", required=True, help="folder of the result files, one for each frame of the split"
+    )
+    parser.add_argument(
+        "--label_split_file", required=True, help="frame numbers, one a line, for example ImageSets/val.txt"
+    )
+    parser.add_argument(
+        "--current_class",
+        nargs="+",
+        default=["0"],
+        help="class names or positions (0 Car, 1 Pedestrian, 2 Cyclist, ...)",
+    )
+    parser.add_argument(
+        "--coco",
+        nargs="?",
+        const="true",
+        default="false",
+        type=str.lower,
+        choices=["true", "false"],
+        help="average over ten overlaps",
+    )
     parser.add_argument("--score_thresh", type=float, default=-1.0, help="ignore detections with a lower score")
     args = parser.parse_args(argv)
     classes = [int(name) if name.isdigit() else name for name in args.current_class]
     try:
-        result = evaluate(args.label_path, args.result_path, args.label_split_file, classes, args.coco == "true", args.score_thresh)
+        result = evaluate(
+            args.label_path, args.result_path, args.label_split_file, classes, args.coco == "true", args.score_thresh
+        )
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,7 +12,9 @@ class HeightCompression(nn.Module):
         self.num_bev_features = model_cfg.NUM_BEV_FEATURES
 
     def forward(self, batch_dict: dict) -> dict:
-        """Reads ``encoded_spconv_tensor`` (a sparse tensor) and its stride; adds ``spatial_features`` (B, C * D, H, W)."""
+        """Reads ``encoded_spconv_tensor`` (a sparse tensor) and its stride; adds ``spatial_features`` (B, C * D, H,
+        W).
+        """
         dense = batch_dict["encoded_spconv_tensor"].dense()  # (B, C, D, H, W)
         batch_dict["spatial_features"] = dense.flatten(1, 2)
         batch_dict["spatial_features_stride"] = batch_dict["encoded_spconv_tensor_stride"]

@@ -5,6 +5,10 @@ from .pillar_vfe import PillarVFE
 from .vfe_template import VFETemplate
 
 __all__ = {
-    "VFETemplate": VFETemplate, "MeanVFE": MeanVFE, "PillarVFE": PillarVFE,
-    "DynMeanVFE": DynamicMeanVFE, "DynPillarVFE": DynamicPillarVFE, "DynamicPillarVFESimple2D": DynamicPillarVFESimple2D,
+    "VFETemplate": VFETemplate,
+    "MeanVFE": MeanVFE,
+    "PillarVFE": PillarVFE,
+    "DynMeanVFE": DynamicMeanVFE,
+    "DynPillarVFE": DynamicPillarVFE,
+    "DynamicPillarVFESimple2D": DynamicPillarVFESimple2D,
 }

@@ -20,7 +20,9 @@ class DynamicMeanVFE(VFETemplate):
 
     @torch.no_grad()
     def forward(self, batch_dict: dict, **kwargs) -> dict:
-        """Reads ``points`` (N, 1 + C); adds ``voxel_features`` (M, C) and ``voxel_coords`` (M, 4) int32 as batch, z, y, x."""
+        """Reads ``points`` (N, 1 + C); adds ``voxel_features`` (M, C) and ``voxel_coords`` (M, 4) int32 as batch, z, y,
+        x.
+        """
         points, _, voxels, voxel_of_point = self.voxels(batch_dict["points"])
         batch_dict["voxel_features"] = scatter_mean(points[:, 1:], voxel_of_point, len(voxels))
         batch_dict["voxel_coords"] = voxels[:, [0, 3, 2, 1]].contiguous()

@@ -1,7 +1,8 @@
 """Points grouped by voxel without a limit on voxels or points: what the dynamic encoders share."""
+
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ class DynamicVoxels(nn.Module):
         voxel_size: (3,) metres. grid_size: (3,) cells along x, y, z. point_cloud_range: (6,) metres.
     """
 
-    def __init__(self, axes: int, voxel_size: Sequence[float], grid_size: Sequence[int], point_cloud_range: Sequence[float]):
+    def __init__(
+        self, axes: int, voxel_size: Sequence[float], grid_size: Sequence[int], point_cloud_range: Sequence[float]
+    ):
         super().__init__()
         self.cells = [int(n) for n in grid_size[:axes]]
         self.voxel_size = [float(v) for v in voxel_size]
@@ -29,10 +32,10 @@ class DynamicVoxels(nn.Module):
         """Group points (N, 1 + C), the batch index first.
 
         Returns:
-            the K points inside the grid; their cells (K, axes) as x, y(, z); the voxels (M, 1 + axes) int32 as batch, x, y(, z), ascending; and the
-            voxel (K,) of each point.
+            the K points inside the grid; their cells (K, axes) as x, y(, z); the voxels (M, 1 + axes) int32 as batch,
+            x, y(, z), ascending; and the voxel (K,) of each point.
         """
-        cells = ((points[:, 1: 1 + len(self.cells)] - self.low) / self.size).floor()
+        cells = ((points[:, 1 : 1 + len(self.cells)] - self.low) / self.size).floor()
         inside = ((cells >= 0) & (cells < self.high_cell)).all(dim=1)  # never true of a NaN
         points, cells = points[inside], cells[inside].long()
         key = points[:, 0].long()
@@ -48,5 +51,7 @@ class DynamicVoxels(nn.Module):
     def offsets_from_centre(self, xyz: Tensor, cells: Tensor) -> Tensor:
         """Points (K, 3) relative to the centres of their pillars (K, 2), and in z of the range."""
         scale = xyz.new_tensor(self.voxel_size[:2])
-        centre = torch.cat([cells.to(xyz.dtype) * scale, xyz.new_zeros(len(xyz), 1)], dim=1) + xyz.new_tensor(self.offsets)
+        centre = torch.cat([cells.to(xyz.dtype) * scale, xyz.new_zeros(len(xyz), 1)], dim=1) + xyz.new_tensor(
+            self.offsets
+        )
         return xyz - centre

@@ -42,8 +42,9 @@ class PFNLayer(nn.Module):
 def repeated_batch_norm(norm: nn.Module, x: Tensor, repeats: Tensor) -> Tensor:
     """``norm`` of a batch that holds each row of ``x`` (R, C) ``repeats`` (R,) times, without building that batch.
 
-    The running statistics are updated as by the whole batch. Only a BatchNorm1d in training needs the closed form; another norm in training,
-    such as SyncBatchNorm, gets the repeated rows. What comes out for a row with 0 repeats has no meaning.
+    The running statistics are updated as by the whole batch. Only a BatchNorm1d in training needs the closed form;
+    another norm in training, such as SyncBatchNorm, gets the repeated rows. What comes out for a row with 0 repeats has
+    no meaning.
     """
     if not norm.training:
         return norm(x)
@@ -53,7 +54,8 @@ def repeated_batch_norm(norm: nn.Module, x: Tensor, repeats: Tensor) -> Tensor:
     rows = x.to(torch.promote_types(x.dtype, torch.float32))
     weights = repeats.to(rows.dtype).unsqueeze(1)
     total = weights.sum()
-    mean = (rows * weights).sum(dim=0) / total  # torch.sum adds up pairwise; a matrix product loses the fifth digit here
+    # torch.sum adds up pairwise; a matrix product loses the fifth digit here
+    mean = (rows * weights).sum(dim=0) / total
     centred = rows - mean
     var = (centred.square() * weights).sum(dim=0) / total
     if norm.track_running_stats:
@@ -68,7 +70,9 @@ def repeated_batch_norm(norm: nn.Module, x: Tensor, repeats: Tensor) -> Tensor:
 
 
 class PillarVFE(VFETemplate):
-    """PointPillars' encoder: each point is described by itself, its offset from the pillar's mean and from the pillar's centre."""
+    """PointPillars' encoder: each point is described by itself, its offset from the pillar's mean and from the pillar's
+    centre.
+    """
 
     def __init__(self, model_cfg, num_point_features: int, voxel_size, point_cloud_range, **kwargs):
         super().__init__(model_cfg=model_cfg)
@@ -78,7 +82,8 @@ class PillarVFE(VFETemplate):
         self.num_filters = list(model_cfg.NUM_FILTERS)
         widths = [channels, *self.num_filters]
         self.pfn_layers = nn.ModuleList(
-            PFNLayer(widths[i], widths[i + 1], model_cfg.USE_NORM, last_layer=i == len(widths) - 2) for i in range(len(widths) - 1)
+            PFNLayer(widths[i], widths[i + 1], model_cfg.USE_NORM, last_layer=i == len(widths) - 2)
+            for i in range(len(widths) - 1)
         )
         size = [float(v) for v in voxel_size]
         # Centre of the first pillar, rounded to float32 as in OpenPCDet, whose range is float32.
@@ -90,14 +95,24 @@ class PillarVFE(VFETemplate):
         return self.num_filters[-1]
 
     def forward(self, batch_dict: dict, **kwargs) -> dict:
-        """Reads ``voxels`` (M, P, C), ``voxel_num_points`` (M,), ``voxel_coords`` (M, 4) as batch, z, y, x; adds ``pillar_features`` (M, F)."""
-        voxels, num_points, coords = batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"].long()
+        """Reads ``voxels`` (M, P, C), ``voxel_num_points`` (M,), ``voxel_coords`` (M, 4) as batch, z, y, x; adds
+        ``pillar_features`` (M, F).
+        """
+        voxels, num_points, coords = (
+            batch_dict["voxels"],
+            batch_dict["voxel_num_points"],
+            batch_dict["voxel_coords"].long(),
+        )
         count, slots, channels = voxels.shape
         filled = torch.arange(slots, device=voxels.device) < num_points.view(-1, 1)  # (M, P)
-        slot = filled.flatten().nonzero().squeeze(1)  # (K,), the slots with a point; on CUDA this waits for their number
+        # (K,), the slots with a point; on CUDA this waits for their number
+        slot = filled.flatten().nonzero().squeeze(1)
         pillar = slot.div(slots, rounding_mode="floor")
         mean = voxels[..., :3].sum(dim=1) / num_points.clamp(min=1).to(voxels.dtype).unsqueeze(1)
-        centre = coords[:, [3, 2, 1]].to(voxels.dtype) * self.voxel_size.to(voxels.dtype) + self.offsets.to(voxels.dtype)  # (M, 3)
+        # (M, 3)
+        centre = coords[:, [3, 2, 1]].to(voxels.dtype) * self.voxel_size.to(voxels.dtype) + self.offsets.to(
+            voxels.dtype
+        )
 
         points = voxels.reshape(-1, channels)[slot]  # (K, C)
         xyz = points[:, :3]
@@ -106,7 +121,8 @@ class PillarVFE(VFETemplate):
             parts.append(xyz.norm(dim=1, keepdim=True))
         features = torch.cat(parts, dim=1)
 
-        # The batch norm and the maximum see a pillar's empty slots too, as zeros. They are all equal, so that one row stands for them.
+        # The batch norm and the maximum see a pillar's empty slots too, as zeros. They are all equal, so that one row
+        # stands for them.
         empty = slots - num_points.clamp(max=slots)  # (M,)
         features = torch.cat([features, features.new_zeros(count, features.shape[1])])
         pillar = torch.cat([pillar, torch.where(empty > 0, torch.arange(count, device=voxels.device), -1)])

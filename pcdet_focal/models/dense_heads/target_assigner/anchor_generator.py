@@ -10,9 +10,9 @@ class AnchorGenerator:
 
     Args:
         anchor_range: (6,) x, y, z minimum then maximum, metres.
-        anchor_generator_config: one mapping a class: ``anchor_sizes`` [[dx, dy, dz], ...], ``anchor_rotations`` in radians,
-            ``anchor_bottom_heights`` (z of the underside), ``align_center``: anchors at cell centres; otherwise the first and the last
-            anchor of a row stand on the borders of the range.
+        anchor_generator_config: one mapping a class: ``anchor_sizes`` [[dx, dy, dz], ...], ``anchor_rotations`` in
+            radians, ``anchor_bottom_heights`` (z of the underside), ``align_center``: anchors at cell centres;
+            otherwise the first and the last anchor of a row stand on the borders of the range.
     """
 
     def __init__(self, anchor_range, anchor_generator_config):
@@ -23,8 +23,8 @@ class AnchorGenerator:
         """``grid_sizes``: (nx, ny) of each class's feature map.
 
         Returns:
-            for each class float32 anchors (n_heights, ny, nx, n_sizes, n_rotations, 7) as x, y, z, dx, dy, dz, heading with z at the
-            centre, and the number of anchors at a location.
+            for each class float32 anchors (n_heights, ny, nx, n_sizes, n_rotations, 7) as x, y, z, dx, dy, dz, heading
+            with z at the centre, and the number of anchors at a location.
         """
         all_anchors, per_location = [], []
         for (nx, ny), config in zip(grid_sizes, self.anchor_generator_cfg):
@@ -45,7 +45,8 @@ class AnchorGenerator:
         return all_anchors, per_location
 
     def _positions(self, axis: int, count: int, align_center: bool) -> Tensor:
-        low, high = self.anchor_range[axis], self.anchor_range[axis + 3]  # float32: so are OpenPCDet's, and its anchors are ours to the last bit
+        # float32: so are OpenPCDet's, and its anchors are ours to the last bit
+        low, high = self.anchor_range[axis], self.anchor_range[axis + 3]
         step = float(high - low) / (count if align_center else max(count - 1, 1))
         start = float(low) + (step / 2 if align_center else 0)
         # The end lies half a step beyond the last anchor, so that rounding can never lose it.

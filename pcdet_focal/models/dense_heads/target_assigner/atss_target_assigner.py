@@ -14,30 +14,42 @@ from ....ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 class ATSSTargetAssigner:
     """Adaptive training sample selection (Zhang et al. 2020, arXiv:1912.02424): every box sets its own threshold.
 
-    Of the ``topk`` anchors whose centres are nearest to a box (in 3-D), those are positive whose rotated bird's-eye IoU (3-D with ``match_height``)
-    reaches mean + standard deviation of the candidates' IoUs, and whose centre lies inside the box seen from above. An anchor that is positive for
-    several boxes takes the one of the highest IoU. The anchor that overlaps a box most is always positive for it. All other anchors are background:
-    none is ignored. A box that no anchor overlaps has no positive. Of equally near, and of equally overlapping anchors the first counts.
+    Of the ``topk`` anchors whose centres are nearest to a box (in 3-D), those are positive whose rotated bird's-eye IoU
+    (3-D with ``match_height``) reaches mean + standard deviation of the candidates' IoUs, and whose centre lies inside
+    the box seen from above. An anchor that is positive for several boxes takes the one of the highest IoU. The anchor
+    that overlaps a box most is always positive for it. All other anchors are background: none is ignored. A box that no
+    anchor overlaps has no positive. Of equally near, and of equally overlapping anchors the first counts.
 
-    The work grows with the boxes, not with anchors times boxes (``ops.anchor_search``); a batch is one pass over all its boxes.
+    The work grows with the boxes, not with anchors times boxes (``ops.anchor_search``); a batch is one pass over all
+    its boxes.
 
     Args:
         topk: candidates of a box; OpenPCDet has no default, the paper uses 9.
         box_coder: encodes a box relative to its anchor.
         match_height: see above.
         use_multihead: the anchors of the result come set by set, each (size, rotation, nz, ny, nx).
-        anchor_classes: for each tensor of anchors the class (1-based) whose boxes it takes. None, as in OpenPCDet: every tensor takes all boxes.
+        anchor_classes: for each tensor of anchors the class (1-based) whose boxes it takes. None, as in OpenPCDet:
+            every tensor takes all boxes.
     """
 
     def __init__(
-        self, topk: int, box_coder, match_height: bool = False, use_multihead: bool = False, anchor_classes: Sequence[int] | None = None
+        self,
+        topk: int,
+        box_coder,
+        match_height: bool = False,
+        use_multihead: bool = False,
+        anchor_classes: Sequence[int] | None = None,
     ):
         if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
-            raise InputError(f"MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.TOPK: {topk!r} is not allowed: an integer of at least 1.")
+            raise InputError(
+                f"MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.TOPK: {topk!r} is not allowed: an integer of at least 1."
+            )
         self.topk, self.box_coder, self.match_height = topk, box_coder, match_height
         self.use_multihead, self.anchor_classes = use_multihead, anchor_classes
 
-    def assign_targets(self, anchors_list: list[Tensor] | Tensor, gt_boxes_with_classes: Tensor, use_multihead: bool = False) -> dict[str, Tensor]:
+    def assign_targets(
+        self, anchors_list: list[Tensor] | Tensor, gt_boxes_with_classes: Tensor, use_multihead: bool = False
+    ) -> dict[str, Tensor]:
         """
         Args:
             anchors_list: one tensor a class, (nz, ny, nx, n_sizes, n_rotations, 7+).
@@ -45,10 +57,11 @@ class ATSSTargetAssigner:
             use_multihead: as the constructor's, for this call.
 
         Returns:
-            ``box_cls_labels`` (B, N) int32: 0 background, else the class; ``box_reg_targets`` (B, N, code size); ``reg_weights`` (B, N), 1 for
-            positives; ``label_weights`` (B, N), all 1, and ``bbox_weights`` (B, N, code size), as mmdetection's losses take them.
-            The N anchors are location by location, classes within a location, if ``anchor_classes`` were given, so that they fit the predictions of
-            AnchorHeadSingle; else, and with ``use_multihead``, set by set.
+            ``box_cls_labels`` (B, N) int32: 0 background, else the class; ``box_reg_targets`` (B, N, code size);
+            ``reg_weights`` (B, N), 1 for positives; ``label_weights`` (B, N), all 1, and ``bbox_weights`` (B, N, code
+            size), as mmdetection's losses take them. The N anchors are location by location, classes within a location,
+            if ``anchor_classes`` were given, so that they fit the predictions of AnchorHeadSingle; else, and with
+            ``use_multihead``, set by set.
         """
         sets = anchors_list if isinstance(anchors_list, list) else [anchors_list]
         batch, most = gt_boxes_with_classes.shape[:2]
@@ -65,26 +78,36 @@ class ATSSTargetAssigner:
                 continue
             anchor, box, positive = self._claims(anchors, boxes, wanted, batch)
             place = places[i](anchor) + box // most * count
-            place = torch.where(positive, place, batch * count)  # what is no claim is written into one more row, which is cut off
+            # what is no claim is written into one more row, which is cut off
+            place = torch.where(positive, place, batch * count)
             codes = self.box_coder.encode_torch(boxes[box], anchors.reshape(-1, anchors.shape[-1])[anchor])
             labels[place], targets[place], weights[place] = classes[box], codes.to(targets.dtype), 1.0
         labels, targets, weights = (t[:-1].view(batch, count, *t.shape[1:]) for t in (labels, targets, weights))
         return {
-            "box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights,
-            "label_weights": torch.ones_like(weights), "bbox_weights": weights[..., None].expand_as(targets),
+            "box_cls_labels": labels,
+            "box_reg_targets": targets,
+            "reg_weights": weights,
+            "label_weights": torch.ones_like(weights),
+            "bbox_weights": weights[..., None].expand_as(targets),
         }
 
-    def assign_targets_single(self, anchors: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One sample: anchors (N, 7+), gt_boxes (M, 7+), gt_classes (M,) -> labels (N,) int32, codes (N, code size), weights (N,)."""
+    def assign_targets_single(
+        self, anchors: Tensor, gt_boxes: Tensor, gt_classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One sample: anchors (N, 7+), gt_boxes (M, 7+), gt_classes (M,) -> labels (N,) int32, codes (N, code size),
+        weights (N,).
+        """
         plain = ATSSTargetAssigner(self.topk, self.box_coder, self.match_height)
         boxes = torch.cat([gt_boxes, gt_classes.to(gt_boxes.dtype)[:, None]], dim=1)
         out = plain.assign_targets(anchors.reshape(1, 1, -1, 1, 1, anchors.shape[-1]), boxes[None])
         return out["box_cls_labels"][0], out["box_reg_targets"][0], out["reg_weights"][0]
 
     def _claims(self, anchors: Tensor, boxes: Tensor, wanted: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Which anchor goes to which box: anchor (C,) int64 within its set, box (C,) int64, and whether the claim holds (C,) bool.
+        """Which anchor goes to which box: anchor (C,) int64 within its set, box (C,) int64, and whether the claim holds
+        (C,) bool.
 
-        An anchor of a sample is in at most one claim that holds. All boxes of the batch at once; nothing waits for a GPU.
+        An anchor of a sample is in at most one claim that holds. All boxes of the batch at once; nothing waits for a
+        GPU.
         """
         flat = anchors.reshape(-1, anchors.shape[-1])
         nearest, best = search_anchors(anchors, boxes, wanted, self.topk, self.match_height)  # (M, K), (M,)
@@ -94,10 +117,13 @@ class ATSSTargetAssigner:
         ious = overlap(flat[candidates.flatten(), :7], boxes[box.flatten(), :7]).view_as(candidates)
         of_nearest = ious[:, :-1]
         spread = of_nearest.std(dim=1, keepdim=True) if of_nearest.shape[1] > 1 else 0.0
-        positive = (of_nearest >= of_nearest.mean(dim=1, keepdim=True) + spread + 1e-6) & self._inside(flat[nearest.T], boxes).T
+        positive = (of_nearest >= of_nearest.mean(dim=1, keepdim=True) + spread + 1e-6) & self._inside(
+            flat[nearest.T], boxes
+        ).T
         positive = torch.cat([positive, ious[:, -1:] > 0], dim=1) & wanted[:, None]
 
-        # of several claims for an anchor: that of the box it overlaps most of all, then the highest IoU, then the first box
+        # of several claims for an anchor: that of the box it overlaps most of all, then the highest IoU, then the first
+        # box
         forced = torch.zeros_like(positive)
         forced[:, -1] = True
         anchor, box, positive, forced, ious = (t.flatten() for t in (candidates, box, positive, forced, ious))
