@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= pointpillar
 
-.PHONY: demo test setup clean
+.PHONY: demo test quick lint setup clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/python tools/run_demo.py --model $(MODEL)
 
+# A process for each core, and one thread in each process.
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# One case of each parametrised test and no slow ones: the inner loop.
+quick: $(VENV)/.ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --quick -q --durations=0 --durations-min=3
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 setup: $(VENV)/.ready-test
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 
+import pytest
 import tiny_kitti
 
 from pcdet_focal.datasets.custom import custom_dataset
@@ -23,6 +24,7 @@ def run(line: str) -> None:
     cli.run_main(tiny_kitti.tool(name).main, words[1:])  # raises SystemExit for a status other than 0
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_kitti.REPOSITORY / "cfgs", tmp_path / "cfgs")

@@ -50,6 +50,7 @@ def run(tmp_path_factory):
     return torch.load(workplace / "seen.pt", weights_only=False), workplace, done.stdout
 
 
+@pytest.mark.slow
 def test_the_ranks_share_each_epochs_frames(run):
     seen, _, _ = run
     first, second = ([frame for batch in batches for frame in batch] for batches in seen["train"]["frames"])
@@ -58,12 +59,14 @@ def test_the_ranks_share_each_epochs_frames(run):
     assert sorted(set(first + second)) == list(range(tiny_kitti.NUM_TRAIN))  # all of them, one twice
 
 
+@pytest.mark.slow
 def test_the_ranks_take_the_same_steps(run):
     seen, _, _ = run
     one, other = seen["train"]["moments"]
     assert torch.equal(one, other) and one.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_the_joint_batch(run):
     seen, _, _ = run
     assert torch.equal(*seen["gradients"]["weights"])
@@ -72,6 +75,7 @@ def test_two_ranks_have_the_gradient_of_the_joint_batch(run):
     assert (one - seen["gradients"]["joint"]).norm() < 1e-5 * one.norm()
 
 
+@pytest.mark.slow
 def test_evaluation_has_every_frame_once_in_order_and_the_results_of_one_process(run, monkeypatch, capsys):
     _, workplace, printed = run
     together = workplace / "output/tiny_models/tiny/default/eval/eval_with_train/epoch_1/val/result.pkl"
@@ -93,6 +97,7 @@ def test_evaluation_has_every_frame_once_in_order_and_the_results_of_one_process
         np.testing.assert_allclose(one["boxes_lidar"], other["boxes_lidar"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_objects_travel_between_the_ranks(run):
     seen, _, _ = run
     assert seen["from_first"] == {"rank": 0}

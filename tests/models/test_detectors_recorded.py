@@ -55,6 +55,7 @@ def test_evaluation_forward_and_detections(name):
     assert recall["gt"] == 1 and recall["rcnn_0.3"] == 0
 
 
+@pytest.mark.slow
 @needs_golden
 @needs_kitti_sample
 @pytest.mark.parametrize("name", MODELS)

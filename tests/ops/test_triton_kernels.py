@@ -24,6 +24,7 @@ ROOMS = {
 }
 
 
+@pytest.mark.slow
 def test_in_the_interpreter():
     """One process for all rooms: half of its time is its start."""
     cases = " or ".join(f"({room} and ({names}))" for room, names in ROOMS.items())

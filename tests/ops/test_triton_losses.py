@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="this process interprets Tri
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tests, at_least",
     [

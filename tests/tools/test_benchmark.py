@@ -248,6 +248,7 @@ def check_schema(content: dict, suite: str) -> None:
             )
 
 
+@pytest.mark.slow
 def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert benchmark("losses", "--quick", "--repeats", 1, "--threads", 1, "--out", "there/x.json") == 0

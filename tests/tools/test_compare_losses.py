@@ -39,6 +39,7 @@ def config(cfg_file) -> Config:
     return cfg_from_yaml_file(cfg_file, Config())
 
 
+@pytest.mark.slow
 def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.yaml"  # its mistake shows only in training

@@ -128,7 +128,7 @@ def test_image_flip(scene_name, frame, monkeypatch):
     before = boxes.copy()
     image = (np.arange(4 * 1242 * 3) % 251 / 250).astype(np.float32).reshape(4, 1242, 3)
     depth = (np.arange(4 * 1242) % 97).astype(np.float32).reshape(4, 1242)
-    inject(monkeypatch, [True], "choice")
+    inject(monkeypatch, [0.75], "random_sample")
     out_image, out_depth, out_boxes = au.random_image_flip_horizontal(
         image, depth, boxes, Calibration(KITTI_SAMPLE / f"training/calib/{frame}.txt")
     )
