@@ -1,10 +1,13 @@
 """Measure how fast the package is on this machine, each figure beside that of the way one would take without it.
 
-    python tools/benchmark.py losses                       losses, target assignment, the whole head, a training step:
-    about five minutes python tools/benchmark.py ops                          overlaps, suppression, points in boxes,
-    voxels, KITTI AP, sparse convolution: four python tools/benchmark.py data [--root data/kitti]     the training data
-        pipeline, stage by stage: three
-    python tools/benchmark.py page                         benchmarks/README.md from all JSON files beside it
+    python tools/benchmark.py losses                      losses, target assignment, the whole head: four minutes
+    python tools/benchmark.py ops                         overlaps, suppression, points in boxes, voxels, KITTI AP,
+                                                          sparse convolution: four
+    python tools/benchmark.py data [--root data/kitti]    the training data pipeline, stage by stage: three
+    python tools/benchmark.py step [--models pointpillar] [--openpcdet CHECKOUT]
+                                                          training steps and evaluated frames, stage by stage, beside
+                                                          OpenPCDet's code on the CPU: ten
+    python tools/benchmark.py page                        benchmarks/README.md from all JSON files beside it
 
 Run it from the repository's root on an idle machine; on a busy one --cpu_time still gives steady ratios, of one thread.
 A whole run is saved to benchmarks/<suite>-<machine>.json; with --only or --quick only where --out says. GPU rows are
@@ -15,20 +18,21 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 
 import _init_path  # noqa: F401
 import torch
 
 from pcdet_focal.engine import cli
-from pcdet_focal.engine.benchmark import SUITES, page, pipeline, results, run
+from pcdet_focal.engine.benchmark import SUITES, page, pipeline, results, run, step
 from pcdet_focal.errors import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in (*SUITES, "data"):
+    for name in (*SUITES, "step", "data"):
         command = commands.add_parser(name, help=f"measure: {name}")
         command.add_argument(
             "--out", default=None, help="JSON file to write (default: benchmarks/<suite>-<machine>.json)"
@@ -51,7 +55,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 "--samples", type=cli.whole_number, default=None, help="samples to load (default: 200)"
             )
             continue
-        command.add_argument("--only", nargs="+", default=None, metavar="ROW", help=f"of {', '.join(SUITES[name])}")
+        if name == "step":
+            command.add_argument("--models", nargs="+", default=None, help=f"of {', '.join(step.MODELS)}")
+            command.add_argument(
+                "--openpcdet", default=None, metavar="CHECKOUT", help="folder of OpenPCDet to compare with, on the CPU"
+            )
+        else:
+            command.add_argument("--only", nargs="+", default=None, metavar="ROW", help=f"of {', '.join(SUITES[name])}")
         command.add_argument(
             "--repeats",
             type=cli.whole_number,
@@ -92,15 +102,12 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--cpu_time adds up the time of all threads, so it needs --threads 1")
         if args.cpu_time or args.threads is not None:
             torch.set_num_threads(args.threads or 1)
-        rows = run.run_suite(
-            args.command,
-            args.only,
-            args.repeats,
-            args.quick,
-            args.cpu_time,
-            report=lambda line: print(line, flush=True),
-        )
-        threads, whole = torch.get_num_threads(), args.only is None
+        if args.command == "step":
+            measure, chosen = partial(step.run, args.models, args.openpcdet), args.models
+        else:
+            measure, chosen = partial(run.run_suite, args.command, args.only), args.only
+        rows = measure(args.repeats, args.quick, args.cpu_time, report=lambda line: print(line, flush=True))
+        threads, whole = torch.get_num_threads(), chosen is None
         seconds = results.startup() if args.command == "losses" and whole else None
     out = Path(args.out) if args.out else results.default_path(args.command) if whole and not args.quick else None
     if seconds:
@@ -129,10 +136,13 @@ def _command(args: argparse.Namespace) -> str:
         *(["--cpu_time"] if args.cpu_time else []),
     ]
     words += ["--root KITTI"] if getattr(args, "root", None) else []
+    words += ["--openpcdet CHECKOUT"] if getattr(args, "openpcdet", None) else []
     for name in ("repeats", "threads", "samples"):
         if getattr(args, name, None) is not None:
             words += [f"--{name}", str(getattr(args, name))]
-    return " ".join([*words, *(["--only", *args.only] if getattr(args, "only", None) else [])])
+    for name in ("only", "models"):
+        words += [f"--{name}", *getattr(args, name)] if getattr(args, name, None) else []
+    return " ".join(words)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_kitti
 import torch
+from openpcdet import needs_openpcdet, peer_folder
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.benchmark import (
@@ -26,7 +27,10 @@ from pcdet_focal.engine.benchmark import (
     pipeline,
     results,
     run,
+    step,
 )
+from pcdet_focal.engine.optimization import build_optimizer
+from pcdet_focal.models import build_network
 
 CPU = torch.device("cpu")
 BENCHMARKS = tiny_kitti.REPOSITORY / "benchmarks"
@@ -111,12 +115,6 @@ def test_voxels_and_the_sparse_encoder_agree_with_spconv():
     assert ours.shape == theirs.shape and len(ours) > 50
     for a, b in zip(both.sides["ours"](), both.sides["spconv"](), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
-
-
-def test_one_training_step_with_either_losses_goes_the_same_way():
-    case = next(iter(SUITES["losses"]["training_step"](CPU, True)))
-    for _ in range(2):
-        assert float(case.sides["ours"]()) == pytest.approx(float(case.sides["eager"]()), rel=1e-4)
 
 
 def test_the_frames_of_the_evaluation_have_true_and_false_detections():
@@ -224,7 +222,8 @@ def test_goals_are_judged_by_medians():
         "at most 5 times the time of copy": (4.0, True),
         "at most 1 MB beyond the gradient": (1_500_000, False),
     }
-    known = {(suite, row) for suite in SUITES for row in SUITES[suite]} | {("data", "pipeline")}
+    known = {(suite, row) for suite in SUITES for row in SUITES[suite]}
+    known |= {("data", "pipeline"), *(("step", mode) for mode in step.MODES)}
     assert {(goal.suite, goal.row) for goal in goals.GOALS} <= known
 
 
@@ -325,6 +324,52 @@ def test_the_data_pipeline_of_a_folder_given(tmp_path, monkeypatch):
     assert "--root KITTI" in content["command"] and str(tiny_kitti.dataset()) not in json.dumps(content)
 
 
+def test_quick_steps_stage_by_stage(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert benchmark("step", "--quick", "--models", "centerpoint-pillar", "--out", "x.json") == 0
+    content = results.read("x.json")
+    check_schema(content, "step")
+    assert content["command"] == "python tools/benchmark.py step --quick --models centerpoint-pillar"
+    modules = ["vfe", "map_to_bev", "backbone_2d", "dense_head"]
+    stages = {
+        "train": [*modules, "losses", "backward", "optimizer"],
+        "evaluate": [*modules, "post_processing"],
+    }
+    for mode, names in stages.items():
+        whole, *own = [row for row in content["rows"] if row["row"] == mode]
+        assert [row["case"] for row in own] == [f"centerpoint-pillar, {name}" for name in names]
+        # one round: the stages are all of the step
+        sums = sum(row["sides"]["ours"]["median"] for row in own)
+        assert whole["sides"]["ours"]["median"] == pytest.approx(sums, rel=1e-2)
+    assert "first loss" in content["rows"][0]["note"] and "backward" in capsys.readouterr().out
+    text = page.render([{**content, "quick": False}])
+    assert "| train: centerpoint-pillar, 2 x " in text and f"- evaluate: {step.MODES['evaluate']}" in text
+
+
+def test_steps_of_training_go_on_from_each_other():
+    cfg = step.config("pointpillar", quick=True)
+    torch.manual_seed(0)
+    net = build_network(cfg.MODEL, 3, step.dataset_like(cfg)).train()
+    batch = step.simulated_batch(cfg, 2, CPU, every=step.QUICK_EVERY)
+    optimizer = build_optimizer(net, cfg.OPTIMIZATION)
+    losses = [step.staged(net, batch, time.perf_counter, optimizer)["loss"] for _ in range(4)]
+    assert losses[-1] < losses[0] - 0.01
+    assert not net.vfe._forward_hooks
+
+
+@needs_openpcdet
+def test_openpcdets_code_takes_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--models", "pointpillar", "--openpcdet", peer_folder(), "--out", "x.json"]
+    assert benchmark("step", "--quick", *argv) == 0
+    content = results.read("x.json")
+    check_schema(content, "step")
+    assert all(row["sides"].keys() == {"ours", "openpcdet"} for row in content["rows"])
+    ours, theirs = map(float, re.findall(r"first loss ([\d.]+)", content["rows"][0]["note"]))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert str(peer_folder()) not in json.dumps(content)
+
+
 # ---- the page
 # -----------------------------------------------------------------------------------------------------------------------
 
@@ -410,6 +455,8 @@ def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys)
         ),
         (["data", "--samples", "0"], "--samples 0: at least one sample is needed"),
         (["data", "--quick", "--root", "nowhere"], "nowhere"),
+        (["step", "--models", "pointpilar"], "--models pointpilar: there is no such model; there are pointpillar, sec"),
+        (["step", "--quick", "--openpcdet", "nowhere"], "nowhere: there is no pcdet/models and tools/train_utils in"),
         (["page"], "there is no JSON file in benchmarks; measure first: python tools/benchmark.py losses"),
         (["speed"], "invalid choice: 'speed'"),
         (["ops", "--repeats", "many"], "'many' is not a number"),

@@ -87,6 +87,10 @@ GOALS = (
     Goal("ops", "kitti_ap", "validation set", "cpu", "time", below=4),
     Goal("ops", "voxels", "at most 16,000 voxels", "cpu", "spconv", at_least=1),
     Goal("ops", "voxels", "at most 40,000 voxels", "cpu", "spconv", at_least=1),
+    Goal("step", "train", "pointpillar", "cpu", "openpcdet", at_least=1.6),
+    Goal("step", "train", "second", "cpu", "openpcdet", at_least=1.15),
+    Goal("step", "evaluate", "pointpillar", "cpu", "openpcdet", at_least=1.2),
+    Goal("step", "evaluate", "second", "cpu", "openpcdet", at_least=1.15),
     Goal("data", "pipeline", "second.yaml, 360 degrees", "cpu", "rate", at_least=150),
 )
 

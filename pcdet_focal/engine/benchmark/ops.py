@@ -24,7 +24,7 @@ from ...ops.sparse_conv import backends as sparse_backends
 from ...ops.voxelize import voxelize
 from . import losses, workloads
 from .measure import Case, Side
-from .training_step import QUICK_EVERY, simulated_batch
+from .step import QUICK_EVERY, simulated_batch
 
 VOXEL_SIZE, LIMITS = (0.05, 0.05, 0.1), (0, -40, -3, 70.4, 40, 1)  # second.yaml
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import whole_file
-from . import SUITES, goals, results
+from . import SUITES, goals, results, step
 
 NOT_YET = "not measured yet"
 _INTRO = """# Benchmarks
@@ -16,7 +16,7 @@ How fast the package is beside what one would use without it. Made by `python to
 schema is described in `pcdet_focal/engine/benchmark/results.py`. To measure on another machine, idle if possible:
 
 ```sh
-python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py page
+python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py step && python tools/benchmark.py page
 ```
 
 **Times.** The sides of a row run in turns in one process. On a CPU every side is called once in a round, so that it finds the caches as other work has left
@@ -39,13 +39,14 @@ On a GPU it is `torch.cuda.max_memory_allocated`.
 - copy: a copy of the logits, the floor
 - reference: the package's own definition in plain torch, `PCDET_FOCAL_BACKEND=reference`
 - shapely, shapely loop, spconv: the packages of that name
+- openpcdet: OpenPCDet's detector of the same configuration and weights, on a CPU in a process of its own; rotated overlaps and suppression, which it has only for CUDA, are this package's, and spconv takes its Native algorithm
 """
-_STEPS_INTRO = """Most of a training step is convolution, which faster losses do not make faster. "Losses" are everything behind the head's
-convolutions: target assignment, classification, box and direction losses, and the gradients of the predictions; a step is forward, losses, backward,
-clipping and the optimiser, on simulated scans. On a CPU two steps can differ by more than the losses take: the shares say more than the ratio of the
-steps.
-"""
-_TITLES = {"losses": "Losses", "ops": "Operators", "data": "Data pipeline"}
+_TITLES = {
+    "losses": "Losses",
+    "ops": "Operators",
+    "step": "Training steps and evaluated frames",
+    "data": "Data pipeline",
+}
 
 
 def write(path: str | Path) -> None:
@@ -61,9 +62,6 @@ def write(path: str | Path) -> None:
 def render(files: Sequence[Mapping[str, Any]]) -> str:
     """The page from the contents of the files."""
     parts = [_INTRO, "## Machines\n", _machines(files), "## Goals\n", _goals(files)]
-    steps = [row for content in files for row in content["rows"] if row["row"] == "training_step"]
-    if steps:
-        parts += ["## The losses alone, and the whole training step\n", _steps(files)]
     for suite, title in _TITLES.items():
         own = [content for content in files if content["suite"] == suite]
         parts.append(f"## {title}\n")
@@ -146,42 +144,6 @@ def _quartiles_of(goal: goals.Goal, row: Mapping[str, Any]) -> str:
     return f" ({low:.3g} to {high:.3g})"
 
 
-def _steps(files: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for content in files:
-        for row in content["rows"]:
-            if row["row"] != "training_step":
-                continue
-            step, plain, head, plain_head = (
-                row["sides"][side]["median"] for side in ("ours", "eager", "head, ours", "head, eager")
-            )
-            rows.append(
-                [
-                    row["case"],
-                    row["shape"],
-                    f"{plain_head / head:.3g} x",
-                    f"{row['ratios']['eager']['median']:.3g} x",
-                    _seconds(plain),
-                    _seconds(step),
-                    f"{100 * plain_head / plain:.2g} %",
-                    f"{100 * head / step:.2g} %",
-                    _device(content, row),
-                ]
-            )
-    head = [
-        "model",
-        "batch",
-        "losses alone, faster by",
-        "step, faster by",
-        "step, eager losses",
-        "step, ours",
-        "losses in it, eager",
-        "losses in it, ours",
-        "on",
-    ]
-    return f"{_STEPS_INTRO}\n{_table(head, rows)}"
-
-
 def _suite(content: Mapping[str, Any]) -> Iterator[str]:
     suite = content["suite"]
     for device in ("cpu", "cuda"):
@@ -221,7 +183,7 @@ def _suite(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _doc(suite: str, row: str) -> str:
     """What a row is, as its function says."""
-    doc = SUITES[suite][row].__doc__ if row in SUITES[suite] else None
+    doc = step.MODES.get(row) if suite == "step" else getattr(SUITES[suite].get(row), "__doc__", None)
     return " ".join((doc or "no longer measured").split())
 
 

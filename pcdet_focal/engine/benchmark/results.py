@@ -3,7 +3,7 @@
 ``benchmarks/<suite>-<machine>.json``, one of a suite and a kind of machine::
 
     schema       1
-    suite        losses, ops or data
+    suite        losses, ops, step or data
     quick        true: tiny inputs, only to see that everything runs
     command      what made it
     date         day of the run
