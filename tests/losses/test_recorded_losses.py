@@ -14,6 +14,7 @@ from pcdet_focal.losses import sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
 
 pytestmark = needs_golden
+TORCHVISION = GOLDEN / "11_loss_zoo/torchvision_sigmoid_focal.npz"
 
 
 def tensor(array, grad=False):
@@ -228,17 +229,19 @@ def test_center_distance_iou(case):
 
 
 def torchvision_calls():
-    path = GOLDEN / "11_loss_zoo/torchvision_sigmoid_focal.npz"
-    if not path.exists():
+    if not TORCHVISION.exists():
         return []
-    with np.load(path) as data:
-        return [
-            pytest.param(record, {key: data[key] for key in data.files if key != "index"}, id=record["case"])
-            for record in json.loads(data["index"].item())
-        ]
+    with np.load(TORCHVISION) as data:
+        return [pytest.param(record, id=record["case"]) for record in json.loads(data["index"].item())]
 
 
-@pytest.mark.parametrize("record, data", torchvision_calls())
+@pytest.fixture(scope="module")
+def data():
+    with np.load(TORCHVISION) as data:
+        return {key: data[key] for key in data.files if key != "index"}
+
+
+@pytest.mark.parametrize("record", torchvision_calls())
 def test_function_has_torchvisions_arguments_and_results(record, data):
     x, targets = tensor(data[record["args"]["inputs"]["array"]], True), tensor(data[record["args"]["targets"]["array"]])
     if "raises" in record:

@@ -348,7 +348,11 @@ MISTAKES = {
         r"--set OPTIMIZATION\.LR fast: .*0\.003",
     ),
     "--set without a value": (NOTHING, [*TRAIN, "--set", "OPTIMIZATION.LR"], r"--set takes pairs"),
-    "no data": (edit(str(tiny_kitti.dataset()), "nowhere/kitti"), TRAIN, r"DATA_CONFIG\.DATA_PATH.*nowhere/kitti"),
+    "no data": (
+        lambda workplace: edit(str(tiny_kitti.dataset()), "nowhere/kitti")(workplace),
+        TRAIN,
+        r"DATA_CONFIG\.DATA_PATH.*nowhere/kitti",
+    ),
     "no training infos": (
         own_data(lose("kitti_infos_train.pkl")),
         TRAIN,
@@ -414,8 +418,8 @@ MISTAKES = {
     ),
     "demo: not an array": (scan("a.npy", b"\x93NUMPY"), [*DEMO, "a.npy"], r"a\.npy is not an array saved by numpy"),
     "demo: another architecture": (
-        second_config,
-        [*DEMO, tiny_kitti.dataset() / "training/velodyne/000001.bin"],
+        lambda workplace: (second_config(workplace), scan("a.bin", bytes(16))(workplace)),
+        [*DEMO, "a.bin"],
         r"checkpoint_epoch_2\.pth is .* of another architecture",
     ),
 }

@@ -16,9 +16,6 @@ from pcdet_focal.errors import InputError
 from pcdet_focal.ops import sparse_conv as sc
 from pcdet_focal.ops.sparse_conv import backends
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    spconv = pytest.importorskip("spconv.pytorch")
 LAYERS = {
     "subm_k3": ("SubMConv3d", dict(kernel_size=3)),
     "subm_k1": ("SubMConv3d", dict(kernel_size=1)),
@@ -34,6 +31,14 @@ LAYERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def spconv():
+    """``spconv.pytorch``, whose import takes ten seconds; the tests that need it are skipped where it is absent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("spconv.pytorch")
+
+
 def scene(n=600, batch=2, shape=(9, 30, 28), width=16, seed=0):
     rng = np.random.default_rng(seed)
     cells = rng.permutation(batch * int(np.prod(shape)))[:n]
@@ -46,7 +51,7 @@ def by_place(x):
     return x.features[torch.from_numpy(np.lexsort(x.indices.numpy().T[::-1]).copy())]
 
 
-def both(kind, arguments, width):
+def both(spconv, kind, arguments, width):
     """The same layer of both packages, with the same parameters."""
     torch.manual_seed(3)
     ours = getattr(sc, kind)(*width, **arguments)
@@ -57,9 +62,9 @@ def both(kind, arguments, width):
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_forward_and_gradients_are_those_of_spconv(name, bias):
+def test_forward_and_gradients_are_those_of_spconv(spconv, name, bias):
     kind, arguments = LAYERS[name]
-    ours, theirs = both(kind, {**arguments, "bias": bias}, (16, 24))
+    ours, theirs = both(spconv, kind, {**arguments, "bias": bias}, (16, 24))
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     for key, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), f"{key}: one seed must give the same initial weights"
@@ -81,7 +86,7 @@ def test_forward_and_gradients_are_those_of_spconv(name, bias):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()) + 1e-6)
 
 
-def test_a_small_encoder_decoder_is_that_of_spconv():
+def test_a_small_encoder_decoder_is_that_of_spconv(spconv):
     def net(package, **algo):
         torch.manual_seed(1)
         return package.SparseSequential(
@@ -105,7 +110,7 @@ def test_a_small_encoder_decoder_is_that_of_spconv():
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-5 * float(b.grad.abs().max()) + 1e-7)
 
 
-def test_spconv_can_run_behind_our_modules(monkeypatch):
+def test_spconv_can_run_behind_our_modules(spconv, monkeypatch):
     torch.manual_seed(0)
     net = sc.SparseSequential(
         sc.SubMConv3d(16, 8, 3, indice_key="a"),
