@@ -84,3 +84,15 @@ def one_hot(labels: torch.Tensor, num_classes: int, dtype: torch.dtype) -> torch
             [0., 0.]])
     """
     return (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).to(dtype)
+
+
+def dense_class_targets(loss_name: str, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Targets (..., C) as they are; integer labels (...), background outside [0, C), as one-hot targets.
+
+    Raises:
+        InputError: labels that are not integers, or whose shape is not that of ``pred`` without the last axis.
+    """
+    if target.dim() != pred.dim() - 1:
+        return target
+    require_labels(loss_name, target, pred.shape[:-1])
+    return one_hot(target, pred.shape[-1], pred.dtype)

@@ -12,9 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .arguments import one_hot, require_labels, require_number, require_tensors, require_values_between
+from .arguments import (
+    dense_class_targets,
+    one_hot,
+    require_labels,
+    require_number,
+    require_tensors,
+    require_values_between,
+)
 from .numerics import at_least_float32, bounded, power
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, choose_reduction, weight_reduce_loss
 from .registry import register_loss
 from .running_counts import Float32Buffers
 from .weights import expand_anchor_weights, require_same_shape
@@ -155,14 +162,16 @@ def _per_class(name: str, argument: str, value: float | Sequence[float] | torch.
 
 
 @register_loss("AsymmetricLoss")
-class AsymmetricLoss(nn.Module):
-    """``asymmetric_loss`` called like mmdetection's losses.
+class AsymmetricLoss(ReducedLoss):
+    """``asymmetric_loss`` with mmdetection's call; see ReducedLoss.
 
     >>> pred, target = torch.zeros(2, 2), torch.tensor([0, 2])                                 # (N, C); 2 is background
     >>> # 0.5 log 2 + 3 * 0.45^4 log(1 / 0.55)
     >>> round(AsymmetricLoss()(pred, target, avg_factor=1).item(), 4)
     0.4201
     """
+
+    shown = ("gamma_pos", "gamma_neg", "clip", "eps", "detach_factor")
 
     def __init__(
         self,
@@ -174,54 +183,27 @@ class AsymmetricLoss(nn.Module):
         reduction: str = "mean",
         loss_weight: float = 1.0,
     ) -> None:
-        """Arguments as ``asymmetric_loss``; reduction 'none', 'mean' or 'sum'; loss_weight: factor of the result."""
-        super().__init__()
+        """
+        Args:
+            gamma_pos, gamma_neg, clip, eps, detach_factor: see ``asymmetric_loss``.
+            reduction, loss_weight: see ReducedLoss.
+        """
+        super().__init__(reduction, loss_weight)
         _require_numbers("AsymmetricLoss", gamma_neg, gamma_pos, clip, eps)
         self.gamma_pos = gamma_pos
         self.gamma_neg = gamma_neg
         self.clip = clip
         self.eps = eps
         self.detach_factor = detach_factor
-        self.reduction = choose_reduction(reduction, None, "AsymmetricLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
 
-    def extra_repr(self) -> str:
-        return (
-            f"gamma_pos={self.gamma_pos}, gamma_neg={self.gamma_neg}, clip={self.clip}, eps={self.eps}, "
-            f"detach_factor={self.detach_factor}, "
-            f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
-        )
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits; (...) integer labels, background outside [0, C), or (..., C) one-hot or soft -> (..., C)."""
+        target = dense_class_targets(type(self).__name__, pred, target)
+        return asymmetric_loss(pred, target, self.gamma_neg, self.gamma_pos, self.clip, self.eps, self.detach_factor)
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) or (..., C) logits.
-            target: (N,) integer labels, background outside [0, C); or (N, C) one-hot or soft.
-            weight: (N,) or (N, C); None for 1.
-            avg_factor: what 'mean' divides by; None for N * C.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N, C) for 'none', else a scalar.
-        Raises:
-            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, "AsymmetricLoss")
-        require_tensors("AsymmetricLoss", pred=pred, target=target, weight=weight)
-        if target.dim() == pred.dim() - 1:
-            require_labels("AsymmetricLoss", target, pred.shape[:-1])
-            target = one_hot(target, pred.shape[-1], pred.dtype)
-        loss = asymmetric_loss(pred, target, self.gamma_neg, self.gamma_pos, self.clip, self.eps, self.detach_factor)
-        if weight is not None:
-            weight = expand_anchor_weights(weight, loss.shape, "AsymmetricLoss")
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "AsymmetricLoss")
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,), or one per element (N, C)."""
+        return expand_anchor_weights(weight, loss.shape, type(self).__name__)
 
 
 class AsymmetricLossMultiLabel(Float32Buffers):

@@ -56,6 +56,8 @@ class BalancedL1Loss(ReducedLoss):
     tensor(7.5502)
     """
 
+    shown = ("alpha", "gamma", "beta")
+
     def __init__(
         self,
         alpha: float = 0.5,
@@ -67,14 +69,11 @@ class BalancedL1Loss(ReducedLoss):
         """
         Args:
             alpha, gamma, beta: see ``balanced_l1_loss``.
-            reduction: 'none', 'mean' or 'sum'. loss_weight: multiplies the result.
+            reduction, loss_weight: see ReducedLoss.
         """
         super().__init__(reduction, loss_weight)
         _check_parameters(type(self).__name__, beta=beta, alpha=alpha, gamma=gamma)
         self.alpha, self.gamma, self.beta = alpha, gamma, beta
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, gamma={self.gamma}, beta={self.beta}, {super().extra_repr()}"
 
     def forward(
         self,
@@ -84,23 +83,15 @@ class BalancedL1Loss(ReducedLoss):
         avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
-        """
-        Args:
-            pred, target: (N, D) box codes, or any other shape; NaN targets are ignored.
-            weight: (N, D), or any shape that broadcasts to it, such as (N, 1); None for 1.
-            avg_factor: what 'mean' divides by instead of the number of elements.
-            reduction_override: 'none', 'mean' or 'sum' for this call.
-        Returns:
-            Scalar, or the elementwise loss for 'none', times ``loss_weight``. Of no element, without weights: a scalar
-            0 with a gradient path.
-        Raises:
-            InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
-        if target.numel() == 0 and weight is None and avg_factor is None:
+        """As ReducedLoss's; without elements, weights and avg_factor the result is a scalar 0 with a gradient path."""
+        if isinstance(target, torch.Tensor) and target.numel() == 0 and weight is None and avg_factor is None:
+            choose_reduction(self.reduction, reduction_override, type(self).__name__)
             return at_least_float32(pred)[0].flatten()[:0].sum()
-        loss = balanced_l1_loss(pred, target, self.beta, self.alpha, self.gamma)
-        return self.reduced(loss, weight, avg_factor, reduction)
+        return super().forward(pred, target, weight, avg_factor, reduction_override)
+
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Same shape twice, for example (N, D) box codes; a NaN target is ignored -> that shape."""
+        return balanced_l1_loss(pred, target, self.beta, self.alpha, self.gamma)
 
 
 def _check_parameters(name: str, **parameters: float) -> None:

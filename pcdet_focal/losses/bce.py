@@ -8,9 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .arguments import one_hot, require_labels, require_number, require_tensors, require_values_between
+from .arguments import (
+    dense_class_targets,
+    one_hot,
+    require_labels,
+    require_number,
+    require_tensors,
+    require_values_between,
+)
 from .numerics import at_least_float32, bounded
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, weight_reduce_loss
 from .registry import register_loss
 from .running_counts import Float32Buffers
 from .weights import check_elementwise_weights, expand_anchor_weights, require_same_shape
@@ -149,13 +156,15 @@ def _numbers(name: str, argument: str, value: PerClass) -> torch.Tensor | None:
 
 
 @register_loss("BinaryCrossEntropyLoss")
-class BinaryCrossEntropyLoss(Float32Buffers):
-    """``binary_cross_entropy`` called like mmdetection's losses.
+class BinaryCrossEntropyLoss(Float32Buffers, ReducedLoss):
+    """``binary_cross_entropy`` with mmdetection's call; see ReducedLoss.
 
     >>> loss = BinaryCrossEntropyLoss(label_smoothing=0.1)
     >>> loss(torch.zeros(3, 2), torch.tensor([0, 1, 2]))                                       # 2 is background; log 2
     tensor(0.6931)
     """
+
+    shown = ("label_smoothing",)
 
     def __init__(
         self,
@@ -168,61 +177,34 @@ class BinaryCrossEntropyLoss(Float32Buffers):
         Args:
             pos_weight: factor of the positive term, a number or one per class; None for 1.
             label_smoothing: eps in [0, 1]: targets 1 and 0 become 1 - eps / 2 and eps / 2.
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss.
         """
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         require_number("BinaryCrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
         self.register_buffer(
             "pos_weight", _numbers("BinaryCrossEntropyLoss", "pos_weight", pos_weight), persistent=False
         )
         self.label_smoothing = label_smoothing
-        self.reduction = choose_reduction(reduction, None, "BinaryCrossEntropyLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
 
-    def extra_repr(self) -> str:
-        return f"label_smoothing={self.label_smoothing}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits; (...) integer labels, background outside [0, C), or (..., C) one-hot or soft -> (..., C)."""
+        target = dense_class_targets(type(self).__name__, pred, target)
+        return binary_cross_entropy(pred, target, self.pos_weight, self.label_smoothing)
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) or (..., C) logits.
-            target: (N,) integer labels, background outside [0, C); or (N, C) one-hot or soft.
-            weight: (N,) or (N, C); None for 1.
-            avg_factor: what 'mean' divides by; None for N * C.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N, C) for 'none', else a scalar.
-        Raises:
-            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
-        """
-        name = "BinaryCrossEntropyLoss"
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        require_tensors(name, pred=pred, target=target, weight=weight)
-        if target.dim() == pred.dim() - 1:
-            require_labels(name, target, pred.shape[:-1])
-            target = one_hot(target, pred.shape[-1], pred.dtype)
-        loss = binary_cross_entropy(pred, target, self.pos_weight, self.label_smoothing)
-        if weight is not None:
-            weight = expand_anchor_weights(weight, loss.shape, name)
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, name)
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,), or one per element (N, C)."""
+        return expand_anchor_weights(weight, loss.shape, type(self).__name__)
 
 
 @register_loss("LabelSmoothingLoss")
-class LabelSmoothingLoss(Float32Buffers):
-    """``label_smoothing_cross_entropy`` (softmax) called like mmdetection's losses.
+class LabelSmoothingLoss(Float32Buffers, ReducedLoss):
+    """``label_smoothing_cross_entropy`` (softmax) with mmdetection's call; see ReducedLoss.
 
     >>> LabelSmoothingLoss(label_smoothing=0.1)(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
     tensor(0.2269)
     """
+
+    shown = ("label_smoothing", "ignore_index")
 
     def __init__(
         self,
@@ -236,54 +218,27 @@ class LabelSmoothingLoss(Float32Buffers):
         Args:
             label_smoothing: eps in [0, 1].
             class_weight: one per class, or None. Not part of the denominator of 'mean'.
-            reduction: 'none', 'mean' over the rows that are not ignored, or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss; 'mean' is over the rows that are not ignored.
             ignore_index: label of rows that do not count.
         """
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         require_number("LabelSmoothingLoss", "label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing = label_smoothing
         self.register_buffer(
             "class_weight", _numbers("LabelSmoothingLoss", "class_weight", class_weight), persistent=False
         )
-        self.reduction = choose_reduction(reduction, None, "LabelSmoothingLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 
-    def extra_repr(self) -> str:
-        return (
-            f"label_smoothing={self.label_smoothing}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, "
-            f"ignore_index={self.ignore_index}"
-        )
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits; (...) labels in [0, C), or (..., C) class probabilities -> (...)."""
+        return label_smoothing_cross_entropy(pred, target, self.label_smoothing, self.class_weight, self.ignore_index)
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) or (..., C) logits.
-            target: (N,) labels in [0, C), or (N, C) class probabilities.
-            weight: (N,), one per row; None for 1.
-            avg_factor: what 'mean' divides by; None for the number of rows that are not ignored.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N,) for 'none', else a scalar.
-        Raises:
-            InputError: as ``label_smoothing_cross_entropy``; 'sum' with avg_factor.
-        """
-        name = "LabelSmoothingLoss"
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        require_tensors(name, pred=pred, target=target, weight=weight)
-        loss = label_smoothing_cross_entropy(pred, target, self.label_smoothing, self.class_weight, self.ignore_index)
-        if weight is not None:
-            weight = check_elementwise_weights(weight, loss.shape, name)
-        if reduction == "mean" and avg_factor is None and target.dim() == pred.dim() - 1:
-            rows = (target != self.ignore_index).sum().clamp(min=1)
-            return self.loss_weight * weight_reduce_loss(loss, weight, "sum", None, name) / rows
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, name)
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,)."""
+        return check_elementwise_weights(weight, loss.shape, type(self).__name__)
+
+    def num_averaged(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+        """The number of labels that are not ignored, at least 1; None for class probabilities."""
+        if target.dim() == pred.dim():
+            return None
+        return (target != self.ignore_index).sum().clamp(min=1)

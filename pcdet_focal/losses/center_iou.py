@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..geometry.boxes import bbox3d_overlaps_diou
+from ..ops.rotated_iou import boxes_aligned_iou3d
 from .centernet import _transpose_and_gather_feat
 from .numerics import at_least_float32
 
@@ -38,8 +39,6 @@ def calculate_iou_loss_centerhead(
     >>> round(calculate_iou_loss_centerhead(torch.zeros(1, 1, 2, 2), box_map, one, one, box.view(1, 1, 7)).item(), 2)
     1.0
     """
-    from ..ops.rotated_iou import boxes_aligned_iou3d
-
     used = mask.bool()
     (iou_preds,) = at_least_float32(iou_preds)
     pred = _transpose_and_gather_feat(iou_preds, ind)[used].view(-1)  # (K,)

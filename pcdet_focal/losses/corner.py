@@ -8,9 +8,8 @@ import torch
 
 from ..errors import InputError
 from ..geometry.boxes import boxes_to_corners_3d
-from .mmdet import ReducedLoss
 from .numerics import at_least_float32
-from .reduction import choose_reduction
+from .reduction import ReducedLoss
 from .registry import register_loss
 from .smooth_l1 import smooth_l1
 
@@ -53,32 +52,14 @@ def get_corner_loss_lidar(pred_bbox3d: torch.Tensor, gt_bbox3d: torch.Tensor) ->
 
 @register_loss("CornerLoss")
 class CornerLoss(ReducedLoss):
-    """``get_corner_loss_lidar`` as a module, with mmdetection's reduction and call: ``{NAME: CornerLoss}`` as a head's
-    REG_LOSS.
+    """``get_corner_loss_lidar`` as a module, with mmdetection's reduction and call (see ReducedLoss):
+    ``{NAME: CornerLoss}`` as a head's REG_LOSS.
 
     >>> box = torch.tensor([[10.0, 2.0, -1.0, 3.9, 1.6, 1.56, 0.3]])
     >>> round(CornerLoss()(box + torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), box).item(), 4)
     1.5
     """
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred, target: (N, 7+) decoded boxes; further columns are ignored.
-            weight: (N,); None for 1.
-            avg_factor: what 'mean' divides by instead of N.
-            reduction_override: 'none', 'mean' or 'sum' for this call.
-        Returns:
-            Scalar, or (N,) for 'none', times ``loss_weight``.
-        Raises:
-            InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
-        return self.reduced(get_corner_loss_lidar(pred[:, :7], target[:, :7]), weight, avg_factor, reduction)
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(N, 7+) decoded boxes, twice; further columns are ignored -> (N,)."""
+        return get_corner_loss_lidar(pred[:, :7], target[:, :7])

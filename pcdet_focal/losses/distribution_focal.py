@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..errors import InputError
-from .arguments import require_number, require_tensors, require_values_between
+from .arguments import require_tensors, require_values_between
 from .numerics import at_least_float32, bounded
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss
 from .registry import register_loss
 from .weights import check_elementwise_weights
 
@@ -50,8 +49,8 @@ def distribution_focal_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.T
 
 
 @register_loss("DistributionFocalLoss")
-class DistributionFocalLoss(nn.Module):
-    """``distribution_focal_loss`` with mmdetection's arguments and call.
+class DistributionFocalLoss(ReducedLoss):
+    """``distribution_focal_loss`` with mmdetection's arguments and call; see ReducedLoss.
 
     >>> # 8 bins: distances from 0 to 7
     >>> pred, target = torch.zeros(5, 8), torch.tensor([0.0, 1.5, 3.2, 6.9, 7.0])
@@ -59,43 +58,10 @@ class DistributionFocalLoss(nn.Module):
     0.5199
     """
 
-    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
-        """
-        Args:
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
-        """
-        super().__init__()
-        self.reduction = choose_reduction(reduction, None, "DistributionFocalLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., n + 1) logits of the bins, (...) distances in bins, from 0 to n -> (...)."""
+        return distribution_focal_loss(pred, target)
 
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
-
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, n + 1) logits of the bins.
-            target: (N,) distances in bins, from 0 to n.
-            weight: (N,); None for 1.
-            avg_factor: what 'mean' divides by; None for N.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N,) for 'none', else a scalar.
-        Raises:
-            InputError: as ``distribution_focal_loss``; 'sum' with avg_factor.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, "DistributionFocalLoss")
-        require_tensors("DistributionFocalLoss", pred=pred, target=target, weight=weight)
-        loss = distribution_focal_loss(pred, target)
-        if weight is not None:
-            weight = check_elementwise_weights(weight, loss.shape, "DistributionFocalLoss")
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "DistributionFocalLoss")
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,)."""
+        return check_elementwise_weights(weight, loss.shape, type(self).__name__)

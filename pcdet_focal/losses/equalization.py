@@ -10,6 +10,7 @@ import torch
 
 from ..errors import InputError
 from .arguments import (
+    dense_class_targets,
     one_hot,
     require_count,
     require_labels,
@@ -20,7 +21,7 @@ from .arguments import (
 )
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, choose_reduction
 from .registry import register_loss
 from .running_counts import Float32Buffers, store, sum_over_ranks
 from .weights import expand_anchor_weights, require_same_shape
@@ -114,17 +115,15 @@ def _require_focal(name: str, alpha: float | None, gamma: float, scale: float) -
         require_number(name, "alpha", alpha, 0, 1)
 
 
-class _GradientRatio(Float32Buffers):
-    """Accumulated positive and negative gradients of each class, and their ratio; what both losses of this file
-    share.
-    """
+class GradientRatio(Float32Buffers, ReducedLoss):
+    """Base of the equalization losses: accumulated positive and negative gradients of each class, and their ratio."""
 
     pos_grad: torch.Tensor
     neg_grad: torch.Tensor
     pos_neg: torch.Tensor
 
-    def __init__(self, num_classes: int, initial_ratio: float) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, initial_ratio: float, reduction: str, loss_weight: float) -> None:
+        super().__init__(reduction, loss_weight)
         require_count(type(self).__name__, "num_classes", num_classes)
         self.num_classes = num_classes
         self.register_buffer("pos_grad", torch.zeros(num_classes))
@@ -145,7 +144,7 @@ class _GradientRatio(Float32Buffers):
 
 
 @register_loss("EQLV2Loss")
-class EQLV2Loss(_GradientRatio):
+class EQLV2Loss(GradientRatio):
     """Equalization loss v2 with mmdetection's arguments, call and buffers: binary cross entropy with
     ``eql_v2_weights``, summed, divided by N.
 
@@ -162,6 +161,8 @@ class EQLV2Loss(_GradientRatio):
     >>> loss.pos_neg
     tensor([1., 0.])
     """
+
+    shown = ("num_classes", "mu", "alpha", "gamma")
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class EQLV2Loss(_GradientRatio):
             vis_grad: False; there is nothing to draw (mmdetection ignores it).
             test_with_obj: ``get_activation`` multiplies class scores by 1 - background score.
         """
-        super().__init__(num_classes, 100.0)
+        super().__init__(num_classes, 100.0, reduction, loss_weight)
         require_sigmoid("EQLV2Loss", use_sigmoid)
         for argument, value in (("class_weight", class_weight), ("vis_grad", vis_grad)):
             if value:
@@ -199,16 +200,10 @@ class EQLV2Loss(_GradientRatio):
         for argument, value in (("mu", mu), ("alpha", alpha), ("gamma", gamma)):
             require_number("EQLV2Loss", argument, value)
         self.use_sigmoid = use_sigmoid
-        self.reduction = choose_reduction(reduction, None, "EQLV2Loss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.mu = mu
         self.alpha = alpha
         self.gamma = gamma
         self.test_with_obj = test_with_obj
-
-    def extra_repr(self) -> str:
-        return f"num_classes={self.num_classes}, mu={self.mu}, alpha={self.alpha}, gamma={self.gamma}, loss_weight={self.loss_weight}"
 
     def get_channel_num(self, num_classes: int) -> int:
         """Number of logits that a head needs: the classes and background."""
@@ -262,7 +257,7 @@ class EQLV2Loss(_GradientRatio):
 
 
 @register_loss("EqualizedFocalLoss")
-class EqualizedFocalLoss(_GradientRatio):
+class EqualizedFocalLoss(GradientRatio):
     """``equalized_focal_loss`` with the gradient ratios of its own running sums, called like mmdetection's losses.
 
     ``pos_grad`` and ``neg_grad`` take |dL/dx| of the weighted elementwise loss, before any division by avg_factor, of
@@ -281,6 +276,8 @@ class EqualizedFocalLoss(_GradientRatio):
     tensor([0.0034, 0.0034])
     """
 
+    shown = ("num_classes", "alpha", "gamma", "scale")
+
     def __init__(
         self,
         num_classes: int,
@@ -296,24 +293,13 @@ class EqualizedFocalLoss(_GradientRatio):
             alpha: weight of positives in [0, 1]; None or -1 for no weighting.
             gamma: focusing exponent of a balanced class, > 0.
             scale: how much a class without positives adds to gamma, >= 0 (the paper: 8).
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss.
         """
-        super().__init__(num_classes, 1.0)
+        super().__init__(num_classes, 1.0, reduction, loss_weight)
         _require_focal("EqualizedFocalLoss", alpha, gamma, scale)
         self.alpha = alpha
         self.gamma = gamma
         self.scale = scale
-        self.reduction = choose_reduction(reduction, None, "EqualizedFocalLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
-
-    def extra_repr(self) -> str:
-        return (
-            f"num_classes={self.num_classes}, alpha={self.alpha}, gamma={self.gamma}, scale={self.scale}, "
-            f"reduction={self.reduction!r}, "
-            f"loss_weight={self.loss_weight}"
-        )
 
     def forward(
         self,
@@ -323,44 +309,36 @@ class EqualizedFocalLoss(_GradientRatio):
         avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) or (..., C) logits.
-            target: (N,) integer labels, background outside [0, C); or (N, C) one-hot.
-            weight: (N,) or (N, C); None for 1.
-            avg_factor: what 'mean' divides by; None for N * C.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N, C) for 'none', else a scalar.
-        Raises:
-            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
-        """
-        name = "EqualizedFocalLoss"
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        require_tensors(name, pred=pred, target=target, weight=weight, pos_neg=self.pos_neg)
+        """As ReducedLoss's; in training mode the gradient sums are updated after the loss."""
+        loss = super().forward(pred, target, weight, avg_factor, reduction_override)
+        if self.training:
+            self._update(pred.detach(), target, weight)
+        return loss
+
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits; (...) integer labels, background outside [0, C), or (..., C) one-hot -> (..., C)."""
+        name = type(self).__name__
+        require_tensors(name, pred=pred, target=target, pos_neg=self.pos_neg)
         if pred.dim() < 2 or pred.shape[-1] != self.num_classes:
             raise InputError(
                 f"{name}: pred needs the shape (N, {self.num_classes}), one logit per class, but it is "
                 f"{tuple(pred.shape)}."
             )
-        (pred,) = at_least_float32(pred)
-        if target.dim() == pred.dim() - 1:
-            require_labels(name, target, pred.shape[:-1])
-            target = one_hot(target, self.num_classes, pred.dtype)
-        target = target.to(pred.dtype)
+        target = dense_class_targets(name, pred, target)
+        return equalized_focal_loss(pred, target, self.pos_neg, self.alpha, self.gamma, self.scale)
+
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,), or one per element (N, C)."""
+        return expand_anchor_weights(weight, loss.shape, type(self).__name__)
+
+    def _update(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> None:
+        pred, target = at_least_float32(pred, dense_class_targets(type(self).__name__, pred, target))
+        gradient = self._gradient(pred, target)
         if weight is not None:
-            weight = expand_anchor_weights(weight, pred.shape, name)
-        loss = equalized_focal_loss(pred, target, self.pos_neg, self.alpha, self.gamma, self.scale)
-        result = self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, name)
-        if self.training:
-            gradient = self._gradient(pred.detach(), target)
-            self._collect(gradient if weight is None else gradient * weight.detach(), target)
-            store(
-                self,
-                "pos_neg",
-                torch.where(self.pos_grad + self.neg_grad > 0, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)),
-            )
-        return result
+            gradient = gradient * self.broadcast_weight(weight.detach(), pred, gradient)
+        self._collect(gradient, target)
+        has_gradient = self.pos_grad + self.neg_grad > 0
+        store(self, "pos_neg", torch.where(has_gradient, self.pos_neg.clamp(0, 1), torch.ones_like(self.pos_neg)))
 
     def _gradient(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """|dL/dx| = alpha_t (gamma_c / gamma) (1 - p_t)^gamma_c (gamma_c p_t (-log p_t) + 1 - p_t), elementwise."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError
-from .arguments import one_hot, require_count, require_labels, require_number, require_sigmoid, require_tensors
+from .arguments import dense_class_targets, require_count, require_number, require_sigmoid, require_tensors
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, choose_reduction
 from .registry import register_loss
 from .running_counts import Float32Buffers, mean_over_ranks, store
 from .weights import expand_anchor_weights, require_same_shape
@@ -150,14 +150,14 @@ def _edges(bins: int, last: float) -> torch.Tensor:
     return edges
 
 
-class _GradientHarmonised(Float32Buffers):
-    """What both GHM modules share: edges, the running count of every bin, and the weights that follow from it."""
+class _GradientHarmonised(Float32Buffers, ReducedLoss):
+    """Base of both GHM modules: edges, the running count of every bin, and the weights that follow from it."""
 
     edges: torch.Tensor
     acc_sum: torch.Tensor
 
     def __init__(self, bins: int, momentum: float, last_edge: float, reduction: str, loss_weight: float) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         name = type(self).__name__
         require_count(name, "bins", bins)
         require_number(name, "momentum", momentum, 0, 1)
@@ -167,9 +167,6 @@ class _GradientHarmonised(Float32Buffers):
             )
         self.bins = bins
         self.momentum = momentum
-        self.reduction = choose_reduction(reduction, None, name)
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.register_buffer("edges", _edges(bins, last_edge))
         if momentum > 0:
             self.register_buffer("acc_sum", torch.zeros(bins))
@@ -204,6 +201,8 @@ class GHMC(_GradientHarmonised):
     0.3499
     """
 
+    shown = ("bins", "momentum")
+
     def __init__(
         self,
         bins: int = 10,
@@ -223,11 +222,6 @@ class GHMC(_GradientHarmonised):
         super().__init__(bins, momentum, 1 + 1e-6, reduction, loss_weight)
         require_sigmoid("GHMC", use_sigmoid)
         self.use_sigmoid = use_sigmoid
-
-    def extra_repr(self) -> str:
-        return (
-            f"bins={self.bins}, momentum={self.momentum}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
-        )
 
     def forward(
         self,
@@ -252,18 +246,14 @@ class GHMC(_GradientHarmonised):
         """
         reduction = choose_reduction(self.reduction, reduction_override, "GHMC")
         require_tensors("GHMC", pred=pred, target=target, label_weight=label_weight)
-        if target.dim() == pred.dim() - 1:
-            require_labels("GHMC", target, pred.shape[:-1])
-            target = one_hot(target, pred.shape[-1], pred.dtype)
+        target = dense_class_targets("GHMC", pred, target)
         require_same_shape("GHMC", pred=pred, target=target)
         valid = torch.ones_like(pred, dtype=torch.bool)
         if label_weight is not None:
             valid = (expand_anchor_weights(label_weight, pred.shape, "GHMC") > 0).expand(pred.shape)
         total = valid.sum().clamp(min=1)
         weights = self._weights(_classification_norm(pred, target), valid) * total
-        return self.loss_weight * weight_reduce_loss(
-            binary_cross_entropy_with_logits(pred, target), weights, reduction, total, "GHMC"
-        )
+        return self.reduced(binary_cross_entropy_with_logits(pred, target), weights, total, reduction)
 
 
 @register_loss("GHMR")
@@ -275,6 +265,8 @@ class GHMR(_GradientHarmonised):
     >>> loss(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2))
     tensor(0.2500)
     """
+
+    shown = ("mu", "bins", "momentum")
 
     def __init__(
         self, mu: float = 0.02, bins: int = 10, momentum: float = 0, loss_weight: float = 1.0, reduction: str = "mean"
@@ -290,9 +282,6 @@ class GHMR(_GradientHarmonised):
         super().__init__(bins, momentum, 1e3, reduction, loss_weight)
         require_number("GHMR", "mu", mu, low_allowed=False)
         self.mu = mu
-
-    def extra_repr(self) -> str:
-        return f"mu={self.mu}, bins={self.bins}, momentum={self.momentum}, reduction={self.reduction!r}, loss_weight={self.loss_weight}"
 
     def forward(
         self,
@@ -322,6 +311,4 @@ class GHMR(_GradientHarmonised):
         label_weight = expand_anchor_weights(label_weight, pred.shape, "GHMR").expand(pred.shape)
         total = at_least_float32(label_weight.detach(), pred)[0].sum().clamp(min=1)
         weights = self._weights(_regression_norm(pred, target, self.mu), label_weight > 0) * total
-        return self.loss_weight * weight_reduce_loss(
-            authentic_smooth_l1(pred, target, self.mu), weights, reduction, total, "GHMR"
-        )
+        return self.reduced(authentic_smooth_l1(pred, target, self.mu), weights, total, reduction)

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from .arguments import require_number
 from .numerics import at_least_float32
-from .reduction import ReducedLoss, choose_reduction, require_same_device, without_positive_weight
+from .reduction import ReducedLoss, box_weights, choose_reduction, require_same_device, without_positive_weight
 from .registry import register_loss
 from .weights import require_same_shape
 
@@ -109,42 +109,18 @@ def ciou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> to
 
 
 class _PairedBoxLoss(ReducedLoss):
-    """What the four modules share: weights per box or per coordinate, reduction, loss weight."""
+    """Base of the four modules: (N, 4) corners x1, y1, x2, y2, twice -> (N,); see ReducedLoss."""
+
+    shown = ("eps",)
 
     def __init__(self, eps: float, reduction: str, loss_weight: float) -> None:
         super().__init__(reduction, loss_weight)
         require_number(type(self).__name__, "eps", eps, low_allowed=False)
         self.eps = eps
 
-    def extra_repr(self) -> str:
-        return f"eps={self.eps}, {super().extra_repr()}"
-
-    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """(N, 4), (N, 4) -> (N,)."""
-        raise NotImplementedError
-
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred, target: (N, 4) corners x1, y1, x2, y2.
-            weight: (N,) per box, or (N, 4), of which each box takes the mean; None for 1.
-            avg_factor: what 'mean' divides by instead of N.
-            reduction_override: 'none', 'mean' or 'sum' for this call.
-        Returns:
-            Scalar, or (N,) for 'none', times ``loss_weight``. Without any box: a 0 with a gradient path.
-        Raises:
-            InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
-        """
-        name = type(self).__name__
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        return self.reduced(self.elementwise(pred, target), box_weights(weight, pred, name), avg_factor, reduction)
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per box (N,), or one per coordinate (N, 4), of which each box takes the mean."""
+        return box_weights(weight, pred, type(self).__name__)
 
 
 @register_loss("IoULoss")
@@ -155,6 +131,8 @@ class IoULoss(_PairedBoxLoss):
     >>> IoULoss(mode="linear", reduction="sum")(box, box, weight=torch.tensor([1.0, 0.0]))
     tensor(0.)
     """
+
+    shown = ("mode", "eps")
 
     def __init__(
         self,
@@ -174,9 +152,6 @@ class IoULoss(_PairedBoxLoss):
         self.mode = "linear" if linear else mode
         if self.mode not in IOU_MODES:
             raise InputError(f"IoULoss: mode={mode!r} is not allowed: 'linear', 'square' or 'log'.")
-
-    def extra_repr(self) -> str:
-        return f"mode={self.mode!r}, {super().extra_repr()}"
 
     def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return iou_loss(pred, target, self.mode, self.eps)
@@ -244,27 +219,6 @@ class CIoULoss(_PairedBoxLossWithShortcut):
 
     def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return ciou_loss(pred, target, self.eps)
-
-
-def box_weights(weight: torch.Tensor | None, boxes: torch.Tensor, loss_name: str) -> torch.Tensor | None:
-    """One weight per box: (N,) as it is, (N, D) averaged over its last axis. InputError for any other shape or another
-    device.
-
-    >>> box_weights(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.zeros(1, 4), "IoULoss")
-    tensor([0.5000])
-    """
-    if weight is None:
-        return None
-    require_same_device(loss_name, pred=boxes, weight=weight)
-    if weight.shape == boxes.shape:
-        return weight.mean(dim=-1) if weight.is_floating_point() else weight.float().mean(dim=-1)
-    if weight.shape != boxes.shape[:-1]:
-        raise InputError(
-            f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit boxes of shape {tuple(boxes.shape)}: "
-            f"{tuple(boxes.shape[:-1])} (one per box) or {tuple(boxes.shape)} (its mean over the last axis counts) is "
-            "allowed."
-        )
-    return weight
 
 
 def _checked(name: str, pred: torch.Tensor, target: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:

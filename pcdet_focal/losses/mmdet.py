@@ -53,6 +53,8 @@ class FocalLoss(ReducedLoss):
     tensor(0.6931)
     """
 
+    shown = ("gamma", "alpha", "activated")
+
     def __init__(
         self,
         use_sigmoid: bool = True,
@@ -89,42 +91,25 @@ class FocalLoss(ReducedLoss):
             self.fused and not self.activated and type(self).forward is FocalLoss.forward and kernels_have_the_formula()
         )
 
-    def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, alpha={self.alpha}, activated={self.activated}, {super().extra_repr()}"
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Focal loss of each logit.
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
         Args:
-            pred: (N, C) logits (probabilities if ``activated``).
-            target: (N,) integer labels, 0..C-1 a class, C background; or (N, C) one-hot or soft values in [0, 1].
-            weight: (N,) or (N, 1), one per row; or (N, C), flat (N * C,), one per element.
-            avg_factor, reduction_override: as everywhere in this file.
+            pred: (..., C) logits (probabilities if ``activated``).
+            target: (...) integer labels, 0..C-1 a class, C background; or (..., C) one-hot or soft values in [0, 1].
         Returns:
-            Scalar, or (N, C) for 'none'; the mean without avg_factor is over N * C elements.
+            (..., C).
         Raises:
             InputError: shapes that do not fit; on the CPU also labels outside 0..C (elsewhere they count as background)
                 and probabilities outside [0, 1].
         """
-        reduction = choose_reduction(self.reduction, reduction_override, "FocalLoss")
-        require_tensors("FocalLoss", pred=pred, target=target, weight=weight)
         target = _one_hot_or_soft(pred, target, "FocalLoss")
-        if self.activated:
-            loss = focal_loss_from_probabilities(pred, target, self.alpha, self.gamma)
-        else:
-            loss = sigmoid_focal_loss(pred, target, self.alpha, self.gamma)
-        return self.reduced(
-            loss,
-            None if weight is None else row_or_element_weight(weight, loss.shape, "FocalLoss"),
-            avg_factor,
-            reduction,
-        )
+        loss = focal_loss_from_probabilities if self.activated else sigmoid_focal_loss
+        return loss(pred, target, self.alpha, self.gamma)
+
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,) or (N, 1), or one per element (N, C) or flat (N * C,)."""
+        return row_or_element_weight(weight, loss.shape, "FocalLoss")
 
 
 @register_loss("GaussianFocalLoss")
@@ -134,6 +119,8 @@ class GaussianFocalLoss(ReducedLoss):
     >>> GaussianFocalLoss(reduction="sum")(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))         # 2 * 0.25 log 2
     tensor(0.3466)
     """
+
+    shown = ("alpha", "gamma", "pos_weight", "neg_weight")
 
     def __init__(
         self,
@@ -159,9 +146,6 @@ class GaussianFocalLoss(ReducedLoss):
         ):
             require_number("GaussianFocalLoss", argument, value)
         self.alpha, self.gamma, self.pos_weight, self.neg_weight = alpha, gamma, pos_weight, neg_weight
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, gamma={self.gamma}, pos_weight={self.pos_weight}, neg_weight={self.neg_weight}, {super().extra_repr()}"
 
     def forward(
         self,

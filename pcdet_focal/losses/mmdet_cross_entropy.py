@@ -24,6 +24,8 @@ class CrossEntropyLoss(ReducedLoss):
     (tensor(1.3863), tensor(0.6931))
     """
 
+    shown = ("use_sigmoid", "ignore_index", "avg_non_ignore")
+
     def __init__(
         self,
         use_sigmoid: bool = False,
@@ -67,9 +69,6 @@ class CrossEntropyLoss(ReducedLoss):
             avg_non_ignore,
         )
         self.register_buffer("class_weight", weights, persistent=False)
-
-    def extra_repr(self) -> str:
-        return f"use_sigmoid={self.use_sigmoid}, ignore_index={self.ignore_index}, avg_non_ignore={self.avg_non_ignore}, {super().extra_repr()}"
 
     def forward(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import require_number, require_tensors
+from .arguments import require_number
 from .numerics import at_least_float32
 from .reduction import ReducedLoss, choose_reduction, without_positive_weight
 from .registry import register_loss
@@ -29,27 +29,23 @@ class L1Loss(ReducedLoss):
         avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
+        """As ReducedLoss's, with mmdetection's two exceptions: without elements the result is a scalar 0, and without a
+        weight above 0 it is the scalar ``(pred * weight).sum()``, also under 'none'.
         """
-        Args:
-            pred, target: same shape, e.g. (N, D) box codes.
-            weight: that shape, any axis possibly 1. Where none is above 0 the result is the scalar ``(pred *
-                weight).sum()``, as in mmdetection: 0 for weights of 0, also under 'none'.
-            avg_factor, reduction_override: as everywhere in this file.
-        Returns:
-            Scalar, or the shape of ``pred`` for 'none'.
-        Raises:
-            InputError: shapes that do not fit.
-        """
+        if isinstance(target, torch.Tensor) and target.numel() == 0:
+            choose_reduction(self.reduction, reduction_override, type(self).__name__)
+            return self.elementwise(pred, target).sum()
+        loss = super().forward(pred, target, weight, avg_factor, reduction_override)
         reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
-        require_tensors(type(self).__name__, pred=pred, target=target, weight=weight)
-        require_same_shape(type(self).__name__, pred=pred, target=target)
-        if target.numel() == 0:
-            return at_least_float32(pred)[0].sum()
-        pred, target = at_least_float32(pred, target)
-        loss = self.reduced(self.elementwise(pred - target), weight, avg_factor, reduction)
         return without_positive_weight(loss, pred, weight, reduction)
 
-    def elementwise(self, diff: torch.Tensor) -> torch.Tensor:
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Same shape twice, for example (N, D) box codes -> that shape."""
+        require_same_shape(type(self).__name__, pred=pred, target=target)
+        pred, target = at_least_float32(pred, target)
+        return self.of_difference(pred - target)
+
+    def of_difference(self, diff: torch.Tensor) -> torch.Tensor:
         """Loss of a difference."""
         return diff.abs()
 
@@ -63,6 +59,8 @@ class SmoothL1Loss(L1Loss):
     tensor(2.6250)
     """
 
+    shown = ("beta",)
+
     def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         """
         Args:
@@ -73,10 +71,7 @@ class SmoothL1Loss(L1Loss):
         require_number("SmoothL1Loss", "beta", beta, low_allowed=False)
         self.beta = beta
 
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, {super().extra_repr()}"
-
-    def elementwise(self, diff: torch.Tensor) -> torch.Tensor:
+    def of_difference(self, diff: torch.Tensor) -> torch.Tensor:
         return smooth_l1(diff, self.beta)
 
 
@@ -89,5 +84,5 @@ class MSELoss(L1Loss):
     tensor(5.)
     """
 
-    def elementwise(self, diff: torch.Tensor) -> torch.Tensor:
+    def of_difference(self, diff: torch.Tensor) -> torch.Tensor:
         return diff.square()

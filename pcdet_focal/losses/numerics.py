@@ -1,12 +1,8 @@
-"""The few numeric habits that all losses share: compute in float32 or better, powers with finite gradients,
-reductions.
-"""
+"""The few numeric habits that all losses share: compute in float32 or better, powers with finite gradients."""
 
 from __future__ import annotations
 
 import torch
-
-from ..errors import InputError
 
 
 def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -45,16 +41,3 @@ def power(base: torch.Tensor, exponent: float) -> torch.Tensor:
 def finite_log(probability: torch.Tensor) -> torch.Tensor:
     """``log(probability)``, finite at exactly 0 (-87.3 in float32, -708.4 in float64); untouched everywhere else."""
     return probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
-
-
-def reduce_loss(loss: torch.Tensor, reduction: str) -> torch.Tensor:
-    """``'none'``: the elementwise loss as it is. ``'sum'``, ``'mean'``: a scalar; the mean is over all elements (of
-    none: NaN, as in torch).
-    """
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "mean":
-        return loss.mean()
-    raise InputError(f"reduction={reduction!r} is unknown: 'none', 'mean' or 'sum' are allowed.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..errors import InputError
 from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32, finite_log, power
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss
 from .registry import register_loss
 from .weights import check_elementwise_weights, require_same_shape
 
@@ -54,8 +53,8 @@ def quality_focal_loss(
 
 
 @register_loss("QualityFocalLoss")
-class QualityFocalLoss(nn.Module):
-    """``quality_focal_loss`` summed over classes, with mmdetection's arguments and call.
+class QualityFocalLoss(ReducedLoss):
+    """``quality_focal_loss`` summed over classes, with mmdetection's arguments and call; see ReducedLoss.
 
     >>> pred = torch.zeros(3, 4)                                       # (N, C) logits
     >>> label = torch.tensor([1, 4, 0])                                # C = 4 is background
@@ -63,6 +62,8 @@ class QualityFocalLoss(nn.Module):
     >>> round(QualityFocalLoss()(pred, (label, score), avg_factor=2).item(), 4)
     0.9219
     """
+
+    shown = ("beta", "activated")
 
     def __init__(
         self,
@@ -76,22 +77,15 @@ class QualityFocalLoss(nn.Module):
         Args:
             use_sigmoid: True; there is no softmax form.
             beta: focusing exponent >= 0.
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss.
             activated: predictions are probabilities instead of logits.
         """
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         require_sigmoid("QualityFocalLoss", use_sigmoid)
         require_number("QualityFocalLoss", "beta", beta)
         self.use_sigmoid = use_sigmoid
         self.beta = beta
-        self.reduction = choose_reduction(reduction, None, "QualityFocalLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.activated = activated
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, activated={self.activated}"
 
     def forward(
         self,
@@ -101,26 +95,21 @@ class QualityFocalLoss(nn.Module):
         avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
-        """
+        """As ReducedLoss's; ``target`` may also be (label, score).
+
         Args:
-            pred: (N, C) or (..., C) logits.
-            target: (label, score): integer labels (N,), where everything outside [0, C) is background (-1 is not
-                ignored), and the quality (N,) in [0, 1] of the positives (not read elsewhere); or the dense target (N,
-                C).
-            weight: (N,), one per row; None for 1.
-            avg_factor: what 'mean' divides by; None for N.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N,) for 'none', else a scalar.
-        Raises:
-            InputError: shapes, dtypes or devices that do not fit, 'sum' with avg_factor.
+            target: the dense target (..., C); or integer labels (...), where everything outside [0, C) is background
+                (-1 is not ignored), and the quality (...) in [0, 1] of the positives (not read elsewhere).
         """
-        reduction = choose_reduction(self.reduction, reduction_override, "QualityFocalLoss")
-        require_tensors("QualityFocalLoss", pred=pred, weight=weight)
-        loss = quality_focal_loss(pred, self._dense(pred, target), self.beta, self.activated).sum(-1)
-        if weight is not None:
-            weight = check_elementwise_weights(weight, loss.shape, "QualityFocalLoss")
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "QualityFocalLoss")
+        return super().forward(pred, self._dense(pred, target), weight, avg_factor, reduction_override)
+
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits and dense target -> (...), summed over the classes."""
+        return quality_focal_loss(pred, target, self.beta, self.activated).sum(-1)
+
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,)."""
+        return check_elementwise_weights(weight, loss.shape, type(self).__name__)
 
     def _dense(self, pred: torch.Tensor, target: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """(label, score) as the dense target: the score in the label's column."""

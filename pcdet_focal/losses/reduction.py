@@ -4,11 +4,13 @@ loss_weight, always in this order.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import nn
 
 from ..errors import InputError
-from .arguments import require_number
+from .arguments import require_number, require_tensors
 from .numerics import at_least_float32
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -63,14 +65,16 @@ def weight_reduce_loss(
     reduction: str = "mean",
     avg_factor: float | torch.Tensor | None = None,
     loss_name: str = "weight_reduce_loss",
+    num_averaged: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """mmdetection's weighting and reduction of an elementwise loss l with weights w::
 
-        none                         w * l                                        (avg_factor is ignored)
-        sum                          sum(w * l)                                   (avg_factor is an error)
-        mean, without avg_factor     sum(w * l) / number of elements of l         (rows of weight 0 count; of no
-        elements: 0) mean, with avg_factor        sum(w * l) / (avg_factor + 1.1920929e-07)    (float32's eps whatever
-            the dtype; no maximum with 1)
+        none                        w * l
+        sum                         sum(w * l)
+        mean, without avg_factor    sum(w * l) / num_averaged
+        mean, with avg_factor       sum(w * l) / (avg_factor + 1.1920929e-07)
+
+    The last constant is float32's eps, whatever the dtype; avg_factor is not clamped to 1.
 
     Args:
         loss: elementwise loss, any shape. Half precision is summed, and returned, in float32.
@@ -78,9 +82,11 @@ def weight_reduce_loss(
             weight per row of an (N, C) loss must be (N, 1): a flat (N,) is an error, except with N = C, where it is one
             weight per class as everywhere in torch.
         reduction: 'none', 'mean' or 'sum'.
-        avg_factor: what the sum is divided by under 'mean'; a number or a tensor of one element (not read, so that
-            nothing waits for the device).
+        avg_factor: divisor of 'mean', ignored under 'none', an error under 'sum'; a number or a tensor of one
+            element (no device sync).
         loss_name: for messages.
+        num_averaged: divisor of 'mean' without avg_factor; None for the number of elements of l, at least 1, so that
+            rows of weight 0 count and the mean of an empty loss is 0.
     Returns:
         The weighted map for 'none', else a scalar.
     Raises:
@@ -109,7 +115,7 @@ def weight_reduce_loss(
             )
         return loss.sum()
     if avg_factor is None:
-        return loss.sum() / max(loss.numel(), 1)
+        return loss.sum() / (max(loss.numel(), 1) if num_averaged is None else num_averaged)
     if isinstance(avg_factor, torch.Tensor) and avg_factor.dim() > 0:
         if avg_factor.numel() != 1:
             raise InputError(f"{loss_name}: avg_factor of shape {tuple(avg_factor.shape)} is not one number.")
@@ -167,12 +173,44 @@ def row_or_element_weight(weight: torch.Tensor, loss_shape: torch.Size, loss_nam
     )
 
 
-class ReducedLoss(nn.Module):
-    """What mmdetection's classes share: how the result is reduced, and its weight; the arguments are checked here.
+def box_weights(weight: torch.Tensor, boxes: torch.Tensor, loss_name: str) -> torch.Tensor:
+    """One weight per box: (N,) as it is, (N, D) averaged over its last axis. InputError for any other shape or another
+    device.
 
-    >>> ReducedLoss(reduction="sum", loss_weight=2.0)
-    ReducedLoss(reduction='sum', loss_weight=2.0)
+    >>> box_weights(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.zeros(1, 4), "IoULoss")
+    tensor([0.5000])
     """
+    require_same_device(loss_name, pred=boxes, weight=weight)
+    if weight.shape == boxes.shape:
+        return weight.mean(dim=-1) if weight.is_floating_point() else weight.float().mean(dim=-1)
+    if weight.shape != boxes.shape[:-1]:
+        raise InputError(
+            f"{loss_name}: weight of shape {tuple(weight.shape)} does not fit boxes of shape {tuple(boxes.shape)}: "
+            f"{tuple(boxes.shape[:-1])} (one per box) or {tuple(boxes.shape)} (its mean over the last axis counts) is "
+            "allowed."
+        )
+    return weight
+
+
+class ReducedLoss(nn.Module):
+    """Base of all losses with mmdetection's arguments and call: elementwise loss -> weight -> reduction -> loss_weight.
+
+    A subclass defines ``elementwise``. It may also define ``broadcast_weight`` (which weights it takes),
+    ``num_averaged`` (what 'mean' divides by) and ``shown`` (what its repr shows).
+
+    Attributes:
+        shown: names of the attributes that the repr shows before the reduction.
+
+    >>> class Squared(ReducedLoss):
+    ...     def elementwise(self, pred, target):
+    ...         return (pred - target).square()
+    >>> Squared(loss_weight=2.0)(torch.tensor([1.0, 3.0]), torch.zeros(2), weight=torch.tensor([1.0, 0.0]))
+    tensor(1.)
+    >>> Squared(reduction="sum", loss_weight=2.0)
+    Squared(reduction='sum', loss_weight=2.0)
+    """
+
+    shown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         """
@@ -186,10 +224,61 @@ class ReducedLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+        names = (*self.shown, "reduction", "loss_weight")
+        return ", ".join(f"{name}={_printable(getattr(self, name))!r}" for name in names)
+
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: float | torch.Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            pred, target: see ``elementwise`` of the class.
+            weight: see ``broadcast_weight`` of the class; None for 1.
+            avg_factor: divisor of 'mean' in place of ``num_averaged``.
+            reduction_override: replaces ``reduction`` for this call.
+        Returns:
+            Scalar, or the elementwise loss for 'none', times ``loss_weight``.
+        Raises:
+            InputError: shapes, dtypes or devices that do not fit, an unknown reduction, avg_factor with 'sum'.
+        """
+        name = type(self).__name__
+        reduction = choose_reduction(self.reduction, reduction_override, name)
+        require_tensors(name, pred=pred, target=target, weight=weight)
+        loss = self.elementwise(pred, target)
+        if weight is not None:
+            weight = self.broadcast_weight(weight, pred, loss)
+        return self.reduced(loss, weight, avg_factor, reduction, self.num_averaged(pred, target))
+
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss without weight and reduction."""
+        raise NotImplementedError(f"{type(self).__name__} has neither forward nor elementwise")
+
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """A view of ``weight`` that broadcasts to ``loss``; here any shape that does so already, such as (N, 1)."""
+        return weight
+
+    def num_averaged(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+        """Divisor of 'mean' without avg_factor; None for the number of elements of the loss."""
+        return None
 
     def reduced(
-        self, loss: torch.Tensor, weight: torch.Tensor | None, avg_factor: float | torch.Tensor | None, reduction: str
+        self,
+        loss: torch.Tensor,
+        weight: torch.Tensor | None,
+        avg_factor: float | torch.Tensor | None,
+        reduction: str,
+        num_averaged: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Elementwise loss -> weight -> reduction -> loss_weight."""
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, type(self).__name__)
+        """Elementwise loss -> weight -> reduction -> loss_weight; see ``weight_reduce_loss``."""
+        return self.loss_weight * weight_reduce_loss(
+            loss, weight, reduction, avg_factor, type(self).__name__, num_averaged
+        )
+
+
+def _printable(value: Any) -> Any:
+    return [round(number, 6) for number in value.reshape(-1).tolist()] if isinstance(value, torch.Tensor) else value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError
-from .iou import box_weights
-from .reduction import ReducedLoss, choose_reduction, require_same_device
+from ..ops.rotated_iou import paired_iou
+from .reduction import ReducedLoss, box_weights, require_same_device
 from .registry import register_loss
 from .weights import require_same_shape
 
@@ -43,8 +43,6 @@ def rotated_iou_loss(pred: torch.Tensor, target: torch.Tensor, kind: str = "iou"
     >>> rotated_iou_loss(box, apart, "iou", "bev"), rotated_iou_loss(box, apart, "giou", "bev"), rotated_iou_loss(box, apart, "diou", "bev")
     (tensor([1.]), tensor([1.3333]), tensor([1.4324]))
     """
-    from ..ops.rotated_iou import paired_iou
-
     _check_choice("rotated_iou_loss", kind, space)
     require_same_shape("rotated_iou_loss", pred=pred, target=target)
     require_same_device("rotated_iou_loss", pred=pred, target=target)
@@ -68,46 +66,25 @@ class RotatedIoULoss(ReducedLoss):
     tensor(1.0000)
     """
 
+    shown = ("kind", "space")
+
     def __init__(self, kind: str = "iou", space: str = "3d", reduction: str = "mean", loss_weight: float = 1.0) -> None:
         """
         Args:
             kind: 'iou', 'giou' or 'diou'. space: 'bev' or '3d'.
-            reduction: 'none', 'mean' or 'sum'. loss_weight: multiplies the result.
+            reduction, loss_weight: see ReducedLoss.
         """
         super().__init__(reduction, loss_weight)
         _check_choice(type(self).__name__, kind, space)
         self.kind, self.space = kind, space
 
-    def extra_repr(self) -> str:
-        return f"kind={self.kind!r}, space={self.space!r}, {super().extra_repr()}"
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., 7+) decoded boxes, twice -> (...)."""
+        return rotated_iou_loss(pred, target, self.kind, self.space)
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred, target: (..., 7+) decoded boxes.
-            weight: one per box (...), or one per box code (..., 7+), of which each box takes the mean; None for 1.
-            avg_factor: what 'mean' divides by instead of the number of boxes.
-            reduction_override: 'none', 'mean' or 'sum' for this call.
-        Returns:
-            Scalar, or (...) for 'none', times ``loss_weight``. Without any box: a 0 with a gradient path.
-        Raises:
-            InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
-        """
-        name = type(self).__name__
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        return self.reduced(
-            rotated_iou_loss(pred, target, self.kind, self.space),
-            box_weights(weight, pred, name),
-            avg_factor,
-            reduction,
-        )
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per box (...), or one per box code (..., 7+), of which each box takes the mean."""
+        return box_weights(weight, pred, type(self).__name__)
 
 
 def _check_choice(name: str, kind: str, space: str) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .arguments import require_count, require_labels, require_number, require_tensors, require_values_between
 from .numerics import at_least_float32, bounded, finite_log
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, choose_reduction
 from .registry import register_loss
 from .running_counts import Float32Buffers, store, sum_over_ranks
 from .weights import check_elementwise_weights
@@ -72,7 +72,7 @@ def seesaw_loss(
 
 
 @register_loss("SeesawLoss")
-class SeesawLoss(Float32Buffers):
+class SeesawLoss(Float32Buffers, ReducedLoss):
     """Seesaw loss with mmdetection's arguments, call and buffer; ``seesaw_loss`` on the positives plus a two-way
     softmax for objectness.
 
@@ -87,6 +87,8 @@ class SeesawLoss(Float32Buffers):
     >>> loss.cum_samples
     tensor([2., 0., 1., 1.])
     """
+
+    shown = ("p", "q", "num_classes", "eps", "return_dict")
 
     cum_samples: torch.Tensor
 
@@ -111,7 +113,7 @@ class SeesawLoss(Float32Buffers):
             loss_weight: factor of the results.
             return_dict: return both parts by name instead of their sum.
         """
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if use_sigmoid:
             raise InputError(
                 "SeesawLoss: use_sigmoid=True is not allowed: this loss is a softmax; use_sigmoid=False is."
@@ -125,17 +127,8 @@ class SeesawLoss(Float32Buffers):
         self.q = q
         self.num_classes = num_classes
         self.eps = eps
-        self.reduction = choose_reduction(reduction, None, "SeesawLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.return_dict = return_dict
         self.register_buffer("cum_samples", torch.zeros(num_classes + 1))
-
-    def extra_repr(self) -> str:
-        return (
-            f"p={self.p}, q={self.q}, num_classes={self.num_classes}, eps={self.eps}, reduction={self.reduction!r}, "
-            f"loss_weight={self.loss_weight}, return_dict={self.return_dict}"
-        )
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Number of logits that a head needs: the classes, object and background."""
@@ -199,15 +192,12 @@ class SeesawLoss(Float32Buffers):
         if reduction == "none":
             positive = (~background).nonzero().squeeze(-1)
             weight = None if label_weights is None else label_weights[positive]
-            classes = weight_reduce_loss(classes_loss[positive], weight, reduction, avg_factor, name)
+            classes = self.reduced(classes_loss[positive], weight, avg_factor, reduction)
         else:  # all rows: a shape that does not depend on the labels
             weight = (~background).to(classes_loss.dtype) if label_weights is None else label_weights * ~background
-            if reduction == "mean" and avg_factor is None:
-                classes = weight_reduce_loss(classes_loss, weight, "sum", None, name) / (~background).sum().clamp(min=1)
-            else:
-                classes = weight_reduce_loss(classes_loss, weight, reduction, avg_factor, name)
-        classes = self.loss_weight * classes
-        objectness = self.loss_weight * weight_reduce_loss(objectness_loss, label_weights, reduction, avg_factor, name)
+            num_positives = (~background).sum().clamp(min=1)
+            classes = self.reduced(classes_loss, weight, avg_factor, reduction, num_positives)
+        objectness = self.reduced(objectness_loss, label_weights, avg_factor, reduction)
         if self.return_dict:
             return {"loss_cls_objectness": objectness, "loss_cls_classes": classes}
         return objectness + classes

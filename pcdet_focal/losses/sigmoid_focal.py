@@ -14,7 +14,8 @@ from .arguments import one_hot, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .from_labels import LossFromLabels
-from .numerics import at_least_float32, bounded, power, reduce_loss
+from .numerics import at_least_float32, bounded, power
+from .reduction import weight_reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
 
 PerClass = float | Sequence[float] | torch.Tensor
@@ -72,12 +73,10 @@ def sigmoid_focal_loss(
     """
     inputs, targets, counted = dense_targets("sigmoid_focal_loss", inputs, targets)
     loss = focal_formula(inputs, targets, alpha, gamma, binary_cross_entropy_with_logits)
-    if counted is None:
-        return reduce_loss(loss, reduction)
-    loss = loss * counted
-    if reduction == "mean":
-        return loss.sum() / (counted.sum() * loss.shape[-1]).clamp(min=1)
-    return reduce_loss(loss, reduction)
+    num_averaged: float | torch.Tensor = loss.numel()  # the mean of nothing is NaN, as torchvision's
+    if counted is not None:
+        loss, num_averaged = loss * counted, (counted.sum() * loss.shape[-1]).clamp(min=1)
+    return weight_reduce_loss(loss, None, reduction, None, "sigmoid_focal_loss", num_averaged)
 
 
 def focal_formula(

@@ -9,7 +9,7 @@ import torch
 from ..errors import InputError
 from .arguments import require_labels, require_number, require_tensors, require_values_between
 from .numerics import at_least_float32, bounded, power
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss, weight_reduce_loss
 from .registry import register_loss
 from .running_counts import Float32Buffers
 from .weights import check_elementwise_weights
@@ -55,9 +55,7 @@ def softmax_focal_loss(
     tensor([0.7798, 1.5596])
     """
     loss, counted = _terms("softmax_focal_loss", inputs, targets, alpha, gamma, ignore_index)
-    return _reduce(
-        loss, counted, None, choose_reduction(reduction, None, "softmax_focal_loss"), None, "softmax_focal_loss"
-    )
+    return weight_reduce_loss(loss, None, reduction, None, "softmax_focal_loss", counted.sum().clamp(min=1))
 
 
 def _terms(name, inputs, targets, alpha, gamma, ignore_index) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,22 +112,17 @@ def _alpha_per_class(name: str, alpha: PerClass, num_classes: int, inputs: torch
     return alpha.expand(num_classes)
 
 
-def _reduce(loss, counted, weight, reduction, avg_factor, name) -> torch.Tensor:
-    """Like ``weight_reduce_loss``, but the mean without avg_factor is over the rows that are counted."""
-    if reduction == "mean" and avg_factor is None:
-        return weight_reduce_loss(loss, weight, "sum", None, name) / counted.sum().clamp(min=1)
-    return weight_reduce_loss(loss, weight, reduction, avg_factor, name)
-
-
 @register_loss("SoftmaxFocalLoss")
-class SoftmaxFocalLoss(Float32Buffers):
-    """``softmax_focal_loss`` called like mmdetection's losses.
+class SoftmaxFocalLoss(Float32Buffers, ReducedLoss):
+    """``softmax_focal_loss`` with mmdetection's call; see ReducedLoss.
 
     >>> loss = SoftmaxFocalLoss(gamma=2.0, alpha=[0.25, 0.75, 0.75])
     >>> # (0.25 + 0.75 + 0.75) / 3 * (2 / 3)^2 log 3
     >>> round(loss(torch.zeros(4, 3), torch.tensor([0, 1, 2, -100])).item(), 4)
     0.2848
     """
+
+    shown = ("gamma", "alpha", "ignore_index")
 
     def __init__(
         self,
@@ -144,15 +137,14 @@ class SoftmaxFocalLoss(Float32Buffers):
         Args:
             gamma: focusing exponent >= 0; 0 is cross entropy.
             alpha: weight per class (C values), one number, or None.
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss; 'mean' is over the rows that are not ignored.
             ignore_index: label of rows that do not count.
             size_average: the old way to say 'mean' (True) or 'sum' (False); replaces ``reduction``.
         """
-        super().__init__()
-        require_number("SoftmaxFocalLoss", "gamma", gamma)
         if size_average is not None:
             reduction = "mean" if size_average else "sum"
+        super().__init__(reduction, loss_weight)
+        require_number("SoftmaxFocalLoss", "gamma", gamma)
         if alpha is not None:
             alpha = torch.as_tensor(alpha, dtype=torch.float32).detach().clone()
             if alpha.dim() > 1 or not bool((alpha >= 0).all()):
@@ -162,38 +154,18 @@ class SoftmaxFocalLoss(Float32Buffers):
                 )
         self.gamma = gamma
         self.register_buffer("alpha", alpha, persistent=False)
-        self.reduction = choose_reduction(reduction, None, "SoftmaxFocalLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 
-    def extra_repr(self) -> str:
-        alpha = None if self.alpha is None else [round(value, 6) for value in self.alpha.reshape(-1).tolist()]
-        return f"gamma={self.gamma}, alpha={alpha}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, ignore_index={self.ignore_index}"
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(N, C, ...) logits, classes on axis 1; (N, ...) labels in [0, C), or (N, C, ...) one-hot or soft -> (N, ...)."""
+        return _terms(type(self).__name__, pred, target, self.alpha, self.gamma, self.ignore_index)[0]
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) logits (or (N, C, ...), classes on axis 1).
-            target: (N,) labels in [0, C), or (N, C) one-hot or soft.
-            weight: (N,), one per row; None for 1.
-            avg_factor: what 'mean' divides by; None for the number of rows that are not ignored.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N,) for 'none', else a scalar.
-        Raises:
-            InputError: as ``softmax_focal_loss``; 'sum' with avg_factor.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, "SoftmaxFocalLoss")
-        require_tensors("SoftmaxFocalLoss", pred=pred, target=target, weight=weight)
-        loss, counted = _terms("SoftmaxFocalLoss", pred, target, self.alpha, self.gamma, self.ignore_index)
-        if weight is not None:
-            weight = check_elementwise_weights(weight, loss.shape, "SoftmaxFocalLoss")
-        return self.loss_weight * _reduce(loss, counted, weight, reduction, avg_factor, "SoftmaxFocalLoss")
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row, (N, ...)."""
+        return check_elementwise_weights(weight, loss.shape, type(self).__name__)
+
+    def num_averaged(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+        """The number of labels that are not ignored, at least 1; None for one-hot or soft targets."""
+        if target.dim() == pred.dim():
+            return None
+        return (target != self.ignore_index).sum().clamp(min=1)

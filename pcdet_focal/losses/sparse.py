@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..geometry.boxes import bbox3d_overlaps_diou, center_to_corner2d
+from ..ops.rotated_iou import boxes_aligned_iou3d
 from .centernet import _reg_loss, heatmap_focal_loss
 from .numerics import at_least_float32
 from .weights import require_same_shape
@@ -177,8 +178,6 @@ class IouLossSparse(nn.Module):
         Raises:
             InputError: numbers of boxes and objects that do not agree.
         """
-        from ..ops.rotated_iou import boxes_aligned_iou3d
-
         iou_pred, box_pred = at_least_float32(iou_pred)[0], at_least_float32(box_pred)[0].detach()
         used = mask.bool()
         boxes, gt = _paired_boxes(gather_rows(box_pred, used, ind, batch_index), box_gt, used, type(self).__name__)

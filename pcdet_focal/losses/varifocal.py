@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from .arguments import require_number, require_sigmoid, require_tensors
 from .cross_entropy import binary_cross_entropy_with_logits
 from .numerics import at_least_float32, power
-from .reduction import choose_reduction, weight_reduce_loss
+from .reduction import ReducedLoss
 from .registry import register_loss
 from .weights import expand_anchor_weights, require_same_shape
 
@@ -49,8 +48,8 @@ def varifocal_loss(
 
 
 @register_loss("VarifocalLoss")
-class VarifocalLoss(nn.Module):
-    """``varifocal_loss`` with mmdetection's arguments and call.
+class VarifocalLoss(ReducedLoss):
+    """``varifocal_loss`` with mmdetection's arguments and call; see ReducedLoss.
 
     mmdetection broadcasts (N,) weights over the class axis where N equals C and fails elsewhere; here they always are
     one weight per row.
@@ -60,6 +59,8 @@ class VarifocalLoss(nn.Module):
     >>> round(VarifocalLoss()(pred, target, avg_factor=1).item(), 4)   # 0.8 log 2 + 11 * 0.75 * 0.25 log 2
     1.9841
     """
+
+    shown = ("alpha", "gamma", "iou_weighted")
 
     def __init__(
         self,
@@ -75,10 +76,9 @@ class VarifocalLoss(nn.Module):
             use_sigmoid: True; there is no softmax form.
             alpha: weight of negatives; gamma: focusing exponent of negatives.
             iou_weighted: weight positives by their quality.
-            reduction: 'none', 'mean' or 'sum'.
-            loss_weight: factor of the result.
+            reduction, loss_weight: see ReducedLoss.
         """
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         require_sigmoid("VarifocalLoss", use_sigmoid)
         require_number("VarifocalLoss", "alpha", alpha)
         require_number("VarifocalLoss", "gamma", gamma)
@@ -86,39 +86,11 @@ class VarifocalLoss(nn.Module):
         self.alpha = alpha
         self.gamma = gamma
         self.iou_weighted = iou_weighted
-        self.reduction = choose_reduction(reduction, None, "VarifocalLoss")
-        require_number(type(self).__name__, "loss_weight", loss_weight)
-        self.loss_weight = loss_weight
 
-    def extra_repr(self) -> str:
-        return (
-            f"alpha={self.alpha}, gamma={self.gamma}, iou_weighted={self.iou_weighted}, reduction={self.reduction!r}, "
-            f"loss_weight={self.loss_weight}"
-        )
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(..., C) logits and quality, in the column of the object's class, 0 elsewhere -> (..., C)."""
+        return varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
 
-    def forward(
-        self,
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        weight: torch.Tensor | None = None,
-        avg_factor: float | torch.Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Args:
-            pred: (N, C) or (..., C) logits.
-            target: same shape, quality in the object's column, 0 elsewhere.
-            weight: (N,) or (N, 1), one per row, or (N, C); None for 1.
-            avg_factor: what 'mean' divides by (mmdetection's heads: the sum of the qualities); None for N * C.
-            reduction_override: replaces ``reduction`` for this call.
-        Returns:
-            (N, C) for 'none', else a scalar.
-        Raises:
-            InputError: shapes or devices that do not fit, 'sum' with avg_factor.
-        """
-        reduction = choose_reduction(self.reduction, reduction_override, "VarifocalLoss")
-        require_tensors("VarifocalLoss", pred=pred, target=target, weight=weight)
-        loss = varifocal_loss(pred, target, self.alpha, self.gamma, self.iou_weighted)
-        if weight is not None:
-            weight = expand_anchor_weights(weight, loss.shape, "VarifocalLoss")
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor, "VarifocalLoss")
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per row (N,) or (N, 1), or one per element (N, C)."""
+        return expand_anchor_weights(weight, loss.shape, type(self).__name__)

@@ -10,6 +10,7 @@ from torch import nn
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import build_loss, loss_style, register_loss, registered_losses
 from pcdet_focal.losses import mmdet as mmdet_losses
+from pcdet_focal.losses.reduction import ReducedLoss
 from pcdet_focal.utils import loss_utils
 
 KEY = "MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS"
@@ -145,3 +146,8 @@ def test_every_registered_loss_builds_or_says_what_it_needs():
         except InputError as error:
             assert "needs the argument" in str(error), (name, str(error))
         assert loss_style(name) in ("openpcdet", "mmdetection") and ">>>" in loss_class.__doc__, name
+
+
+def test_every_loss_with_mmdetections_call_is_a_reduced_loss():
+    for name, loss_class in registered_losses().items():
+        assert (loss_style(loss_class) == "mmdetection") == issubclass(loss_class, ReducedLoss), name

@@ -10,8 +10,8 @@ from torch import nn
 from ...errors import InputError
 from ..arguments import require_number
 from ..cross_entropy import binary_cross_entropy_with_logits
-from ..numerics import at_least_float32, power, reduce_loss
-from ..reduction import ReducedLoss, choose_reduction, require_same_device
+from ..numerics import at_least_float32, power
+from ..reduction import ReducedLoss, choose_reduction, require_same_device, weight_reduce_loss
 from ..registry import register_loss
 from ..sigmoid_focal import focal_factor
 from ..weights import expand_anchor_weights, require_same_shape
@@ -66,6 +66,8 @@ class BCEBlurWithLogitsLoss(ReducedLoss):
     tensor(0.6151)
     """
 
+    shown = ("alpha",)
+
     def __init__(self, alpha: float = 0.05, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         """
         Args:
@@ -76,9 +78,6 @@ class BCEBlurWithLogitsLoss(ReducedLoss):
         require_number(type(self).__name__, "alpha", alpha)
         self.alpha = alpha
 
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, {super().extra_repr()}"
-
     def forward(
         self,
         pred: torch.Tensor,
@@ -87,23 +86,16 @@ class BCEBlurWithLogitsLoss(ReducedLoss):
         avg_factor: float | torch.Tensor | None = None,
         reduction_override: str | None = None,
     ) -> torch.Tensor:
-        """
-        Args:
-            pred, true: same shape, logits and targets.
-            weight: one per element, or one per row (the shape without the last axis); None for 1.
-            avg_factor: what 'mean' divides by instead of the number of elements. reduction_override: for this call.
-        Returns:
-            Scalar, or the shape of ``pred`` for 'none', times ``loss_weight``.
-        Raises:
-            InputError: shapes that do not fit, an unknown reduction, avg_factor with 'sum'.
-        """
-        name = type(self).__name__
-        reduction = choose_reduction(self.reduction, reduction_override, name)
-        loss = bce_blur_with_logits(pred, true, self.alpha)
-        if weight is not None:
-            require_same_device(name, pred=pred, weight=weight)
-            weight = expand_anchor_weights(weight, loss.shape, name)
-        return self.reduced(loss, weight, avg_factor, reduction)
+        """As ReducedLoss's, with YOLOv5's name of the target."""
+        return super().forward(pred, true, weight, avg_factor, reduction_override)
+
+    def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Logits and targets of the same shape -> that shape."""
+        return bce_blur_with_logits(pred, target, self.alpha)
+
+    def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        """One per element, or one per row (the shape without the last axis)."""
+        return expand_anchor_weights(weight, loss.shape, type(self).__name__)
 
 
 class _FocalWrapper(nn.Module):
@@ -155,7 +147,8 @@ class _FocalWrapper(nn.Module):
         Raises:
             InputError: different shapes or devices.
         """
-        return reduce_loss(self.elementwise(pred, true), self.reduction)
+        loss = self.elementwise(pred, true)
+        return weight_reduce_loss(loss, None, self.reduction, None, type(self).__name__, num_averaged=loss.numel())
 
 
 class FocalLoss(_FocalWrapper):
