@@ -5,10 +5,7 @@ normaliser and reduction
 (``normalizers``) -> loss weight. Names and results of the modules are OpenPCDet's.
 """
 
-from . import (
-    mmdet,  # noqa: F401  registers mmdetection's names
-    yolo,  # noqa: F401  YOLOv5's names stay in losses.yolo: its FocalLoss wraps a criterion
-)
+from . import mmdet  # noqa: F401  registers mmdetection's names
 from .asymmetric import (
     AsymmetricLoss,
     AsymmetricLossMultiLabel,
@@ -28,10 +25,8 @@ from .center_iou import calculate_iou_loss_centerhead, calculate_iou_reg_loss_ce
 from .centernet import FocalLossCenterNet, RegLossCenterNet, neg_loss_cornernet
 from .corner import CornerLoss, get_corner_loss_lidar
 from .cross_entropy import WeightedCrossEntropyLoss, binary_cross_entropy_with_logits, one_hot_cross_entropy
-from .distribution_focal import DistributionFocalLoss, distribution_focal_loss
-from .equalization import EQLV2Loss, EqualizedFocalLoss, eql_v2_weights, equalized_focal_loss
+from .equalization import EqualizedFocalLoss, equalized_focal_loss
 from .focal_from_labels import sigmoid_focal_loss_from_labels
-from .foreground_mask import compute_fg_mask
 from .from_labels import LossFromLabels
 from .gaussian_focal import GaussianFocalLoss, gaussian_focal_loss
 from .ghm import GHMC, GHMR, authentic_smooth_l1, ghmc_loss, ghmr_loss
@@ -44,7 +39,24 @@ from .head_losses import (
     build_head_direction_loss,
     logits_of_softmax,
 )
-from .iou import CIoULoss, DIoULoss, GIoULoss, IoULoss, ciou_loss, diou_loss, giou_loss, iou_loss
+from .image import (
+    CIoULoss,
+    DIoULoss,
+    DistributionFocalLoss,
+    EQLV2Loss,
+    GIoULoss,
+    IoULoss,
+    SeesawLoss,
+    ciou_loss,
+    compute_fg_mask,
+    diou_loss,
+    distribution_focal_loss,
+    eql_v2_weights,
+    giou_loss,
+    iou_loss,
+    seesaw_loss,
+    yolo,  # noqa: F401  YOLOv5's names stay in losses.yolo: its FocalLoss wraps a criterion
+)
 from .normalizers import (
     BatchNormalizer,
     EmaNormalizer,
@@ -62,7 +74,6 @@ from .reduction import weight_reduce_loss
 from .registry import build_loss, loss_style, register_loss, registered_losses
 from .rotated_iou import RotatedIoULoss, rotated_iou_loss
 from .schedules import GammaSchedule, build_gamma_schedule, set_training_progress
-from .seesaw import SeesawLoss, seesaw_loss
 from .sigmoid_focal import SigmoidFocalClassificationLoss, sigmoid_focal_loss
 from .smooth_l1 import L1Loss, WeightedL1Loss, WeightedSmoothL1Loss, code_difference, smooth_l1
 from .softmax_focal import SoftmaxFocalLoss, softmax_focal_loss

@@ -11,8 +11,8 @@ from ..losses.centernet import (
 )
 from ..losses.corner import get_corner_loss_lidar
 from ..losses.cross_entropy import WeightedCrossEntropyLoss
-from ..losses.foreground_mask import compute_fg_mask
 from ..losses.gaussian_focal import GaussianFocalLoss
+from ..losses.image import compute_fg_mask
 from ..losses.sigmoid_focal import SigmoidFocalClassificationLoss
 from ..losses.smooth_l1 import L1Loss, WeightedL1Loss, WeightedSmoothL1Loss
 from ..losses.sparse import FocalLossSparse, IouLossSparse, IouRegLossSparse, RegLossSparse, neg_loss_sparse

@@ -14,12 +14,12 @@ import pcdet_focal.losses
 from pcdet_focal.losses import anchor_weights_from_labels, one_hot_from_labels, sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
 
-MODULES = [module.name for module in pkgutil.iter_modules(pcdet_focal.losses.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(pcdet_focal.losses.__path__, "pcdet_focal.losses.")]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_the_docstrings(name):
-    module = importlib.import_module(f"pcdet_focal.losses.{name}")
+    module = importlib.import_module(name)
     assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0
 
 

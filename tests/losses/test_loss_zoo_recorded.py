@@ -55,7 +55,7 @@ class Call:
         return v
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- the table of twins
+# ------------------------------------------------------------------------------------------ the table of twins
 # Each function takes a Call and returns our result: a tensor, or a dictionary of them where the recorded call returned
 # one.
 

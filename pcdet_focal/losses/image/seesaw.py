@@ -1,17 +1,20 @@
-"""Seesaw loss: softmax cross entropy that holds back the gradient that frequent classes put on rare ones."""
+"""2-D detection, for no head of this package: seesaw loss.
+
+Softmax cross entropy with less gradient from samples of frequent classes to rare classes.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
-from ..errors import InputError
-from .arguments import require_count, require_labels, require_number, require_tensors, require_values_between
-from .numerics import at_least_float32, bounded, finite_log
-from .reduction import ReducedLoss, choose_reduction
-from .registry import register_loss
-from .running_counts import Float32Buffers, store, sum_over_ranks
-from .weights import check_elementwise_weights
+from ...errors import InputError
+from ..arguments import require_count, require_labels, require_number, require_tensors, require_values_between
+from ..numerics import at_least_float32, bounded, finite_log
+from ..reduction import ReducedLoss, choose_reduction
+from ..registry import register_loss
+from ..running_counts import Float32Buffers, store, sum_over_ranks
+from ..weights import check_elementwise_weights
 
 
 def seesaw_loss(

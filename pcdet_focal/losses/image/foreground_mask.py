@@ -1,4 +1,4 @@
-"""Which pixels of an image lie in a 2-D ground-truth box."""
+"""2-D detection, for no head of this package: the pixels of an image inside a 2-D ground-truth box."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import InputError
-from .numerics import at_least_float32
+from ...errors import InputError
+from ..numerics import at_least_float32
 
 
 def compute_fg_mask(

@@ -1,4 +1,4 @@
-"""Which cells and anchors of a grid are asked to predict which object."""
+"""2-D detection, for no head of this package: assignment of objects to cells and anchors of a grid."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def grid_candidates(
     >>> # centre at (2.2, 2.7) of 4 x 4 cells, 1 x 1 cell large
     >>> targets = torch.tensor([[0.0, 2.0, 0.55, 0.675, 0.25, 0.25]])
     >>> rows = grid_candidates(targets, torch.tensor([[1.0, 1.0], [5.0, 5.0]]), 4, 4)
-    >>> [(a, y, x) for used, a, y, x in zip(rows.used.tolist(), rows.anchor.tolist(), rows.row.tolist(), rows.column.tolist()) if used]
-    [(0, 2, 2), (0, 2, 1), (0, 3, 2)]
+    >>> torch.stack([rows.anchor, rows.row, rows.column], dim=1)[rows.used].tolist()
+    [[0, 2, 2], [0, 2, 1], [0, 3, 2]]
     """
     cells = targets.new_tensor([width, height])
     centre, size = targets[:, 2:4] * cells, targets[:, 4:6] * cells  # (T, 2)

@@ -1,4 +1,4 @@
-"""IoU, GIoU, DIoU and CIoU of axis-aligned boxes, paired, with YOLOv5's signature."""
+"""2-D detection, for no head of this package: IoU, GIoU, DIoU and CIoU of paired axis-aligned boxes, as in YOLOv5."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from ...errors import InputError
-from ..numerics import at_least_float32
-from ..reduction import require_same_device
+from ....errors import InputError
+from ...numerics import at_least_float32
+from ...reduction import require_same_device
 
 
 def bbox_iou(

@@ -1,5 +1,6 @@
-"""IoU losses of axis-aligned image boxes, x1 y1 x2 y2, with mmdetection's arguments and values; rotated boxes:
-``rotated_iou``.
+"""2-D detection, for no head of this package: IoU losses of axis-aligned boxes, x1 y1 x2 y2, as in mmdetection.
+
+Rotated boxes: ``losses.rotated_iou``.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ import math
 
 import torch
 
-from ..errors import InputError
-from .arguments import require_number
-from .numerics import at_least_float32
-from .reduction import ReducedLoss, box_weights, choose_reduction, require_same_device, without_positive_weight
-from .registry import register_loss
-from .weights import require_same_shape
+from ...errors import InputError
+from ..arguments import require_number
+from ..numerics import at_least_float32
+from ..reduction import ReducedLoss, box_weights, choose_reduction, require_same_device, without_positive_weight
+from ..registry import register_loss
+from ..weights import require_same_shape
 
 IOU_MODES = ("linear", "square", "log")
 

@@ -1,15 +1,15 @@
-"""Distribution focal loss: a box side as a distribution over bins."""
+"""2-D detection, for no head of this package: distribution focal loss, a box side as a distribution over bins."""
 
 from __future__ import annotations
 
 import torch
 
-from ..errors import InputError
-from .arguments import require_tensors, require_values_between
-from .numerics import at_least_float32, bounded
-from .reduction import ReducedLoss
-from .registry import register_loss
-from .weights import check_elementwise_weights
+from ...errors import InputError
+from ..arguments import require_tensors, require_values_between
+from ..numerics import at_least_float32, bounded
+from ..reduction import ReducedLoss
+from ..registry import register_loss
+from ..weights import check_elementwise_weights
 
 
 def distribution_focal_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""YOLO's loss of grid heads: box, objectness and class, with YOLOv5's arguments and results."""
+"""2-D detection, for no head of this package: YOLOv5's ComputeLoss of box, objectness and class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ..arguments import require_number, require_values_between
-from ..numerics import at_least_float32
+from ....errors import InputError
+from ...arguments import require_number, require_values_between
+from ...numerics import at_least_float32
 from .boxes import bbox_iou
 from .criteria import FocalLoss, smooth_BCE
 from .targets import build_layer_targets, grid_candidates
