@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,19 @@ import torch.distributed
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
+from ..registry import DATASETS
 from .custom.dataset import CustomDataset
 from .dataset import DatasetTemplate
 from .kitti.dataset import KittiDataset
 from .samplers import EpochSampler
 
-__all__ = {
-    "DatasetTemplate": DatasetTemplate,
-    "KittiDataset": KittiDataset,
-    "CustomDataset": CustomDataset,
-}
+__all__ = DATASETS.add(
+    {
+        "DatasetTemplate": DatasetTemplate,
+        "KittiDataset": KittiDataset,
+        "CustomDataset": CustomDataset,
+    }
+)
 
 
 def build_dataloader(
@@ -56,14 +58,7 @@ def build_dataloader(
 
     Raises InputError for an unknown DATASET and for a data set without frames.
     """
-    if dataset_cfg.DATASET not in __all__:
-        near = difflib.get_close_matches(str(dataset_cfg.DATASET), __all__, n=1)
-        raise InputError(
-            "DATA_CONFIG.DATASET: there is no data set "
-            f"'{dataset_cfg.DATASET}'{f' (did you mean {near[0]}?)' if near else ''}; "
-            f"there are: {', '.join(__all__)}"
-        )
-    dataset = __all__[dataset_cfg.DATASET](
+    dataset = DATASETS[dataset_cfg.DATASET](
         dataset_cfg=dataset_cfg, class_names=class_names, root_path=root_path, training=training, logger=logger
     )
     if merge_all_iters_to_one_epoch:

@@ -2,7 +2,9 @@
 
 A schedule here is a pure function of the iteration, so resuming needs nothing but the iteration's number.
 ``scheduler.step(it)`` sets the learning rate (and, one-cycle, Adam's beta1) for iteration ``it`` before its forward
-pass.
+pass. OPTIMIZER says which schedule goes with it; OPTIMIZATION.SCHEDULER chooses another one, also one registered as
+``@LR_SCHEDULES.register()`` of pcdet_focal.registry: a function (optim_cfg, iters_each_epoch, epochs) -> function
+(iteration, epoch) -> (learning rate, beta1 or None).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
+from ..registry import LR_SCHEDULES
 
 
 def _annealed(start: float, end: float, share: float) -> float:
@@ -51,8 +54,8 @@ class DecoupledAdam(torch.optim.AdamW):
 
 
 class Schedule:
-    """Sets the optimiser's learning rate and beta1 from a function (iteration, epoch) -> (learning rate, beta1 or
-    None).
+    """Sets the optimiser's learning rate and beta1 (SGD: its momentum) from a function (iteration, epoch) -> (learning
+    rate, beta1 or None).
     """
 
     def __init__(
@@ -73,16 +76,20 @@ class Schedule:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-            if momentum is not None:
+            if momentum is not None and "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
+            elif momentum is not None:
+                group["momentum"] = momentum
 
 
-def one_cycle(optim_cfg, total_steps: int) -> Callable[[int, int], tuple[float, float]]:
+@LR_SCHEDULES.register()
+def one_cycle(optim_cfg, iters_each_epoch: int, epochs: int) -> Callable[[int, int], tuple[float, float]]:
     """(iteration, epoch) -> (learning rate, beta1) of the one-cycle policy (Smith 2018) as OpenPCDet computes it.
 
-    With ``s = int(PCT_START * total_steps)``: the rate rises by a cosine from LR / DIV_FACTOR to LR at ``s`` and falls
+    With ``total_steps = iters_each_epoch * epochs`` and ``s = int(PCT_START * total_steps)``: the rate rises by a cosine from LR / DIV_FACTOR to LR at ``s`` and falls
     to LR / DIV_FACTOR / 1e4 at ``total_steps`` (one step after the last); beta1 goes from MOMS[0] to MOMS[1] and back.
     """
+    total_steps = iters_each_epoch * epochs
     peak, (high, low) = optim_cfg.LR, optim_cfg.MOMS
     first = peak / optim_cfg.DIV_FACTOR
     turn = int(optim_cfg.PCT_START * total_steps)
@@ -97,7 +104,8 @@ def one_cycle(optim_cfg, total_steps: int) -> Callable[[int, int], tuple[float, 
     return values
 
 
-def step_decay(optim_cfg, iters_each_epoch: int) -> Callable[[int, int], tuple[float, None]]:
+@LR_SCHEDULES.register()
+def step_decay(optim_cfg, iters_each_epoch: int, epochs: int) -> Callable[[int, int], tuple[float, None]]:
     """LR * LR_DECAY^k, k = entries of DECAY_STEP_LIST (epochs) that are over, never below LR_CLIP."""
     steps = [epoch * iters_each_epoch for epoch in optim_cfg.DECAY_STEP_LIST]
 
@@ -108,18 +116,19 @@ def step_decay(optim_cfg, iters_each_epoch: int) -> Callable[[int, int], tuple[f
     return values
 
 
-def cosine_annealing(optim_cfg, total_steps: int, total_epochs: int) -> Callable[[int, int], tuple[float, float]]:
+@LR_SCHEDULES.register()
+def cosine_annealing(optim_cfg, iters_each_epoch: int, epochs: int) -> Callable[[int, int], tuple[float, float]]:
     """A linear warm-up of WARMUP_ITER iterations from a third of LR, then a cosine by whole epochs down to LR / 1000;
     beta1 as in one-cycle.
     """
-    cycle = one_cycle(optim_cfg, total_steps)
+    cycle = one_cycle(optim_cfg, iters_each_epoch, epochs)
     warmup = optim_cfg.get("WARMUP_ITER", 0)
 
     def values(iteration: int, epoch: int) -> tuple[float, float]:
         if iteration < warmup:
             lr = optim_cfg.LR * (1 - (1 - iteration / warmup) * (1 - 0.33333333))
         else:
-            lr = _annealed(optim_cfg.LR, optim_cfg.LR * 1e-3, epoch / total_epochs)
+            lr = _annealed(optim_cfg.LR, optim_cfg.LR * 1e-3, epoch / epochs)
         return lr, cycle(iteration, epoch)[1]
 
     return values
@@ -179,18 +188,20 @@ def build_optimizer(model: nn.Module, optim_cfg) -> torch.optim.Optimizer:
 def build_scheduler(
     optimizer: torch.optim.Optimizer, total_iters_each_epoch: int, total_epochs: int, last_epoch: int, optim_cfg
 ) -> tuple[Schedule, Schedule | None]:
-    """The schedule that goes with ``optim_cfg.OPTIMIZER``, and the warm-up's for the first WARMUP_EPOCH epochs
-    (LR_WARMUP), or None.
+    """The schedule that ``optim_cfg.SCHEDULER`` names, by default the one that goes with ``optim_cfg.OPTIMIZER``, and
+    the warm-up's for the first WARMUP_EPOCH epochs (LR_WARMUP), or None; one_cycle and cosine_annealing warm up on their
+    own.
 
     ``last_epoch`` is OpenPCDet's argument; a schedule that is a function of the iteration does not need it.
+
+    Raises:
+        InputError: an unknown SCHEDULER.
     """
-    total_steps = total_iters_each_epoch * total_epochs
-    if optim_cfg.OPTIMIZER == "adam_onecycle":
-        return Schedule(optimizer, one_cycle(optim_cfg, total_steps), total_iters_each_epoch), None
-    if optim_cfg.OPTIMIZER == "adam_cosineanneal":
-        return Schedule(optimizer, cosine_annealing(optim_cfg, total_steps, total_epochs), total_iters_each_epoch), None
-    schedule = Schedule(optimizer, step_decay(optim_cfg, total_iters_each_epoch), total_iters_each_epoch)
-    if not optim_cfg.get("LR_WARMUP", False):
+    default = {"adam_onecycle": "one_cycle", "adam_cosineanneal": "cosine_annealing"}
+    name = optim_cfg.get("SCHEDULER") or default.get(optim_cfg.OPTIMIZER, "step_decay")
+    function = LR_SCHEDULES[name](optim_cfg, total_iters_each_epoch, total_epochs)
+    schedule = Schedule(optimizer, function, total_iters_each_epoch)
+    if name in default.values() or not optim_cfg.get("LR_WARMUP", False):
         return schedule, None
     return schedule, Schedule(
         optimizer, _cosine_warmup(optim_cfg, optim_cfg.WARMUP_EPOCH * total_iters_each_epoch), total_iters_each_epoch

@@ -8,9 +8,13 @@ loudly, in the device's own assertion).
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 
 
 def require_tensors(loss_name: str, **tensors: torch.Tensor | None) -> None:
@@ -96,3 +100,46 @@ def dense_class_targets(loss_name: str, pred: torch.Tensor, target: torch.Tensor
         return target
     require_labels(loss_name, target, pred.shape[:-1])
     return one_hot(target, pred.shape[-1], pred.dtype)
+
+
+def parameters_of(entry: Any) -> dict[str, inspect.Parameter]:
+    """What a class's constructor or a function takes by name."""
+    return {
+        parameter.name: parameter
+        for parameter in inspect.signature(entry).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def constructor_arguments(given: Mapping[str, Any], name: str, entry: Any, key_path: str) -> dict[str, Any]:
+    """Keyword arguments of ``entry``'s constructor from the keys of a configuration entry, whose case does not matter.
+    A parameter ``from_`` has the key FROM.
+
+    Args:
+        given: the entry without the key that says which class it is.
+        name: of the class, for messages. key_path: where the entry stands.
+
+    Raises:
+        InputError: an unknown or repeated key, or a missing one, with the key path.
+    """
+    parameters = {parameter.rstrip("_").lower(): parameter for parameter in parameters_of(entry)}
+    arguments: dict[str, Any] = {}
+    for key, value in given.items():
+        parameter = parameters.get(str(key).lower())
+        shown = [p.upper() for p in parameters] if str(key).isupper() else list(parameters)
+        if parameter is None:
+            allowed = f"Allowed are: {', '.join(shown)}." if shown else "It takes none."
+            raise InputError(f"{key_path}.{key}: {name} has no such argument{did_you_mean(str(key), shown)} {allowed}")
+        if parameter in arguments:
+            raise InputError(f"{key_path}.{key}: the argument {parameter} of {name} is given twice.")
+        arguments[parameter] = value
+    missing = [
+        parameter.rstrip("_")
+        for parameter, taken in parameters_of(entry).items()
+        if taken.default is taken.empty and parameter not in arguments
+    ]
+    if missing:
+        raise InputError(
+            f"{key_path}: {name} needs the argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}."
+        )
+    return arguments

@@ -26,14 +26,16 @@ import torch
 from torch import nn
 
 from ..errors import InputError, did_you_mean
-from .arguments import require_number
+from ..registry import LOSSES
+from .arguments import parameters_of, require_number
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
 from .quality_focal import QualityFocalLoss
 from .quality_from_labels import quality_focal_loss_from_labels, varifocal_loss_from_labels
-from .registry import build_loss, loss_style, parameters_of, registered_losses
+from .registry import build_loss, loss_style
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
+from .varifocal import VarifocalLoss
 from .weights import expand_anchor_weights
 
 _FOCAL, _DENSE, _QUALITY, _HARMONISED, _SOFTMAX = "focal", "dense", "quality", "harmonised", "softmax"
@@ -77,6 +79,23 @@ _NOT_HERE = {
     "avg_non_ignore": "the head reduces, see NORMALIZER",
     "size_average": "the head reduces, see NORMALIZER",
 }
+
+
+def _kind(name: str, table: Mapping[str, str], default: str) -> str | None:
+    """What the loss ``name`` is given in the place that ``table`` describes: the table's word; for a registered loss
+    that is in no table its ``head_kind``, its nearest listed base class's, or else ``default``. None where the loss has
+    no place there.
+    """
+    tables = (_CLASSIFICATION, _BOX, _DIRECTION)
+    loss_class = LOSSES.get(name)
+    if loss_class is None or name in table or any(name in other for other in tables):
+        return table.get(name)
+    if hasattr(loss_class, "head_kind"):
+        return loss_class.head_kind if loss_class.head_kind in table.values() else None
+    bases = [b.__name__ for b in loss_class.__mro__[1:] if LOSSES.get(b.__name__) is b]
+    if bases or loss_class.__module__.startswith(f"{__package__}."):
+        return table.get(bases[0]) if bases else None
+    return default
 
 
 def logits_of_softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -168,7 +187,8 @@ class HeadClassificationLoss(nn.Module):
             )
         else:
             weights = (labels >= 0) / self._divisor(logits, labels, logged).unsqueeze(1)  # (B, A)
-            elementwise = self._elementwise(logits, labels)  # (B, A) or (B, A, C)
+            qualities = quality(self.quality_space) if self.needs_quality else None
+            elementwise = self._elementwise(logits, labels, qualities)  # (B, A) or (B, A, C)
             weights = weights.unsqueeze(-1) if elementwise.dim() == 3 else weights
             loss = self.loss_weight * self.normalizer.average((elementwise * weights).sum(), logits.shape[0])
         return loss, logged
@@ -185,6 +205,8 @@ class HeadClassificationLoss(nn.Module):
                 else None
             )
         if self.kind != _QUALITY:
+            return None
+        if type(loss).forward not in (QualityFocalLoss.forward, VarifocalLoss.forward):
             return None
         use_kernels = getattr(loss, "fused", True)
         if isinstance(loss, QualityFocalLoss):
@@ -204,13 +226,15 @@ class HeadClassificationLoss(nn.Module):
             logged["rpn_cls_normalizer"] = divisor[0]
         return divisor
 
-    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor, qualities: torch.Tensor | None) -> torch.Tensor:
         if self.kind == _SOFTMAX:
             # (B * A, 1 + C), background first
             rows = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).flatten(0, 1)
             classes = labels.long().clamp(min=0, max=1 if logits.shape[-1] == 1 else None).flatten()
             return self.loss(rows, classes, reduction_override="none").view(labels.shape)
         target = self._one_hot(labels, logits)  # (B, A, C)
+        if qualities is not None:
+            target = torch.where(target > 0, qualities.unsqueeze(-1).to(target.dtype), target)
         if loss_style(self.loss) == "openpcdet":
             return self.loss(logits, target)
         # running counts of a loss must not see the ignored ones
@@ -293,8 +317,11 @@ class HeadDirectionLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """(..., K) logits, (..., K) one-hot sectors, (...) weights -> (...) weighted loss."""
+        if loss_style(self.loss) == "openpcdet":
+            loss = self.loss(logits, target, weights=weights)
+            return loss if loss.dim() == weights.dim() else loss.sum(-1)
         if self.kind == _DENSE:
-            return self.loss(logits, target, weights=weights)
+            return self.loss(logits, target, reduction_override="none").sum(-1) * weights
         rows = self.loss(logits.flatten(0, -2), target.argmax(dim=-1).flatten(), reduction_override="none")
         return rows.view(weights.shape) * weights
 
@@ -326,7 +353,7 @@ def build_head_classification_loss(
     if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in own):
         own["NUM_CLASSES"] = num_class
     loss = build_loss(own, key_path)
-    kind = _CLASSIFICATION.get(name, _DENSE)
+    kind = _kind(name, _CLASSIFICATION, _DENSE)
     if name == "CrossEntropyLoss" and loss.use_sigmoid:
         kind = _DENSE
     schedule = None
@@ -374,7 +401,7 @@ def build_head_box_loss(
     True
     """
     name, own, settings = _split(cfg, key_path, _BOX, ("NORMALIZER", "LOSS_WEIGHT"))
-    kind = _BOX.get(name, _CODES)
+    kind = _kind(name, _BOX, _CODES)
     if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(key.lower() == "code_weights" for key in own):
         own["CODE_WEIGHTS"] = code_weights
     chosen = _normalizer(settings, key_path, normalizer, kind, name)
@@ -403,7 +430,7 @@ def build_head_direction_loss(
     loss = build_loss(own, key_path)
     if getattr(loss, "use_sigmoid", False):
         raise InputError(f"{key_path}: the sectors of a direction exclude each other: USE_SIGMOID has no place here.")
-    kind = _DIRECTION.get(name, _DENSE)
+    kind = _kind(name, _DIRECTION, _DENSE)
     head_loss = HeadDirectionLoss(
         loss, kind, _normalizer(settings, key_path, normalizer, kind, name), _weight(settings, key_path, loss_weight)
     )
@@ -436,24 +463,14 @@ def _split(
     }
     names = [value for key, value in own.items() if key.lower() in ("name", "type")]
     name = str(names[0]).removeprefix("mmdet.") if names else None
-    if len(names) == 1 and name not in known:
-        everywhere = {**_CLASSIFICATION, **_BOX, **_DIRECTION}
-        # registered by a user
-        theirs = [
-            n for n, made in registered_losses().items() if n not in everywhere and loss_style(made) == "openpcdet"
-        ]
-        if name not in theirs:
-            allowed = [*known, *theirs]
-            key = next(key for key in own if key.lower() in ("name", "type"))
-            raise InputError(
-                f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
-                f"Known are: {', '.join(sorted(allowed))}."
-            )
-    taken = (
-        {parameter.lower() for parameter in parameters_of(registered_losses()[name])}
-        if name in registered_losses()
-        else set()
-    )
+    if len(names) == 1 and _kind(name, known, "") is None:
+        allowed = [n for n in LOSSES if _kind(n, known, "") is not None]
+        key = next(key for key in own if key.lower() in ("name", "type"))
+        raise InputError(
+            f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
+            f"Known are: {', '.join(sorted(allowed))}."
+        )
+    taken = {parameter.lower() for parameter in parameters_of(LOSSES[name])} if name in LOSSES else set()
     for key in own:
         if key.lower() in _NOT_HERE:
             raise InputError(f"{key_path}.{key}: leave it out: {_NOT_HERE[key.lower()]}.")

@@ -17,7 +17,6 @@ Positives are counted on the device; nothing waits for it. In a configuration: `
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +24,9 @@ from typing import Any, ClassVar
 import torch
 from torch import distributed, nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
+from ..registry import NORMALIZERS
+from .arguments import constructor_arguments
 from .running_counts import mean_over_ranks, store, sum_over_ranks
 
 
@@ -59,8 +60,14 @@ class PerSampleNormalizer:
         return self.average(weighted_loss.sum(), weighted_loss.shape[0])
 
 
-class _OneDivisor:
-    """What the normalisers share that divide all samples of the batch by one number."""
+class OneDivisor:
+    """Base of the normalisers that divide all samples of the batch by one number, ``denominator(num_positives)``: a
+    user's too, registered as ``@NORMALIZERS.register("name")`` of pcdet_focal.registry.
+    """
+
+    def denominator(self, num_positives: torch.Tensor) -> torch.Tensor:
+        """(B,) positive counts -> the number, a tensor without axes. Subclasses define it."""
+        raise NotImplementedError
 
     def divisor(self, num_positives: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """(B,) positive counts -> (B,) times the same number."""
@@ -76,7 +83,7 @@ class _OneDivisor:
 
 
 @dataclass(frozen=True)
-class BatchNormalizer(_OneDivisor):
+class BatchNormalizer(OneDivisor):
     """mmdetection's avg_factor: every object counts alike, so that a sample with many of them outweighs the others::
 
         loss = (sum of the loss over the batch) / max(number of positive anchors of the batch, 1)
@@ -94,7 +101,7 @@ class BatchNormalizer(_OneDivisor):
 
 
 @dataclass(frozen=True)
-class GlobalNormalizer(_OneDivisor):
+class GlobalNormalizer(OneDivisor):
     """``batch`` over the batches of all W ranks::
 
         loss of a rank = (sum of its loss) / (max(number of positive anchors on all ranks, 1) / W)
@@ -114,7 +121,7 @@ class GlobalNormalizer(_OneDivisor):
 
 
 @dataclass(frozen=True)
-class NoNormalizer(_OneDivisor):
+class NoNormalizer(OneDivisor):
     """The plain sum over the batch, divided by 1: neither by positives nor by the batch size.
 
     >>> NoNormalizer().divisor(torch.tensor([4, 0]))
@@ -127,7 +134,7 @@ class NoNormalizer(_OneDivisor):
         return torch.ones((), device=num_positives.device)
 
 
-class EmaNormalizer(_OneDivisor, nn.Module):
+class EmaNormalizer(OneDivisor, nn.Module):
     """detectron2's: an exponential moving average of the positives of a batch, for steps that hardly depend on how many
     there happen to be::
 
@@ -175,16 +182,18 @@ class EmaNormalizer(_OneDivisor, nn.Module):
 
 
 Normalizer = PerSampleNormalizer | BatchNormalizer | GlobalNormalizer | EmaNormalizer | NoNormalizer
-_NORMALIZERS: dict[str, type] = {
-    n.name: n for n in (PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer)
-}
+NORMALIZERS.add(
+    {n.name: n for n in (PerSampleNormalizer, BatchNormalizer, GlobalNormalizer, EmaNormalizer, NoNormalizer)}
+)
 
 
 def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER") -> Normalizer:
-    """A normaliser from its name, or from a mapping with NAME and arguments (only ema has any: START, MOMENTUM).
+    """A normaliser from its name, or from a mapping with NAME and arguments (START and MOMENTUM of ema; what a
+    registered class's constructor takes).
 
     Raises:
-        InputError: an unknown name or argument, with the key path, what is allowed and the nearest match.
+        InputError: an unknown name or argument, with the key path, what is allowed and the nearest match; a registered
+            class that does not derive from :class:`OneDivisor`, which the losses rely on.
 
     >>> build_normalizer("batch").name
     'batch'
@@ -194,26 +203,17 @@ def build_normalizer(cfg: str | Mapping[str, Any], key_path: str = "NORMALIZER")
     entry = {"NAME": cfg} if isinstance(cfg, str) else cfg
     if not isinstance(entry, Mapping):
         raise InputError(
-            f"{key_path}: {cfg!r} is not a normaliser: {', '.join(_NORMALIZERS)}, or a mapping with NAME and "
+            f"{key_path}: {cfg!r} is not a normaliser: {', '.join(NORMALIZERS)}, or a mapping with NAME and "
             "arguments, is needed."
         )
-    arguments = {str(key).lower(): value for key, value in entry.items()}
-    name = arguments.pop("name", None)
-    if name not in _NORMALIZERS:
-        raise InputError(
-            f"{key_path}: {name!r} is no known normaliser{did_you_mean(name, _NORMALIZERS)} Known are: "
-            f"{', '.join(_NORMALIZERS)}."
-        )
-    allowed = list(inspect.signature(_NORMALIZERS[name]).parameters)
-    for argument in arguments:
-        if argument not in allowed:
-            known = [a.upper() for a in allowed]
-            takes = f"Allowed are: {', '.join(known)}." if known else "It takes none."
-            raise InputError(
-                f"{key_path}.{argument.upper()}: {name} has no such argument{did_you_mean(argument, known)} {takes}"
-            )
+    arguments = {str(key).upper(): value for key, value in entry.items()}
+    name = arguments.pop("NAME", None)
+    normalizer_class = NORMALIZERS.find(name, key_path)
+    if normalizer_class is not PerSampleNormalizer and not issubclass(normalizer_class, OneDivisor):
+        raise InputError(f"{key_path}: {name} does not derive from pcdet_focal.losses.normalizers.OneDivisor.")
+    arguments = constructor_arguments(arguments, name, normalizer_class, key_path)
     try:
-        return _NORMALIZERS[name](**arguments)
+        return normalizer_class(**arguments)
     except InputError as error:
         raise InputError(f"{key_path}: {error}") from error
 

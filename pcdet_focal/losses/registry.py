@@ -20,20 +20,26 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
+from ..registry import LOSSES
+from .arguments import constructor_arguments
 from .cross_entropy import WeightedCrossEntropyLoss
 from .sigmoid_focal import SigmoidFocalClassificationLoss
 from .smooth_l1 import WeightedL1Loss, WeightedSmoothL1Loss
 
-_LOSSES: dict[str, type[nn.Module]] = {}
 
-
-def register_loss(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Class decorator: make a loss module available to ``build_loss`` under ``name``. Several names on one class are
-    several decorators.
+def register_loss(name: str | None = None) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Class decorator: make a loss of either style available to ``build_loss``, and so to CLS_LOSS, REG_LOSS and
+    DIR_LOSS of LOSS_CONFIG, under ``name`` (by default the class's). Several names on one class are several decorators.
 
     The constructor's parameters are what a configuration may set; they should be lower case and checked by the
-    constructor with InputError.
+    constructor with InputError. A loss that derives from one of the package's is given what that one is given; any other
+    gets (B, A, C) logits and one-hot targets as CLS_LOSS and DIR_LOSS, and box codes as REG_LOSS. A class attribute
+    ``head_kind`` chooses otherwise: ``"softmax"`` for integer classes (background 0 in CLS_LOSS), ``"boxes"`` for
+    decoded boxes in REG_LOSS.
+
+    Raises:
+        InputError: the name is taken by another loss.
 
     >>> @register_loss("ExampleSquaredLoss")
     ... class ExampleSquaredLoss(nn.Module):
@@ -41,23 +47,9 @@ def register_loss(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     ...         return (input - target)**2 if weights is None else (input - target)**2 * weights[..., None]
     >>> build_loss("ExampleSquaredLoss")
     ExampleSquaredLoss()
-    >>> _ = _LOSSES.pop("ExampleSquaredLoss")
+    >>> _ = LOSSES.pop("ExampleSquaredLoss")
     """
-
-    def add(loss_class: type[nn.Module]) -> type[nn.Module]:
-        known = _LOSSES.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (
-            loss_class.__module__,
-            loss_class.__qualname__,
-        ):
-            raise InputError(
-                f"The loss name {name!r} of {loss_class.__module__}.{loss_class.__qualname__} is taken by "
-                f"{known.__module__}.{known.__qualname__}."
-            )
-        _LOSSES[name] = loss_class
-        return loss_class
-
-    return add
+    return LOSSES.register(name)
 
 
 def registered_losses() -> dict[str, type[nn.Module]]:
@@ -66,7 +58,7 @@ def registered_losses() -> dict[str, type[nn.Module]]:
     >>> "FocalLoss" in registered_losses() and "SigmoidFocalClassificationLoss" in registered_losses()
     True
     """
-    return dict(sorted(_LOSSES.items()))
+    return dict(sorted(LOSSES.items()))
 
 
 def loss_style(loss: str | nn.Module | type[nn.Module]) -> str:
@@ -111,11 +103,12 @@ def build_loss(cfg: str | Mapping[str, Any], key_path: str = "LOSS") -> nn.Modul
     """
     if isinstance(cfg, str):
         name, loss_class = _find(cfg, key_path)
-        arguments = _arguments({}, "", name, loss_class, key_path)
+        arguments = constructor_arguments({}, name, loss_class, key_path)
     elif isinstance(cfg, Mapping):
         name_key, given_name = _name_entry(cfg, key_path)
         name, loss_class = _find(given_name, f"{key_path}.{name_key}")
-        arguments = _arguments(cfg, name_key, name, loss_class, key_path)
+        given = {key: value for key, value in cfg.items() if key != name_key}
+        arguments = constructor_arguments(given, name, loss_class, key_path)
     else:
         raise InputError(
             f"{key_path}: {cfg!r} is not a loss: a name, or a mapping with NAME (or type) and the loss's arguments, "
@@ -138,49 +131,18 @@ def _name_entry(cfg: Mapping[str, Any], key_path: str) -> tuple[str, Any]:
 
 
 def _find(name: Any, key_path: str) -> tuple[str, type[nn.Module]]:
-    bare = name[len("mmdet.") :] if isinstance(name, str) and name.startswith("mmdet.") else name
-    if not isinstance(bare, str) or bare not in _LOSSES:
-        raise InputError(
-            f"{key_path}: {name!r} is no known loss{did_you_mean(bare, _LOSSES)} Known are: "
-            f"{', '.join(sorted(_LOSSES))}."
+    bare = name.removeprefix("mmdet.") if isinstance(name, str) else name
+    return bare, LOSSES.find(bare, key_path)
+
+
+LOSSES.add(
+    {
+        loss_class.__name__: loss_class
+        for loss_class in (
+            SigmoidFocalClassificationLoss,
+            WeightedSmoothL1Loss,
+            WeightedL1Loss,
+            WeightedCrossEntropyLoss,
         )
-    return bare, _LOSSES[bare]
-
-
-def parameters_of(loss_class: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """What a loss's constructor takes by name."""
-    return {
-        parameter.name: parameter
-        for parameter in inspect.signature(loss_class).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-
-
-def _arguments(
-    cfg: Mapping[str, Any], name_key: str, name: str, loss_class: type[nn.Module], key_path: str
-) -> dict[str, Any]:
-    """The constructor's keyword arguments from all the other keys of the entry."""
-    parameters = parameters_of(loss_class)
-    by_lower_case = {parameter.lower(): parameter for parameter in parameters}
-    arguments: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if key == name_key:
-            continue
-        parameter = by_lower_case.get(str(key).lower())
-        shown = [p.upper() for p in parameters] if str(key).isupper() else list(parameters)
-        if parameter is None:
-            allowed = f"Allowed are: {', '.join(shown)}." if shown else "It takes none."
-            raise InputError(f"{key_path}.{key}: {name} has no such argument{did_you_mean(str(key), shown)} {allowed}")
-        if parameter in arguments:
-            raise InputError(f"{key_path}.{key}: the argument {parameter} of {name} is given twice.")
-        arguments[parameter] = value
-    missing = [p for p, parameter in parameters.items() if parameter.default is parameter.empty and p not in arguments]
-    if missing:
-        raise InputError(
-            f"{key_path}: {name} needs the argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}."
-        )
-    return arguments
-
-
-for _loss_class in (SigmoidFocalClassificationLoss, WeightedSmoothL1Loss, WeightedL1Loss, WeightedCrossEntropyLoss):
-    register_loss(_loss_class.__name__)(_loss_class)
+)

@@ -16,41 +16,33 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, did_you_mean
-from .arguments import require_number
+from ..errors import InputError
+from ..registry import GAMMA_SCHEDULES
+from .arguments import constructor_arguments, require_number
 
 
 class GammaSchedule(nn.Module):
-    """One number that changes with the epoch or the iteration t, both counted from 0. With r = (t - first) / (last -
-    first), held within [0, 1]::
+    """One number that changes with the epoch or the iteration t, both counted from 0. With r = (t - from) / (to -
+    from), held within [0, 1]::
 
         constant   value
         linear     start + (end - start) r
         cosine     start + (end - start) (1 - cos(pi r)) / 2
         steps      values[number of the ``at`` that are <= t]
 
-    It has neither parameters nor buffers.
+    A schedule has neither parameters nor buffers. One of your own derives from this class, defines ``at(epoch,
+    iteration)`` and is registered as ``@GAMMA_SCHEDULES.register("name")`` of pcdet_focal.registry; its constructor's
+    parameters are the keys of its entry.
 
     >>> schedule = build_gamma_schedule({"TYPE": "linear", "START": 0.0, "END": 2.0, "BY": "epoch", "FROM": 0, "TO": 20})
     >>> schedule.at(epoch=0, iteration=0), schedule.at(epoch=5, iteration=700), schedule.at(epoch=40, iteration=5600)
     (0.0, 0.5, 2.0)
     """
 
-    def __init__(self, shape: str, by: str, values: Sequence[float], at: Sequence[int]) -> None:
-        """
-        Args:
-            shape: 'constant', 'linear', 'cosine' or 'steps'.
-            by: 'epoch' or 'iteration'.
-            values, at: constant: (value,), (); linear and cosine: (start, end), (first, last); steps: n + 1 values, n
-                times.
-        """
+    def __init__(self) -> None:
         super().__init__()
-        self.shape, self.by, self.values, self.times = shape, by, tuple(map(float, values)), tuple(at)
         self.epoch: int | None = None
         self.iteration: int | None = None
-
-    def extra_repr(self) -> str:
-        return f"{self.shape}, by={self.by}, values={self.values}, at={self.times}"
 
     def set_progress(self, epoch: int, iteration: int) -> None:
         """Tell the epoch and the iteration (over all epochs) of the step to come, both counted from 0."""
@@ -63,8 +55,6 @@ class GammaSchedule(nn.Module):
         Raises:
             InputError: nobody said where training is.
         """
-        if self.shape == "constant":
-            return self.values[0]
         if self.epoch is None or self.iteration is None:
             raise InputError(
                 "GAMMA_SCHEDULE: the training loop has not said where it is. Call "
@@ -75,16 +65,96 @@ class GammaSchedule(nn.Module):
 
     def at(self, epoch: int, iteration: int) -> float:
         """Gamma at any time."""
-        time = epoch if self.by == "epoch" else iteration
-        if self.shape == "constant":
-            return self.values[0]
-        if self.shape == "steps":
-            return self.values[bisect.bisect_right(self.times, time)]
+        raise NotImplementedError
+
+
+@GAMMA_SCHEDULES.register("constant")
+class ConstantGamma(GammaSchedule):
+    """The same gamma all the time; see :class:`GammaSchedule`."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        require_number("constant", "gamma", value)
+        self.constant = float(value)
+
+    def extra_repr(self) -> str:
+        return f"{self.constant}"
+
+    @property
+    def value(self) -> float:
+        """Gamma, which does not depend on where training is."""
+        return self.constant
+
+    def at(self, epoch: int, iteration: int) -> float:
+        return self.constant
+
+
+class _TimedGamma(GammaSchedule):
+    """What the schedules share that change at given epochs or iterations."""
+
+    def __init__(self, name: str, by: str, values: Sequence[float], times: Sequence[int]) -> None:
+        super().__init__()
+        if by not in ("epoch", "iteration"):
+            raise InputError(f"{name}: by={by!r} is not allowed: epoch or iteration.")
+        for value in values:
+            require_number(name, "gamma", value)
+        for time in times:
+            if isinstance(time, bool) or not isinstance(time, int) or time < 0:
+                raise InputError(f"{name}: {time!r} is no {by}: an integer of at least 0.")
+        if any(later <= earlier for earlier, later in zip(times, times[1:])):
+            raise InputError(f"{name}: the times {times} have to increase.")
+        self.by, self.values, self.times = by, tuple(map(float, values)), tuple(times)
+
+    def extra_repr(self) -> str:
+        return f"by={self.by}, values={self.values}, at={self.times}"
+
+    def _time(self, epoch: int, iteration: int) -> int:
+        return epoch if self.by == "epoch" else iteration
+
+
+@GAMMA_SCHEDULES.register("linear")
+class LinearGamma(_TimedGamma):
+    """A straight line from ``start`` to ``end``; see :class:`GammaSchedule`."""
+
+    def __init__(self, start: float, end: float, by: str, to: int, from_: int = 0) -> None:
+        super().__init__("linear", by, [start, end], [from_, to])
+
+    def at(self, epoch: int, iteration: int) -> float:
         (start, end), (first, last) = self.values, self.times
-        ratio = min(max((time - first) / (last - first), 0.0), 1.0)
-        if self.shape == "cosine":
-            ratio = 0.5 * (1 - math.cos(math.pi * ratio))
-        return start + (end - start) * ratio
+        ratio = min(max((self._time(epoch, iteration) - first) / (last - first), 0.0), 1.0)
+        return start + (end - start) * self._shape(ratio)
+
+    @staticmethod
+    def _shape(ratio: float) -> float:
+        return ratio
+
+
+@GAMMA_SCHEDULES.register("cosine")
+class CosineGamma(LinearGamma):
+    """Half a cosine from ``start`` to ``end``; see :class:`GammaSchedule`."""
+
+    @staticmethod
+    def _shape(ratio: float) -> float:
+        return 0.5 * (1 - math.cos(math.pi * ratio))
+
+
+@GAMMA_SCHEDULES.register("steps")
+class StepGamma(_TimedGamma):
+    """``values``, one after the other at the times ``at``; see :class:`GammaSchedule`."""
+
+    def __init__(self, values: Sequence[float], at: Sequence[int], by: str) -> None:
+        for name, given in (("VALUES", values), ("AT", at)):
+            if not isinstance(given, (list, tuple)):
+                raise InputError(f"steps: {name} {given!r} is not a list.")
+        if len(values) != len(at) + 1:
+            raise InputError(
+                f"steps: {len(values)} VALUES do not fit {len(at)} times in AT: one more is needed, since the first "
+                "value holds before the first time."
+            )
+        super().__init__("steps", by, values, list(at))
+
+    def at(self, epoch: int, iteration: int) -> float:
+        return self.values[bisect.bisect_right(self.times, self._time(epoch, iteration))]
 
 
 def set_training_progress(model: nn.Module, epoch: int, iteration: int) -> None:
@@ -103,14 +173,6 @@ def set_training_progress(model: nn.Module, epoch: int, iteration: int) -> None:
             module.set_progress(epoch, iteration)
 
 
-_ARGUMENTS = {
-    "constant": {"value": None},
-    "linear": {"start": None, "end": None, "by": None, "from": 0, "to": None},
-    "cosine": {"start": None, "end": None, "by": None, "from": 0, "to": None},
-    "steps": {"values": None, "at": None, "by": None},
-}
-
-
 def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE") -> GammaSchedule:
     """A schedule from its configuration::
 
@@ -127,51 +189,17 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
     """
     if not isinstance(cfg, Mapping):
         raise InputError(
-            f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(_ARGUMENTS)}) and its arguments "
-            "is needed."
+            f"{key_path}: {cfg!r} is not a schedule: a mapping with TYPE ({', '.join(GAMMA_SCHEDULES)}) and its "
+            "arguments is needed."
         )
-    given = {str(key).lower(): value for key, value in cfg.items()}
-    shape = given.pop("type", None)
-    if shape not in _ARGUMENTS:
-        raise InputError(
-            f"{key_path}.TYPE: {shape!r} is no known schedule{did_you_mean(shape, _ARGUMENTS)} Known are: "
-            f"{', '.join(_ARGUMENTS)}."
-        )
-    allowed = _ARGUMENTS[shape]
-    for argument in given:
-        if argument not in allowed:
-            known = [a.upper() for a in allowed]
-            raise InputError(
-                f"{key_path}.{argument.upper()}: {shape} has no such argument{did_you_mean(argument, known)} "
-                f"Allowed are: {', '.join(known)}."
-            )
-    arguments = {name: default for name, default in allowed.items() if default is not None} | given
-    missing = [name.upper() for name in allowed if name not in arguments]
-    if missing:
-        raise InputError(f"{key_path}: {shape} needs {' and '.join(missing)}.")
-    by = arguments.get("by", "epoch")
-    if by not in ("epoch", "iteration"):
-        raise InputError(f"{key_path}.BY: {by!r} is not allowed: epoch or iteration.")
-    if shape == "steps":
-        values, times = _list(arguments, "values", key_path), _list(arguments, "at", key_path)
-        if len(values) != len(times) + 1:
-            raise InputError(
-                f"{key_path}: {len(values)} VALUES do not fit {len(times)} times in AT: one more is needed, since the "
-                "first value holds "
-                "before the first time."
-            )
-    elif shape == "constant":
-        values, times = [arguments["value"]], []
-    else:
-        values, times = [arguments["start"], arguments["end"]], [arguments["from"], arguments["to"]]
-    for value in values:
-        require_number(key_path, "gamma", value)
-    for time in times:
-        if isinstance(time, bool) or not isinstance(time, int) or time < 0:
-            raise InputError(f"{key_path}: {time!r} is no {by}: an integer of at least 0.")
-    if any(later <= earlier for earlier, later in zip(times, times[1:])):
-        raise InputError(f"{key_path}: the times {times} have to increase.")
-    return GammaSchedule(shape, by, values, times)
+    given = {str(key).upper(): value for key, value in cfg.items()}
+    name = given.pop("TYPE", None)
+    schedule_class = GAMMA_SCHEDULES.find(name, f"{key_path}.TYPE")
+    arguments = constructor_arguments(given, name, schedule_class, key_path)
+    try:
+        return schedule_class(**arguments)
+    except InputError as error:
+        raise InputError(f"{key_path}: {error}") from error
 
 
 def accepts_gamma(loss: nn.Module) -> str | None:
@@ -180,10 +208,3 @@ def accepts_gamma(loss: nn.Module) -> str | None:
     """
     parameters = inspect.signature(type(loss)).parameters
     return next((name for name in ("gamma", "beta") if name in parameters and hasattr(loss, name)), None)
-
-
-def _list(arguments: Mapping[str, Any], name: str, key_path: str) -> list:
-    value = arguments[name]
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"{key_path}.{name.upper()}: {value!r} is not a list.")
-    return list(value)

@@ -334,7 +334,7 @@ def test_the_sampler_tells_the_data_set_its_epoch():
 def test_unknown_data_set():
     with pytest.raises(
         InputError,
-        match=r"DATASET: there is no data set 'KitiDataset' \(did you mean KittiDataset\?\); there are: .*KittiDataset",
+        match=r"DATA_CONFIG\.DATASET: 'KitiDataset' .*did you mean KittiDataset\?",
     ):
         build_dataloader(Config({"DATASET": "KitiDataset"}), CLASSES, 2, dist=False)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import build_loss, loss_style, register_loss, registered_losses
+from pcdet_focal.registry import LOSSES
 from pcdet_focal.losses import mmdet as mmdet_losses
 from pcdet_focal.losses.reduction import ReducedLoss
 from pcdet_focal.utils import loss_utils
@@ -72,7 +73,7 @@ def test_the_two_kinds_of_call():
             ["'SigmoidFocalClasificationLoss'", "did you mean SigmoidFocalClassificationLoss?", "WeightedL1Loss"],
         ),
         ({"NAME": "sigmoidfocalclassificationloss"}, [f"{KEY}.NAME:", "did you mean SigmoidFocalClassificationLoss?"]),
-        ({"type": "mmdet.FocalLos"}, [f"{KEY}.type:", "'mmdet.FocalLos'", "did you mean FocalLoss?"]),
+        ({"type": "mmdet.FocalLos"}, [f"{KEY}.type:", "'FocalLos'", "did you mean FocalLoss?"]),
         (
             {"NAME": "SigmoidFocalClassificationLoss", "ALHPA": 0.25},
             [f"{KEY}.ALHPA:", "did you mean ALPHA?", "Allowed are: GAMMA, ALPHA."],
@@ -134,9 +135,7 @@ def test_losses_of_ones_own():
         with pytest.raises(InputError, match="'TestOnlyLoss' .* is taken by"):
             register_loss("TestOnlyLoss")(nn.Linear)
     finally:
-        from pcdet_focal.losses import registry
-
-        registry._LOSSES.pop("TestOnlyLoss", None)
+        LOSSES.pop("TestOnlyLoss", None)
 
 
 def test_every_registered_loss_builds_or_says_what_it_needs():

@@ -144,10 +144,8 @@ def test_what_is_not_supported_is_named_with_what_is():
         node.NAME = old
         return str(caught.value)
 
-    assert (
-        message("", "PVRCNN")
-        == "MODEL.NAME: PVRCNN is not supported here; (supported: CenterPoint, Detector3DTemplate, PillarNet, "
-        "PointPillar, SECONDNet)"
+    assert message("", "PVRCNN").startswith("MODEL.NAME: 'PVRCNN'") and "PointPillar, SECONDNet" in message(
+        "", "PVRCNN"
     )
     assert "VoxelBackBone8x, VoxelResBackBone8x" in message("BACKBONE_3D", "DSVT")
     assert "AnchorHeadMulti" in message("DENSE_HEAD", "VoxelNeXtHead")
@@ -155,9 +153,11 @@ def test_what_is_not_supported_is_named_with_what_is():
     assert "PointPillarScatter" in message("MAP_TO_BEV", "Conv2DCollapse")
     assert "BaseBEVResBackbone" in message("BACKBONE_2D", "SSFA")
     changed = EasyDict(cfg.MODEL)
-    changed.ROI_HEAD = {"NAME": "PVRCNNHead"}
-    with pytest.raises(InputError, match=r"MODEL\.ROI_HEAD: CenterPoint has no such part here"):
-        build_network(changed, 3, dataset)
+    for section in ("PFE", "POINT_HEAD", "ROI_HEAD"):
+        changed[section] = {"NAME": "PVRCNNHead"}
+        with pytest.raises(InputError, match=rf"MODEL\.{section}\.NAME: 'PVRCNNHead' .* none"):
+            build_network(changed, 3, dataset)
+        del changed[section]
 
 
 def test_a_pillar_encoder_of_another_width_is_named():

@@ -11,7 +11,8 @@ from shapely.affinity import rotate, translate
 from shapely.geometry import box as rectangle
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.losses import register_loss, registry, set_training_progress
+from pcdet_focal.losses import register_loss, set_training_progress
+from pcdet_focal.registry import LOSSES
 
 CLS = [
     "SigmoidFocalClassificationLoss",
@@ -433,4 +434,4 @@ def test_a_loss_that_a_user_registered_can_stand_in_any_of_the_three_places():
         loss, parts = head.get_loss()
         assert torch.isfinite(loss) and parts["rpn_loss_cls"].item() == pytest.approx(by_hand.item(), rel=1e-5)
     finally:
-        registry._LOSSES.pop("HalfSquareOfTheDifference")
+        LOSSES.pop("HalfSquareOfTheDifference")

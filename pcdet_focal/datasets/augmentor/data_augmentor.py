@@ -12,6 +12,7 @@ import numpy as np
 from pcdet_focal.errors import InputError
 from pcdet_focal.geometry.angles import limit_period
 
+from ...registry import AUGMENTORS
 from ..config_checks import choice_list, number_range, require_keys, step_name
 from . import augmentor_utils
 from .database_sampler import DataBaseSampler
@@ -75,8 +76,8 @@ class DataAugmentor:
     """OpenPCDet's DataAugmentor: each method is one step, named by ``NAME`` in ``AUG_CONFIG_LIST`` and skipped if in
     ``DISABLE_AUG_LIST``.
 
-    A method called with only its configuration returns the step as a function of ``data_dict``; a subclass adds a step
-    by adding a method. What a step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``,
+    A method called with only its configuration returns the step as a function of ``data_dict``. A step of your own is a
+    function ``step(data_dict, config) -> data_dict`` registered as ``@AUGMENTORS.register()`` of pcdet_focal.registry. What a step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``,
     ``noise_scale``, ``noise_translate``) for ``lidar_aug_matrix``.
 
     Args:
@@ -109,11 +110,13 @@ class DataAugmentor:
                 continue
             name = step_name(config, self._known_steps(), f"{KEY_PATH}[{i}]")
             _check_values(config, f"{KEY_PATH}[{i}]")
-            self.data_augmentor_queue.append(getattr(self, name)(config=config))
+            own = AUGMENTORS.get(name)
+            step = getattr(self, name)(config=config) if own is None else partial(own, config=config)
+            self.data_augmentor_queue.append(step)
 
     def _known_steps(self) -> list[str]:
         others = ("forward", "disable_augmentation")
-        return [
+        return [*AUGMENTORS] + [
             name
             for name in dir(type(self))
             if not name.startswith("_") and name not in others and callable(getattr(type(self), name))

@@ -14,6 +14,7 @@ from pcdet_focal.geometry.boxes import mask_boxes_outside_range_numpy
 from pcdet_focal.geometry.points import mask_points_by_range
 from pcdet_focal.ops.voxelize import grid_size, voxelize
 
+from ...registry import DATA_PROCESSORS
 from ..config_checks import require_keys, step_name
 
 KEY_PATH = "DATA_CONFIG.DATA_PROCESSOR"
@@ -67,8 +68,9 @@ class VoxelGeneratorWrapper:
 class DataProcessor:
     """OpenPCDet's DataProcessor: each method is one step, named by ``NAME`` in ``DATA_PROCESSOR``.
 
-    A method called with only its configuration returns the step as a function of ``data_dict``; a subclass adds a step
-    by adding a method.
+    A method called with only its configuration returns the step as a function of ``data_dict``. A step of your own is a
+    function ``step(data_dict, config, training) -> data_dict`` registered as ``@DATA_PROCESSORS.register()`` of
+    pcdet_focal.registry.
 
     Attributes: ``grid_size`` (3,) int64 and ``voxel_size`` as configured (None without a voxel step),
     ``point_cloud_range`` (6,) float32,
@@ -98,7 +100,7 @@ class DataProcessor:
         self.grid_size = self.voxel_size = None
         self.voxel_generator: VoxelGeneratorWrapper | None = None
         self.data_processor_queue = []
-        known = [
+        known = [*DATA_PROCESSORS] + [
             n
             for n in dir(type(self))
             if not n.startswith("_") and n not in ("forward", "double_flip") and callable(getattr(type(self), n))
@@ -116,7 +118,9 @@ class DataProcessor:
                 require_keys(config[key], (self.mode,), f"{key_path}.{key}")
             if "VOXEL_SIZE" in required:
                 self._set_grid(config["VOXEL_SIZE"], key_path)
-            self.data_processor_queue.append(getattr(self, name)(config=config))
+            own = DATA_PROCESSORS.get(name)
+            step = partial(own, config=config, training=training) if own else getattr(self, name)(config=config)
+            self.data_processor_queue.append(step)
 
     def _set_grid(self, voxel_size: Sequence[float], key_path: str) -> None:
         """``grid_size`` and ``voxel_size``; warns where the range is not a whole number of voxels, because OpenPCDet

@@ -15,7 +15,7 @@ from ...geometry.angles import limit_period
 from ...ops import anchor_box_loss, focal_loss
 from ...ops.anchor_box_loss import box_and_direction_sums, has_kernels
 from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
-from ..registry import find_by_name
+from ...registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
 from .target_assigner.atss_target_assigner import ATSSTargetAssigner
 from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner

@@ -9,7 +9,8 @@ class CenterPoint(Detector3DTemplate):
     """CenterPoint (Yin, Zhou, Krähenbühl: "Center-based 3D Object Detection and Tracking", CVPR 2021): objects are
     peaks of a heat map.
 
-    A CenterHead decodes and suppresses on its own; with an anchor head the detector suppresses, as SECOND does.
+    A CenterHead decodes and suppresses on its own; with a RoI head or an anchor head the detector suppresses, as SECOND
+    does.
     """
 
     def __init__(self, model_cfg, num_class: int, dataset):
@@ -21,7 +22,7 @@ class CenterPoint(Detector3DTemplate):
         """Recall counts for the boxes in ``final_box_dicts``, which the head has left; without them the template's
         post-processing.
         """
-        if "final_box_dicts" not in batch_dict:
+        if "final_box_dicts" not in batch_dict or "rois" in batch_dict:  # a second stage replaced the head's boxes
             return super().post_processing(batch_dict)
         found, recall_dict = batch_dict["final_box_dicts"], {}
         for index in range(batch_dict["batch_size"]):

@@ -1,6 +1,4 @@
-"""What every one-stage detector shares: building its modules in order, the loss, post-processing, loading
-parameters.
-"""
+"""What every detector shares: building its modules in order, the loss, post-processing, loading parameters."""
 
 from __future__ import annotations
 
@@ -11,19 +9,29 @@ from torch import nn
 
 from ...errors import InputError
 from ...ops.rotated_iou import boxes_iou3d
-from .. import backbones_2d, backbones_3d, dense_heads
-from ..backbones_2d import map_to_bev
-from ..backbones_3d import vfe
+from ...registry import (
+    BACKBONES_2D,
+    BACKBONES_3D,
+    DENSE_HEADS,
+    MAP_TO_BEV,
+    PFES,
+    POINT_HEADS,
+    ROI_HEADS,
+    VFES,
+)
+from .. import backbones_2d, backbones_3d, dense_heads  # noqa: F401  they fill the registries
+from ..backbones_2d import map_to_bev  # noqa: F401
+from ..backbones_3d import vfe  # noqa: F401
 from ..model_utils import checkpoint_loading, model_nms_utils
-from ..registry import find_by_name
-
-# of OpenPCDet's detectors; a subclass may add their builders
-_SECTIONS = {"PFE": "pfe", "POINT_HEAD": "point_head", "ROI_HEAD": "roi_head"}
 
 
 class Detector3DTemplate(nn.Module):
-    """A detector is a list of modules that pass one ``batch_dict`` along, then a loss (training) or post-processing
-    (evaluation).
+    """A detector is a list of modules that pass one ``batch_dict`` along, then the sum of the heads' losses (training)
+    or post-processing (evaluation).
+
+    The modules are OpenPCDet's eight stages, each built from its registry where the configuration has its section: VFE,
+    BACKBONE_3D, MAP_TO_BEV, PFE, BACKBONE_2D, DENSE_HEAD, POINT_HEAD, ROI_HEAD. A two-stage detector is a configuration
+    with a ROI_HEAD; the registries of pcdet_focal.registry say which classes there are.
 
     Subclasses set ``self.module_list = self.build_networks()``. A subclass may override any ``build_*``,
     ``get_training_loss`` or ``post_processing``.
@@ -36,7 +44,16 @@ class Detector3DTemplate(nn.Module):
         self.dataset = dataset
         self.class_names = dataset.class_names
         self.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
-        self.module_topology = ["vfe", "backbone_3d", "map_to_bev_module", "backbone_2d", "dense_head"]
+        self.module_topology = [
+            "vfe",
+            "backbone_3d",
+            "map_to_bev_module",
+            "pfe",
+            "backbone_2d",
+            "dense_head",
+            "point_head",
+            "roi_head",
+        ]
 
     @property
     def mode(self) -> str:
@@ -48,14 +65,10 @@ class Detector3DTemplate(nn.Module):
     def build_networks(self) -> list[nn.Module]:
         """Build the modules of ``module_topology`` that the configuration has, register each under its name, return
         them in order.
+
+        Raises:
+            InputError: a NAME that is in no registry, with its key path and the registered names.
         """
-        for section, name in _SECTIONS.items():
-            if self.model_cfg.get(section) is not None and name not in self.module_topology:
-                raise InputError(
-                    f"MODEL.{section}: {type(self).__name__} has no such part here (parts: "
-                    f"{', '.join(self.module_topology)}); "
-                    "models of two stages are not supported"
-                )
         dataset = self.dataset
         info = {
             "module_list": [],
@@ -75,7 +88,7 @@ class Detector3DTemplate(nn.Module):
         cfg = self.model_cfg.get("VFE")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(vfe.__all__, cfg.NAME, "MODEL.VFE.NAME")(
+        module = VFES[cfg.NAME](
             model_cfg=cfg,
             num_point_features=model_info_dict["num_rawpoint_features"],
             point_cloud_range=model_info_dict["point_cloud_range"],
@@ -91,7 +104,7 @@ class Detector3DTemplate(nn.Module):
         cfg = self.model_cfg.get("BACKBONE_3D")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(backbones_3d.__all__, cfg.NAME, "MODEL.BACKBONE_3D.NAME")(
+        module = BACKBONES_3D[cfg.NAME](
             model_cfg=cfg,
             input_channels=model_info_dict["num_point_features"],
             grid_size=model_info_dict["grid_size"],
@@ -107,20 +120,32 @@ class Detector3DTemplate(nn.Module):
         cfg = self.model_cfg.get("MAP_TO_BEV")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(map_to_bev.__all__, cfg.NAME, "MODEL.MAP_TO_BEV.NAME")(
-            model_cfg=cfg, grid_size=model_info_dict["grid_size"]
-        )
+        module = MAP_TO_BEV[cfg.NAME](model_cfg=cfg, grid_size=model_info_dict["grid_size"])
         model_info_dict["module_list"].append(module)
         model_info_dict["num_bev_features"] = module.num_bev_features
+        return module, model_info_dict
+
+    def build_pfe(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("PFE")
+        if cfg is None:
+            return None, model_info_dict
+        module = PFES[cfg.NAME](
+            model_cfg=cfg,
+            voxel_size=model_info_dict["voxel_size"],
+            point_cloud_range=model_info_dict["point_cloud_range"],
+            num_bev_features=model_info_dict.get("num_bev_features"),
+            num_rawpoint_features=model_info_dict["num_rawpoint_features"],
+        )
+        model_info_dict["module_list"].append(module)
+        model_info_dict["num_point_features"] = module.num_point_features
+        model_info_dict["num_point_features_before_fusion"] = getattr(module, "num_point_features_before_fusion", None)
         return module, model_info_dict
 
     def build_backbone_2d(self, model_info_dict: dict):
         cfg = self.model_cfg.get("BACKBONE_2D")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(backbones_2d.__all__, cfg.NAME, "MODEL.BACKBONE_2D.NAME")(
-            model_cfg=cfg, input_channels=model_info_dict.get("num_bev_features")
-        )
+        module = BACKBONES_2D[cfg.NAME](model_cfg=cfg, input_channels=model_info_dict.get("num_bev_features"))
         model_info_dict["module_list"].append(module)
         model_info_dict["num_bev_features"] = module.num_bev_features
         return module, model_info_dict
@@ -129,7 +154,7 @@ class Detector3DTemplate(nn.Module):
         cfg = self.model_cfg.get("DENSE_HEAD")
         if cfg is None:
             return None, model_info_dict
-        module = find_by_name(dense_heads.__all__, cfg.NAME, "MODEL.DENSE_HEAD.NAME")(
+        module = DENSE_HEADS[cfg.NAME](
             model_cfg=cfg,
             input_channels=model_info_dict["num_bev_features"]
             if "num_bev_features" in model_info_dict
@@ -140,6 +165,37 @@ class Detector3DTemplate(nn.Module):
             point_cloud_range=model_info_dict["point_cloud_range"],
             predict_boxes_when_training=bool(self.model_cfg.get("ROI_HEAD", False)),
             voxel_size=model_info_dict.get("voxel_size", False),
+        )
+        model_info_dict["module_list"].append(module)
+        return module, model_info_dict
+
+    def build_point_head(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("POINT_HEAD")
+        if cfg is None:
+            return None, model_info_dict
+        before_fusion = cfg.get("USE_POINT_FEATURES_BEFORE_FUSION", False)
+        module = POINT_HEADS[cfg.NAME](
+            model_cfg=cfg,
+            input_channels=model_info_dict[
+                "num_point_features_before_fusion" if before_fusion else "num_point_features"
+            ],
+            num_class=1 if cfg.get("CLASS_AGNOSTIC", False) else self.num_class,
+            predict_boxes_when_training=bool(self.model_cfg.get("ROI_HEAD", False)),
+        )
+        model_info_dict["module_list"].append(module)
+        return module, model_info_dict
+
+    def build_roi_head(self, model_info_dict: dict):
+        cfg = self.model_cfg.get("ROI_HEAD")
+        if cfg is None:
+            return None, model_info_dict
+        module = ROI_HEADS[cfg.NAME](
+            model_cfg=cfg,
+            input_channels=model_info_dict["num_point_features"],
+            backbone_channels=model_info_dict.get("backbone_channels"),
+            point_cloud_range=model_info_dict["point_cloud_range"],
+            voxel_size=model_info_dict["voxel_size"],
+            num_class=1 if cfg.get("CLASS_AGNOSTIC", False) else self.num_class,
         )
         model_info_dict["module_list"].append(module)
         return module, model_info_dict
@@ -156,11 +212,31 @@ class Detector3DTemplate(nn.Module):
         return self.post_processing(batch_dict)
 
     def get_training_loss(self):
-        """(loss, values to log, values to show): the dense head's loss. The values are detached tensors: reading them
-        is the logger's choice.
+        """(loss, values to log, values to show): the sum of the losses of the dense head, the point head, the RoI head
+        and a 3-D backbone that has ``get_loss``, as OpenPCDet's two-stage detectors sum them. The values are detached
+        tensors: reading them is the logger's choice.
+
+        ``dense_head.get_loss()`` and the others' ``get_loss(tb_dict)`` return (scalar, values to log); ``loss_rpn`` is
+        the dense head's.
+
+        Raises:
+            InputError: the detector has no head.
         """
-        loss, tb_dict = self.dense_head.get_loss()
-        return loss, {"loss_rpn": loss.detach(), **tb_dict}, {}
+        losses, tb_dict = [], {}
+        if getattr(self, "dense_head", None) is not None:
+            loss, values = self.dense_head.get_loss()
+            losses, tb_dict = [loss], {"loss_rpn": loss.detach(), **values}
+        for module in (
+            getattr(self, "point_head", None),
+            getattr(self, "roi_head", None),
+            getattr(self, "backbone_3d", None),
+        ):
+            if hasattr(module, "get_loss"):
+                loss, tb_dict = module.get_loss(tb_dict)
+                losses.append(loss)
+        if not losses:
+            raise InputError("MODEL: a detector needs a DENSE_HEAD, POINT_HEAD or ROI_HEAD to be trained")
+        return sum(losses[1:], losses[0]), tb_dict, {}
 
     @torch.no_grad()
     def post_processing(self, batch_dict: dict) -> tuple[list[dict], dict]:

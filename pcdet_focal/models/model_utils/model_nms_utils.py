@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...ops.arrays import small_table
 from ...ops.nms import nms_axis_aligned, nms_rotated
-from ..registry import find_by_name
+from ...registry import find_by_name
 
 _NMS = {"nms_gpu": nms_rotated, "nms_normal_gpu": nms_axis_aligned}  # the names are OpenPCDet's; both run on any device
 

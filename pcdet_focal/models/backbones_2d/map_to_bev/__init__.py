@@ -1,4 +1,5 @@
+from ....registry import MAP_TO_BEV
 from .height_compression import HeightCompression
 from .pointpillar_scatter import PointPillarScatter
 
-__all__ = {"HeightCompression": HeightCompression, "PointPillarScatter": PointPillarScatter}
+__all__ = MAP_TO_BEV.add({"HeightCompression": HeightCompression, "PointPillarScatter": PointPillarScatter})
