@@ -8,7 +8,9 @@ A configuration is a tree of ``EasyDict``. What this module adds to a plain YAML
 * numbers such as ``1e-3`` are numbers (plain YAML 1.1 reads them as text);
 * a missing key raises :class:`MissingKeyError`, which names the whole key path, who reads it and the keys that look
   like it;
-* a key that no part of this package knows is reported once, with the nearest known one.
+* a key that neither this package nor a registered plug-in knows is reported once, with the nearest known one;
+* ``CUSTOM_IMPORTS: [my_package.my_module]`` in a file or its base files imports modules that register classes of their
+  own (docs/extending.md), before anything is built.
 
 Merging and ``--set`` do what OpenPCDet's do; what they refuse or crash on there and take here is in
 docs/differences.md.
@@ -30,6 +32,7 @@ from easydict import EasyDict
 
 from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
 from .errors import InputError
+from .registry import import_modules, plugin_config_keys
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
 
@@ -149,7 +152,7 @@ def merge_new_config(
     """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was
     there.
 
-    A ``_BASE_CONFIG_`` comes first. What ``config`` had before under the base file's own top-level keys goes, mappings
+    A ``_BASE_CONFIG_`` comes first. Lists of ``CUSTOM_IMPORTS`` are joined. What ``config`` had before under the base file's own top-level keys goes, mappings
     too (OpenPCDet's rule).
     """
     base = new_config.get("_BASE_CONFIG_")
@@ -163,20 +166,23 @@ def merge_new_config(
             if not isinstance(config.get(key), dict):
                 config[key] = Config()
             merge_new_config(config[key], value, source, _chain)
+        elif key == "CUSTOM_IMPORTS" and isinstance(value, list) and isinstance(config.get(key), list):
+            config[key] = [*config[key], *(name for name in value if name not in config[key])]
         else:
             config[key] = value
     return config
 
 
 def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
-    """Load ``cfg_file`` (and its base files) into ``config`` and return it.
+    """Load ``cfg_file`` (and its base files) into ``config``, import its ``CUSTOM_IMPORTS`` and return it.
 
     Raises:
-        InputError: a file is missing or is not valid YAML (file and line).
+        InputError: a file is missing or is not valid YAML (file and line), or a module cannot be imported.
     """
     path = Path(cfg_file)
     merge_new_config(config, read_yaml(path), path, (path.resolve(),))
     _annotate(config, "", str(path))
+    _import_custom_modules(config, f"{path}: ")
     _warn_unknown_keys(config, str(path))
     return config
 
@@ -195,6 +201,7 @@ def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
         raise InputError(f"--set takes pairs of KEY VALUE; {cfg_list[-1]!r} has no value")
     for path, text in zip(cfg_list[0::2], cfg_list[1::2]):
         _set(config, path, text)
+    _import_custom_modules(config, "--set: ")
 
 
 def log_config_to_file(cfg: EasyDict, pre: str = "cfg", logger=None) -> None:
@@ -332,19 +339,27 @@ def _annotate(node: Any, path: str, source: str) -> None:
             value.__dict__["_key_path"], value.__dict__["_source"] = where, source
 
 
+def _import_custom_modules(config: EasyDict, source: str) -> None:
+    """Import what ``CUSTOM_IMPORTS`` names: at the top level, or in a section whose base file has it there."""
+    for path, node in _walk(config, ""):
+        if isinstance(node, dict) and node.get("CUSTOM_IMPORTS") is not None:
+            import_modules(node["CUSTOM_IMPORTS"], f"{source}{path + '.' if path else ''}CUSTOM_IMPORTS")
+
+
 _warned: set[tuple[str, str]] = set()
 
 
 def _warn_unknown_keys(config: EasyDict, source: str) -> None:
+    known = KNOWN_KEYS | plugin_config_keys()
     for path, value in _walk(config, ""):
         if not isinstance(value, dict) or path.rpartition(".")[2] in FREE_MAPPINGS:
             continue
         for key in value:
             full = f"{path}.{key}" if path else str(key)
-            if key in KNOWN_KEYS or full in OPTIONAL_KEYS or (source, full) in _warned:
+            if key in known or full in OPTIONAL_KEYS or (source, full) in _warned:
                 continue
             _warned.add((source, full))
-            near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1, cutoff=0.75)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.75)
             warnings.warn(
                 f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""),
                 stacklevel=3,

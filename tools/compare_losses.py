@@ -50,7 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     # a recipe's mistakes show before training
     curves = {recipe.stem: compare.response_curves(cfg, recipe, pictures.LOGITS) for recipe in recipes}
     runs = compare.plan(recipes, args.seeds, out)
-    words = ["--cfg_file", args.cfg_file, *(["--set", *args.set_cfgs] if args.set_cfgs else [])]
+    words = [
+        "--cfg_file",
+        args.cfg_file,
+        *(word for name in args.imports for word in ("--import", name)),
+        *(["--set", *args.set_cfgs] if args.set_cfgs else []),
+    ]
     failed = compare.run_all(runs, cfg, words, args.jobs, report=lambda line: print(line, flush=True))
 
     results = compare.collect(runs, cfg)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..config import Config, cfg_from_list, cfg_from_yaml_file
 from ..errors import InputError
+from ..registry import import_modules
 from . import distributed
 from .run_log import create_logger, file_only
 
@@ -89,6 +90,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that reads a configuration; OpenPCDet's names."""
     parser.add_argument("--cfg_file", required=True, help="configuration (YAML)")
     parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import my_package.my_module first, which registers classes of its own; may be repeated",
+    )
+    parser.add_argument(
         "--set",
         dest="set_cfgs",
         default=None,
@@ -132,7 +141,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The configuration of ``--cfg_file`` and ``--set``; adds TAG and EXP_GROUP_PATH (the folders below ``cfgs``)."""
+    """The configuration of ``--cfg_file`` and ``--set``, after the modules of ``--import``; adds TAG and EXP_GROUP_PATH
+    (the folders below ``cfgs``).
+    """
+    import_modules(args.imports, "--import")
     cfg = Config(ROOT_DIR=Path(__file__).resolve().parents[2], LOCAL_RANK=0)
     cfg_from_yaml_file(args.cfg_file, cfg)
     path = Path(args.cfg_file)
