@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         merge_all_iters_to_one_epoch=args.merge_all_iters_to_one_epoch,
         total_epochs=epochs,
         seed=FIXED_SEED if args.fix_random_seed else None,
+        persistent_workers=not cfg.get("HOOK"),  # a hook changes the data set between epochs
         **loader_args,
     )
     # before training: what is missing is missed at once
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     if cfg.LOCAL_RANK == 0:
         shutil.copy(args.cfg_file, run_dir)
     trainer.train(start)
+    del trainer, train_loader  # ends its processes
     if scalars is not None:
         scalars.close()
 

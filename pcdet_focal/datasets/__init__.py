@@ -41,6 +41,7 @@ def build_dataloader(
     training: bool = True,
     merge_all_iters_to_one_epoch: bool = False,
     total_epochs: int = 0,
+    persistent_workers: bool = False,
 ) -> tuple[DatasetTemplate, DataLoader, EpochSampler]:
     """The data set that ``dataset_cfg.DATASET`` names, a loader of its batches, and the sampler that orders its frames.
 
@@ -52,9 +53,11 @@ def build_dataloader(
             seeding that state makes the run repeatable. Test mode always takes 0 then, so that evaluating twice gives
             the same figures.
         merge_all_iters_to_one_epoch, total_epochs: one pass over ``total_epochs`` times the frames.
+        persistent_workers: keep the loader processes from one epoch to the next. Of later changes to the data set they
+            see only the epoch; without this, workers start anew in each epoch, so that all changes (an augmentation
+            switched off) reach them.
 
-    Call ``sampler.set_epoch(epoch)`` before each epoch. Workers start anew in each, so that changes to the data set (an
-    augmentation switched off) reach them. Batches are numpy arrays, see ``collate_batch``.
+    Call ``sampler.set_epoch(epoch)`` before each epoch. Batches are numpy arrays, see ``collate_batch``.
 
     Raises InputError for an unknown DATASET and for a data set without frames.
     """
@@ -77,6 +80,7 @@ def build_dataloader(
         num_workers=workers,
         collate_fn=dataset.collate_batch,
         drop_last=False,
+        persistent_workers=persistent_workers and workers > 0,
     )
     return dataset, dataloader, sampler
 

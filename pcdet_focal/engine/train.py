@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..losses import set_training_progress
-from ..models.model_utils.checkpoint_loading import read_checkpoint
+from ..models.model_utils.checkpoint_loading import load_params_with_optimizer, read_checkpoint
 from .checkpoint import checkpoint_state, remove_old_checkpoints, save_checkpoint
 from .distributed import get_rank
 from .run_log import AverageMeter, ScalarLog, file_only
@@ -242,8 +242,10 @@ def resume(trainer: Trainer, model: nn.Module, checkpoint: str | Path) -> int:
 
     Raises InputError for a checkpoint of another architecture or optimiser.
     """
-    iteration, epoch = model.load_params_with_optimizer(checkpoint, optimizer=trainer.optimizer, logger=trainer.logger)
     saved = read_checkpoint(checkpoint)
+    iteration, epoch = load_params_with_optimizer(
+        model, checkpoint, trainer.optimizer, trainer.logger, checkpoint=saved
+    )
     if saved.get("data_seed") is not None and hasattr(trainer.loader.dataset, "seed"):
         trainer.loader.dataset.seed = trainer.sampler.seed = saved["data_seed"]
     if saved.get("scaler_state") and trainer.scaler.is_enabled():

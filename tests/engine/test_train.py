@@ -2,9 +2,11 @@
 and the loop by itself.
 """
 
+import gc
 import json
 import logging
 import math
+import multiprocessing
 
 import pytest
 import tiny_kitti
@@ -99,12 +101,54 @@ def test_an_interrupted_run_goes_on_bit_by_bit(workplace, monkeypatch, workers, 
     assert [iteration for iteration, _ in values] == sorted({iteration for iteration, _ in values})
 
 
-def test_a_run_stopped_at_an_epochs_end_goes_on_and_seeds_make_runs(workplace):
+def worker_processes(monkeypatch) -> list[set[int]]:
+    """Filled with the loader processes at the end of every epoch of the runs that follow."""
+    seen, train_epoch = [], Trainer._train_epoch
+
+    def watched(self, epoch, batches):
+        train_epoch(self, epoch, batches)
+        seen.append({process.pid for process in multiprocessing.active_children()})
+
+    monkeypatch.setattr(Trainer, "_train_epoch", watched)
+    return seen
+
+
+def test_loader_processes_stay_for_the_run(workplace, monkeypatch):
+    seen = worker_processes(monkeypatch)
+    train("run", workers=1)
+    assert len(seen) == 2 and seen[0] & seen[1]
+    gc.collect()
+    assert not {process.pid for process in multiprocessing.active_children()} & seen[1]
+
+
+def test_a_hooks_change_reaches_the_loader_processes(workplace, monkeypatch):
+    content = tiny_kitti.config(tiny_kitti.dataset())
+    content["MODEL"]["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"]["POS_FRACTION"] = 0.5  # as in tiny.yaml
+    steps = [step["NAME"] for step in content["DATA_CONFIG"]["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"]]
+    train("never_off")
+    content["HOOK"] = {"DisableAugmentationHook": {"DISABLE_AUG_LIST": steps, "NUM_LAST_EPOCHS": 1}}
+    tiny_kitti.write_config(workplace / "cfgs/tiny_models/hook.yaml", content)
+    train("alone", config="hook")
+    seen = worker_processes(monkeypatch)
+    train("helped", config="hook", workers=1)
+    assert len(seen) == 2 and seen[0] and not seen[0] & seen[1]
+    assert_same_run(saved("alone", config="hook"), saved("helped", config="hook"))
+    off, on = (saved(tag, config=config)["model_state"] for tag, config in (("alone", "hook"), ("never_off", "tiny")))
+    assert any(not torch.equal(value, on[key]) for key, value in off.items())
+
+
+def test_a_run_stopped_at_an_epochs_end_goes_on_and_seeds_make_runs(workplace, monkeypatch):
     train("straight")
     train("again")
     assert_same_run(saved("straight"), saved("again"))
     checkpoint_1 = workplace / "output/tiny_models/tiny/again/ckpt/checkpoint_epoch_1.pth"
-    train("from_1", "--ckpt", checkpoint_1, seed=False)  # the checkpoint knows the seed of the data
+    read, load = [], torch.load
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch, "load", lambda file, *args, **kwargs: (read.append(str(file)), load(file, *args, **kwargs))[1]
+        )
+        train("from_1", "--ckpt", checkpoint_1, seed=False)  # the checkpoint knows the seed of the data
+    assert read.count(str(checkpoint_1)) == 1
     assert_same_run(saved("straight"), saved("from_1"))
     train("other", seed=False)
     assert any(

@@ -122,16 +122,25 @@ def load_params_from_file(
 
 
 def load_params_with_optimizer(
-    model: nn.Module, filename: str | Path, optimizer=None, logger=None, kernel_layout: str | None = None
+    model: nn.Module,
+    filename: str | Path,
+    optimizer=None,
+    logger=None,
+    kernel_layout: str | None = None,
+    checkpoint: dict | None = None,
 ) -> tuple[int, int]:
     """Load a whole checkpoint of the same architecture, to go on training; returns (iteration, epoch).
 
     As with OpenPCDet, the optimiser's state may also be in a file of its own beside it, ``<name>_optim.pth``.
 
+    Args:
+        kernel_layout: see :func:`model_state`.
+        checkpoint: what :func:`read_checkpoint` made of ``filename``, if that has been done.
+
     Raises:
         InputError: any weight is missing, extra or of another shape; the model is left as it was.
     """
-    checkpoint = read_checkpoint(filename)
+    checkpoint = read_checkpoint(filename) if checkpoint is None else checkpoint
     layout = kernel_layout or file_layout(model, checkpoint["model_state"])
     fitting, problems = match_state(model, _in_own_layout(model, checkpoint["model_state"], layout))
     if problems:

@@ -202,11 +202,11 @@ def test_the_replacing_frame_brings_its_own_image_size(kitti_folder, dataset_cfg
     assert item["frame_id"] != "000001" and item["image_shape"].tolist() == [40, 100]
 
 
-def batches(folder, cfg, workers, seed, epochs=1, global_seed=None):
+def batches(folder, cfg, workers, seed, epochs=1, global_seed=None, **more):
     if global_seed is not None:
         np.random.seed(global_seed)
     _, loader, sampler = build_dataloader(
-        cfg, CLASSES, 2, dist=False, root_path=folder, workers=workers, seed=seed, training=True
+        cfg, CLASSES, 2, dist=False, root_path=folder, workers=workers, seed=seed, training=True, **more
     )
     found = []
     for epoch in range(epochs):
@@ -226,6 +226,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(kitti_folder, dataset_cf
     create(kitti_folder, dataset_cfg)
     alone, helped = (batches(kitti_folder, dataset_cfg, workers, seed=3, epochs=2) for workers in (0, 2))
     assert_same_batches(alone, helped)
+    assert_same_batches(alone, batches(kitti_folder, dataset_cfg, 1, seed=3, epochs=2, persistent_workers=True))
     first, second = (
         {frame: angle for batch in epoch for frame, angle in zip(batch["frame_id"], batch["noise_rot"])}
         for epoch in alone
