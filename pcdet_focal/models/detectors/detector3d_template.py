@@ -316,17 +316,19 @@ class Detector3DTemplate(nn.Module):
         if not recall_dict:
             recall_dict = {"gt": 0, **{f"{stage}_{t}": 0 for t in thresh_list for stage in ("roi", "rcnn")}}
         gt = data_dict["gt_boxes"][batch_index]
-        gt = gt[gt[:, -1] != 0][:, :7] if gt.shape[-1] > 7 else gt[gt.abs().sum(-1) > 0]
-        recall_dict["gt"] += len(gt)
+        real = gt[:, -1] != 0 if gt.shape[-1] > 7 else gt.abs().sum(-1) > 0  # the others pad
+        counts = {"gt": real.sum()}
         for stage, boxes in (
             ("rcnn", box_preds),
             ("roi", data_dict["rois"][batch_index] if "rois" in data_dict else None),
         ):
             if boxes is None or not len(boxes) or not len(gt):
                 continue
-            best = boxes_iou3d(boxes[:, :7].to(gt.dtype), gt).amax(dim=0)
-            for threshold in thresh_list:
-                recall_dict[f"{stage}_{threshold}"] += int((best > threshold).sum())
+            best = boxes_iou3d(boxes[:, :7].to(gt.dtype), gt[:, :7]).amax(dim=0)
+            counts.update({f"{stage}_{threshold}": (real & (best > threshold)).sum() for threshold in thresh_list})
+        # all counts in one read: on a GPU each one waits for it
+        for key, count in zip(counts, torch.stack(list(counts.values())).tolist()):
+            recall_dict[key] += count
         return recall_dict
 
     def load_params_from_file(

@@ -22,9 +22,11 @@ class DynamicVoxels(nn.Module):
     ):
         super().__init__()
         self.cells = [int(n) for n in grid_size[:axes]]
-        self.voxel_size = [float(v) for v in voxel_size]
+        size = [float(v) for v in voxel_size]
         # Centre of the first voxel, rounded to float32 as in OpenPCDet, whose range is float32.
-        self.offsets = [float(np.float32(self.voxel_size[i] / 2) + np.float32(point_cloud_range[i])) for i in range(3)]
+        offsets = [float(np.float32(size[i] / 2) + np.float32(point_cloud_range[i])) for i in range(3)]
+        self.register_buffer("voxel_size", torch.tensor(size, dtype=torch.float64), persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float64), persistent=False)
         for name, values in (("low", point_cloud_range[:axes]), ("size", voxel_size[:axes]), ("high_cell", self.cells)):
             self.register_buffer(name, torch.tensor(np.asarray(values, np.float32)), persistent=False)
 
@@ -50,8 +52,5 @@ class DynamicVoxels(nn.Module):
 
     def offsets_from_centre(self, xyz: Tensor, cells: Tensor) -> Tensor:
         """Points (K, 3) relative to the centres of their pillars (K, 2), and in z of the range."""
-        scale = xyz.new_tensor(self.voxel_size[:2])
-        centre = torch.cat([cells.to(xyz.dtype) * scale, xyz.new_zeros(len(xyz), 1)], dim=1) + xyz.new_tensor(
-            self.offsets
-        )
-        return xyz - centre
+        cells = torch.nn.functional.pad(cells.to(xyz.dtype) * self.voxel_size[:2].to(xyz.dtype), (0, 1))  # (K, 3)
+        return xyz - (cells + self.offsets.to(xyz.dtype))
