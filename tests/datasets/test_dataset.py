@@ -171,9 +171,7 @@ def test_frames_without_objects_on_demand_and_in_test_mode():
 
 def test_no_frame_with_an_object_is_an_error_not_an_endless_search():
     dataset = MadeUp([["Van"], []])
-    with pytest.raises(
-        InputError, match=r"60 training frames drawn at random .* classes Car, Pedestrian .*ALLOW_EMPTY_FRAMES: True"
-    ):
+    with pytest.raises(InputError, match=r"60 .* Car, Pedestrian .*ALLOW_EMPTY_FRAMES: True"):
         dataset[0]
     dataset.names[1] = ["Car"]
     assert dataset[0]["frame_id"] == "1"  # the search can be repeated
@@ -181,7 +179,7 @@ def test_no_frame_with_an_object_is_an_error_not_an_endless_search():
 
 def test_training_without_labels():
     dataset = MadeUp([["Car"]])
-    with pytest.raises(InputError, match="frame 000007: training needs labels"):
+    with pytest.raises(InputError, match="frame 000007"):
         dataset.prepare_data({"frame_id": "000007", "points": np.zeros((3, 4), np.float32)})
 
 
@@ -272,11 +270,11 @@ def test_collate_without_any_box():
 
 def test_collate_names_key_and_frames_that_do_not_fit():
     one, two = {"frame_id": "a", "image_shape": np.zeros(2)}, {"frame_id": "b", "image_shape": np.zeros(3)}
-    with pytest.raises(InputError, match=r"the 'image_shape' of its frames .* shapes a: \(2,\), b: \(3,\)"):
+    with pytest.raises(InputError, match=r"'image_shape' .*a: \(2,\), b: \(3,\)"):
         DatasetTemplate.collate_batch([one, two])
-    with pytest.raises(InputError, match="the frames a have no 'gt_boxes'"):
+    with pytest.raises(InputError, match=" a .*'gt_boxes'"):
         DatasetTemplate.collate_batch([{"frame_id": "a"}, {"frame_id": "b", "gt_boxes": np.zeros((1, 8))}])
-    with pytest.raises(InputError, match="different numbers of values"):
+    with pytest.raises(InputError, match="gt_boxes"):
         DatasetTemplate.collate_batch([{"gt_boxes": np.zeros((1, 8))}, {"gt_boxes": np.zeros((1, 10))}])
 
 
@@ -334,7 +332,7 @@ def test_the_sampler_tells_the_data_set_its_epoch():
 def test_unknown_data_set():
     with pytest.raises(
         InputError,
-        match=r"DATA_CONFIG\.DATASET: 'KitiDataset' .*did you mean KittiDataset\?",
+        match=r"DATA_CONFIG\.DATASET: .*'KitiDataset' .*KittiDataset",
     ):
         build_dataloader(Config({"DATASET": "KitiDataset"}), CLASSES, 2, dist=False)
 

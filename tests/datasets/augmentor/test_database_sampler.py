@@ -190,7 +190,7 @@ def test_objects_are_set_down_on_the_plane(root):
 
 
 def test_a_class_without_objects_is_skipped_with_one_warning(root):
-    with pytest.warns(UserWarning, match=r"no Pedestrian left to paste") as caught:
+    with pytest.warns(UserWarning, match="Pedestrian") as caught:
         sampler = DataBaseSampler(root, config(SAMPLE_GROUPS=["Car:1", "Pedestrian:4", "Cyclist:9"]), CLASSES)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -228,7 +228,7 @@ def test_points_of_several_sweeps(tmp_path):
     assert len(DataBaseSampler(tmp_path, config(NUM_POINT_FEATURES=5), ["Car"])(scene)["points"]) == 6
     timed = config(NUM_POINT_FEATURES=5, FILTER_OBJ_POINTS_BY_TIMESTAMP=True, TIME_RANGE=[0.2, 0.0])
     assert len(DataBaseSampler(tmp_path, timed, ["Car"])(scene)["points"]) == 4
-    with pytest.raises(InputError, match="NUM_POINT_FEATURES.*5 columns.*3"):
+    with pytest.raises(InputError, match="NUM_POINT_FEATURES.*5.*3"):
         DataBaseSampler(tmp_path, config(NUM_POINT_FEATURES=5), ["Car"])({**scene, "points": scene["points"][:, :3]})
 
 
@@ -292,11 +292,11 @@ def test_files_are_read_once_up_to_a_limit(root, monkeypatch):
         ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create_kitti_infos"),
         (
             {"PREPARE": {"filter_by_min_point": ["Car:5"]}},
-            r"PREPARE\.filter_by_min_point.*did you mean 'filter_by_min_points'",
+            r"PREPARE\.filter_by_min_point.*'filter_by_min_points'",
         ),
-        ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"PREPARE\.filter_by_min_points\[0\] is 'Car'.*'Car:15'"),
-        ({"SAMPLE_GROUPS": ["Car:1", "Car:many"]}, r"SAMPLE_GROUPS\[1\] is 'Car:many'"),
-        ({"REMOVE_EXTRA_WIDTH": [0.0]}, r"REMOVE_EXTRA_WIDTH must be three"),
+        ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"PREPARE\.filter_by_min_points\[0\] .*'Car'.*'Car:15'"),
+        ({"SAMPLE_GROUPS": ["Car:1", "Car:many"]}, r"SAMPLE_GROUPS\[1\] .*'Car:many'"),
+        ({"REMOVE_EXTRA_WIDTH": [0.0]}, r"REMOVE_EXTRA_WIDTH"),
         ({"IMG_AUG_TYPE": "kitti"}, r"IMG_AUG_TYPE"),
     ],
 )
@@ -308,7 +308,7 @@ def test_wrong_configurations(root, changes, message):
 def test_missing_and_wrong_object_files(root):
     sampler = DataBaseSampler(root, config(SAMPLE_GROUPS=["Car:10"]), CLASSES)
     (root / "gt_database/Car_4.bin").write_bytes(b"\0" * 20)
-    with pytest.raises(InputError, match=r"Car_4\.bin has 20 bytes, not the 96 of 6 points.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"Car_4\.bin .*20 .*96 .*create_kitti_infos"):
         sampler(make_scene())
     (root / "gt_database/Car_4.bin").unlink()
     with pytest.raises(InputError, match=r"Car_4\.bin.*create_kitti_infos"):
@@ -319,5 +319,5 @@ def test_scenes_that_cannot_take_objects(root):
     sampler = DataBaseSampler(root, config(), CLASSES)
     with pytest.raises(InputError, match="gt_boxes2d"):
         sampler({**make_scene(), "gt_boxes2d": np.zeros((1, 4))})
-    with pytest.raises(InputError, match="7 columns.*9"):
+    with pytest.raises(InputError, match="7.*9"):
         sampler({**make_scene(), "gt_boxes": np.zeros((1, 9), dtype=np.float32)})

@@ -116,7 +116,7 @@ def test_a_copy_for_a_worker_carries_no_points(database):
 def test_missing(database):
     root, entries, _ = database
     (root / "gt_database_global.npy").unlink()
-    with pytest.raises(InputError, match=r"0\.bin.*nor is there .*gt_database_global\.npy.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"0\.bin.*gt_database_global\.npy.*create_kitti_infos"):
         ObjectPoints(root, 4).read(entries[0])
 
 
@@ -125,7 +125,7 @@ def test_cut_off(database, size):
     root, entries, _ = database
     path = root / "gt_database_global.npy"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"gt_database_global\.npy.*cut off or damaged.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"gt_database_global\.npy.*create_kitti_infos"):
         ObjectPoints(root, 4).read(entries[0])
 
 
@@ -134,12 +134,10 @@ def test_of_another_build(database):
     path = root / "gt_database_global.npy"
     np.save(path, np.concatenate(objects)[:14])  # fewer objects
     ObjectPoints(root, 4).read(entries[2])
-    with pytest.raises(
-        InputError, match=r"has not the 5 points of gt_database/4\.bin in its rows 12 to 17 \(of 14\).*another time"
-    ):
+    with pytest.raises(InputError, match=r"gt_database_global\.npy.* 5 .*gt_database/4\.bin .*12 .*17 .*14"):
         ObjectPoints(root, 4).read(entries[4])
     np.save(path, np.concatenate(objects[::-1]))  # as many, in another order
-    with pytest.raises(InputError, match="another time"):
+    with pytest.raises(InputError, match=r"gt_database_global\.npy"):
         ObjectPoints(root, 4).read(entries[2])
     np.save(path, np.concatenate(objects)[:, :3])
     with pytest.raises(InputError, match=r"float32 \(17, 3\).*NUM_POINT_FEATURES"):
@@ -149,7 +147,7 @@ def test_of_another_build(database):
         ObjectPoints(root, 4).read(entries[0])
     entries[0]["num_points_in_gt"] = 4
     np.save(path, np.concatenate(objects))
-    with pytest.raises(InputError, match="another time"):
+    with pytest.raises(InputError, match=r"gt_database_global\.npy"):
         ObjectPoints(root, 4).read(entries[0])
 
 

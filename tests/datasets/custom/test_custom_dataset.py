@@ -113,7 +113,7 @@ def test_the_command_finds_classes_and_folder_in_the_configuration(folder, cfg, 
     data_only["DATA_PATH"] = "nowhere"
     path = tiny_kitti.write_config(tmp_path / "data.yaml", {"DATA_CONFIG": data_only})
     assert custom_dataset.main(["create_custom_infos", str(path)]) == 2
-    assert "error: the folder of the data set (DATA_CONFIG.DATA_PATH) is missing; tried" in capsys.readouterr().err
+    assert "DATA_CONFIG.DATA_PATH" in capsys.readouterr().err
     assert custom_dataset.main(["create_custom_infos", str(path), "--data_path", str(folder)]) == 0
 
 
@@ -123,8 +123,7 @@ def test_frames_without_objects_and_other_columns(folder, cfg):
     cfg.POINT_FEATURE_ENCODING["src_feature_list"] = ["x", "y", "z", "intensity", "ring"]
     with pytest.raises(
         InputError,
-        match=r"frame a1: .*a1\.npy holds an array \(57, 4\) of float64; a scan has 5 columns \(x, y, z, intensity, "
-        r"ring",
+        match=r"frame a1: .*a1\.npy .*\(57, 4\) .*float64.* 5 .*x, y, z, intensity, ring",
     ):
         create(cfg, folder)
     for path in (folder / "points").iterdir():
@@ -225,7 +224,7 @@ def test_boxes_with_few_points_can_be_left_out(folder, cfg):
         assert f"Car ground truth: {boxes}, {boxes}, {boxes} count" in text
     for info in dataset.infos:
         del info["annos"]["num_points_in_gt"]  # as OpenPCDet's are
-    with pytest.raises(InputError, match="FILTER_MIN_POINTS_IN_GT: the infos in .* create_custom_infos"):
+    with pytest.raises(InputError, match="FILTER_MIN_POINTS_IN_GT: .* create_custom_infos"):
         dataset[0]
 
 
@@ -317,13 +316,13 @@ def test_classes_that_are_not_mapped_are_left_out_and_those_that_share_a_kitti_c
 
 def test_evaluation_that_is_not_possible_is_told_early(folder, cfg):
     create(cfg, folder)
-    with pytest.raises(InputError, match=r"MAP_CLASS_TO_KITTI has no entry for the class 'Tram'"):
+    with pytest.raises(InputError, match=r"MAP_CLASS_TO_KITTI .*'Tram'"):
         CustomDataset(cfg, ["Tram"], training=False, root_path=folder)
     dataset = CustomDataset(cfg, CLASSES, training=False, root_path=folder)
-    with pytest.raises(InputError, match=r"EVAL_METRIC is 'waymo'"):
+    with pytest.raises(InputError, match=r"EVAL_METRIC .*'waymo'"):
         dataset.evaluation([], CLASSES, eval_metric="waymo")
     cfg["MAP_CLASS_TO_KITTI"]["Vehicle"] = "Cars"
-    with pytest.raises(InputError, match=r"MAP_CLASS_TO_KITTI\.Vehicle is 'Cars'; did you mean 'Car'"):
+    with pytest.raises(InputError, match=r"MAP_CLASS_TO_KITTI\.Vehicle .*'Cars'.* 'Car'"):
         CustomDataset(cfg, CLASSES, training=False, root_path=folder)
     CustomDataset(cfg, CLASSES, root_path=folder)  # training needs no map
 
@@ -339,34 +338,34 @@ def label(text):
 FAULTS = {
     "no label file": (
         lambda root: (root / "labels/a1.txt").unlink(),
-        r"frame a1: the label file .*a1\.txt is missing; a frame without objects has",
+        r"frame a1: .*a1\.txt",
     ),
-    "no scan": (lambda root: (root / "points/b1.npy").unlink(), r"frame b1: the scan .*b1\.npy is missing"),
+    "no scan": (lambda root: (root / "points/b1.npy").unlink(), r"frame b1: .*b1\.npy"),
     "no labels at all": (
         lambda root: shutil.rmtree(root / "labels"),
-        r"(?s)there is no folder .*labels, where the label file of frame a1.*<DATA_PATH>/",
+        r"(?s)labels.* frame a1.*<DATA_PATH>/",
     ),
     "no lists": (
         lambda root: shutil.rmtree(root / "ImageSets"),
-        r"(?s)neither train\.txt nor val\.txt.*ImageSets/train\.txt",
+        r"(?s)train\.txt .*val\.txt.*ImageSets/train\.txt",
     ),
-    "class first": (label("Vehicle 1 2 3 4 5 6 0.5\n"), r"a1\.txt:1: the x is 'Vehicle', which is not a number"),
-    "no class": (label("# x\n1 2 3 4 5 6 0.5\n"), r"a1\.txt:2: 7 words; a label is: x y z dx dy dz heading class"),
+    "class first": (label("Vehicle 1 2 3 4 5 6 0.5\n"), r"a1\.txt:1: .*x .*'Vehicle'"),
+    "no class": (label("# x\n1 2 3 4 5 6 0.5\n"), r"a1\.txt:2: .*7 .*x y z dx dy dz heading class"),
     "a class with a blank": (
         label("1 2 3 4 5 6 0.5 big Vehicle\n"),
-        r"a1\.txt:1: the column before the class is 'big'",
+        r"a1\.txt:1: .*'big'",
     ),
-    "NaN": (label("1 2 nan 4 5 6 0.5 Vehicle\n"), r"a1\.txt:1: the z is nan; it must be a finite number"),
-    "no size": (label("1 2 3 4 0 6 0.5 Vehicle\n"), r"a1\.txt:1: the sizes dx, dy, dz are 4, 0, 6"),
+    "NaN": (label("1 2 nan 4 5 6 0.5 Vehicle\n"), r"a1\.txt:1: .*z .*nan"),
+    "no size": (label("1 2 3 4 0 6 0.5 Vehicle\n"), r"a1\.txt:1: .*dx, dy, dz .*4, 0, 6"),
     "not an array": (
         lambda root: (root / "points/a1.npy").write_bytes(b"1 2 3"),
-        r"frame a1: .*a1\.npy is not an array saved by numpy",
+        r"frame a1: .*a1\.npy",
     ),
     "NaN points": (
         lambda root: np.save(root / "points/a1.npy", scan() * np.nan),
-        r"frame a1: 57 of the 57 points in .*DROP_NONFINITE_POINTS",
+        r"frame a1: .*57 .*57 .*DROP_NONFINITE_POINTS",
     ),
-    "twice": (lambda root: (root / "ImageSets/val.txt").write_text("b1\nb1\n"), r"val\.txt: frame b1 stands twice"),
+    "twice": (lambda root: (root / "ImageSets/val.txt").write_text("b1\nb1\n"), r"val\.txt: frame b1"),
 }
 
 
@@ -382,6 +381,6 @@ def test_a_fault_is_named_and_nothing_is_made(folder, cfg, fault):
 def test_missing_infos_are_told_with_the_command(folder, cfg):
     with pytest.raises(
         InputError,
-        match=r"custom_infos_val\.pkl does not exist or lists none\. Make it with: python -m .*create_custom_infos CFG",
+        match=r"custom_infos_val\.pkl.*create_custom_infos CFG",
     ):
         build_dataloader(cfg, CLASSES, 1, dist=False, root_path=folder, workers=0, training=False)

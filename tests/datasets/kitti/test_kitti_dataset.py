@@ -333,17 +333,17 @@ def kitti_calib():
 def test_an_empty_scan_is_evaluated_but_not_trained_on(kitti_folder, dataset_cfg):
     for name in ("000001", "000002"):
         (kitti_folder / f"training/velodyne/{name}.bin").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"frame 00000[12]: the scan .*00000[12]\.bin has no point"):
+    with pytest.warns(UserWarning, match=r"frame 00000[12]: .*00000[12]\.bin"):
         create(kitti_folder, dataset_cfg)
     _, loader, _ = build_dataloader(
         dataset_cfg, CLASSES, 1, dist=False, root_path=kitti_folder, workers=0, training=False
     )
-    with pytest.warns(UserWarning, match="frame 000002: the scan"):
+    with pytest.warns(UserWarning, match="frame 000002: "):
         (batch,) = loader
     assert (
         batch["points"].shape == (0, 5) and batch["gt_boxes"].shape == (1, 1, 8) and batch["voxels"].shape[1:] == (5, 4)
     )
-    with pytest.raises(InputError, match="frame 000001: its scan in .*velodyne has no point"):
+    with pytest.raises(InputError, match="frame 000001: .*velodyne"):
         KittiDataset(dataset_cfg, CLASSES, training=True, root_path=kitti_folder)[0]
 
 
@@ -357,9 +357,8 @@ def test_a_fault_met_while_loading_is_told_without_a_traceback(kitti_folder, dat
     )
     with pytest.raises(InputError) as raised:
         next(iter(loader))
-    assert str(raised.value).startswith(f"frame 000002: the scan {path} has 3 bytes") and "Traceback" not in str(
-        raised.value
-    )
+    message = str(raised.value)
+    assert message.startswith("frame 000002: ") and str(path) in message and "Traceback" not in message
 
 
 def spoil(path, content):
@@ -372,17 +371,17 @@ def spoil(path, content):
         (
             "training/velodyne/000003.bin",
             b"\0" * 1000,
-            r"frame 000003: the scan .*000003\.bin has 1000 bytes, which is not a multiple of 16",
+            r"frame 000003: .*000003\.bin .*1000.*16",
         ),
         (
             "training/velodyne/000003.bin",
             np.float32([[1, 2, np.nan, 0]]).tobytes(),
-            r"frame 000003: 1 of the 1 points in .*DROP_NONFINITE_POINTS",
+            r"frame 000003: .*DROP_NONFINITE_POINTS",
         ),
-        ("training/label_2/000003.txt", "Car 0 0 1\n", r"000003\.txt, line 1: a KITTI label has 15 fields"),
-        ("training/calib/000003.txt", "P2: 1 0 0 0 0 1 0 0 0 0 1 0\n", r"000003\.txt: no line 'R0_rect: '"),
-        ("image_shapes.json", "{}", r"frame 00000\d: its image size is needed"),
-        ("ImageSets/val.txt", "000777\n", r"frame 000777: the calibration .*000777\.txt is missing"),
+        ("training/label_2/000003.txt", "Car 0 0 1\n", r"000003\.txt, line 1: .*15"),
+        ("training/calib/000003.txt", "P2: 1 0 0 0 0 1 0 0 0 0 1 0\n", r"000003\.txt: .*R0_rect"),
+        ("image_shapes.json", "{}", r"frame 00000\d: .*00000\d\.png"),
+        ("ImageSets/val.txt", "000777\n", r"frame 000777: .*000777\.txt"),
     ],
 )
 def test_a_bad_file_is_named_and_nothing_half_written_stays(kitti_folder, dataset_cfg, path, content, message):
@@ -417,24 +416,22 @@ def test_missing_folders_show_the_layout(tmp_path, dataset_cfg, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         InputError,
-        match=r"(?s)folder of the data set .* tried \S+/data/kitti and \S+/tools/data/kitti\. .*ImageSets/train\.txt",
+        match=r"(?s)DATA_CONFIG\.DATA_PATH.* \S+/data/kitti .*\S+/tools/data/kitti.*ImageSets/train\.txt",
     ):
         KittiDataset(dataset_cfg, CLASSES)
     (tmp_path / "data/kitti/ImageSets").mkdir(parents=True)
     (tmp_path / "data/kitti/ImageSets/train.txt").write_text("000001\n")
     with pytest.raises(
         InputError,
-        match=r"(?s)no folder \S+/data/kitti/training/calib, where the calibration of frame 000001 .*training/label_2",
+        match=r"(?s)\S+/data/kitti/training/calib.* frame 000001 .*training/label_2",
     ):
         create_kitti_infos(dataset_cfg, CLASSES, tmp_path / "data/kitti", tmp_path / "data/kitti")
-    with pytest.raises(InputError, match=r"neither train\.txt nor val\.txt nor test\.txt in .*ImageSets"):
+    with pytest.raises(InputError, match=r"train\.txt .*val\.txt .*test\.txt .*ImageSets"):
         create_kitti_infos(dataset_cfg, CLASSES, tmp_path, tmp_path)
 
 
 def test_infos_that_were_not_made_yet(kitti_folder, dataset_cfg):
-    with pytest.raises(
-        InputError, match=r"no training frame: .*kitti_infos_train\.pkl does not exist .*create_kitti_infos CFG"
-    ):
+    with pytest.raises(InputError, match=r"kitti_infos_train\.pkl .*create_kitti_infos CFG"):
         build_dataloader(dataset_cfg, CLASSES, 2, dist=False, root_path=kitti_folder)
 
 
@@ -480,8 +477,9 @@ def test_command_line(kitti_folder, tmp_path, capsys):
     assert kitti_dataset.main(["create_kitti_infos", str(cfg_file), "--data_path", str(tmp_path / "nowhere")]) == 2
     error = capsys.readouterr().err
     assert (
-        error.startswith("error: the folder of the data set")
-        and f"tried {tmp_path / 'nowhere'} and" not in error
+        error.startswith("error: ")
+        and "DATA_CONFIG.DATA_PATH" in error
+        and str(tmp_path / "nowhere") in error
         and "Traceback" not in error
     )
 
