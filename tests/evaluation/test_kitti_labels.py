@@ -1,5 +1,7 @@
 """Label files: what is read, and what is said about a file that cannot be."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -51,35 +53,34 @@ def test_an_empty_file_has_no_objects(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, named",
     [
-        (f"{CAR}\nCar 0.00 0\n", ":2: 3 fields; a KITTI label line has 15 (16 with a score)"),
-        (f"{CAR} 0.5 7\n", ":1: 17 fields"),
-        (f"{CAR} 0.5\n\n{CAR}\n", ":3: 15 fields after lines of 16"),
-        (f"{CAR}\n{CAR.replace('1.75', 'abc')}\n", ":2: y is 'abc'; it must be a finite number"),
-        (CAR.replace("4.15", "nan"), ":1: length is 'nan'; it must be a finite number"),
-        (CAR.replace(" 1 ", " 1.5 "), ":1: occluded is '1.5'; it must be a whole number"),
-        (f"{CAR} inf", ":1: score is 'inf'"),
+        (f"{CAR}\nCar 0.00 0\n", r":2: 3 .*15"),
+        (f"{CAR} 0.5 7\n", ":1: 17 "),
+        (f"{CAR} 0.5\n\n{CAR}\n", ":3: 15 .*16"),
+        (f"{CAR}\n{CAR.replace('1.75', 'abc')}\n", ":2: y .*'abc'"),
+        (CAR.replace("4.15", "nan"), ":1: length .*'nan'"),
+        (CAR.replace(" 1 ", " 1.5 "), r":1: occluded .*'1\.5'"),
+        (f"{CAR} inf", ":1: score .*'inf'"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, text, words):
+def test_bad_lines_are_named(tmp_path, text, named):
     path = tmp_path / "000123.txt"
     path.write_text(text)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="^" + re.escape(str(path)) + named):
         get_label_anno(path)
-    assert str(error.value).startswith(str(path)) and words in str(error.value)
 
 
 def test_missing_files_folders_and_scores(tmp_path):
-    with pytest.raises(InputError, match="000007.txt: there is no such label file"):
+    with pytest.raises(InputError, match=r"000007\.txt"):
         get_label_annos(tmp_path, [7])
-    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+    with pytest.raises(InputError, match="nowhere"):
         get_label_annos(tmp_path / "nowhere")
     (tmp_path / "000007.txt").write_text(CAR)
-    with pytest.raises(InputError, match=r"000007.txt:1: 15 fields; a line of a result file has 16"):
+    with pytest.raises(InputError, match=r"000007\.txt:1: 15 .*16"):
         get_label_annos(tmp_path, [7], require_score=True)
     (tmp_path / "000007.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"000007\.txt"):
         get_label_annos(tmp_path)
 
 
@@ -119,7 +120,7 @@ def test_a_written_line_is_read_back(tmp_path):
         kitti_result_line({"name": "Van", "bbox": [1, 2, 3, 4]}, precision=1)
         == "Van -1 -1 -10 1.0 2.0 3.0 4.0 -1 -1 -1 -1000 -1000 -1000 -10"
     )
-    with pytest.raises(InputError, match="'bbox' needs a value"):
+    with pytest.raises(InputError, match="'bbox'"):
         kitti_result_line({"name": "Car"})
-    with pytest.raises(InputError, match="unknown key 'colour'"):
+    with pytest.raises(InputError, match="'colour'"):
         kitti_result_line({"name": "Car", "bbox": [1, 2, 3, 4], "colour": 1})

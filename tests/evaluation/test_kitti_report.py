@@ -90,28 +90,28 @@ def test_counts_stand_under_the_table():
 
 
 @pytest.mark.parametrize(
-    "gt, dt, words",
+    "gt, dt, reason",
     [
-        (cars(50, "Truck"), cars(50), "0 because no frame has a ground truth of this class"),
-        (cars(50), cars(50, "Truck"), "0 because there is no detection of this class"),
+        (cars(50, "Truck"), cars(50), "ground truth"),
+        (cars(50), cars(50, "Truck"), "detection"),
         (
             cars(50),
             {**cars(50), "location": cars(50)["location"] + 2},
-            "0 (easy, moderate, hard) because no detection overlaps a ground truth enough",
+            r"\(easy, moderate, hard\).*overlap",
         ),
-        ({**cars(50), "occluded": np.full(50, 3)}, cars(50), "0 (easy, moderate, hard) because no ground truth counts"),
-        ({**cars(50), "occluded": np.full(50, 1)}, cars(50), "0 (easy) because no ground truth counts"),
+        ({**cars(50), "occluded": np.full(50, 3)}, cars(50), r"\(easy, moderate, hard\).*ground truth"),
+        ({**cars(50), "occluded": np.full(50, 1)}, cars(50), r"\(easy\).*ground truth"),
         (
             cars(50),
             {key: value[:1] for key, value in cars(50).items()},
-            "0 (easy, moderate, hard) because the few that are found stop before recall 1/40",
+            r"\(easy, moderate, hard\).*1/40",
         ),
     ],
 )
-def test_a_zero_explains_itself(gt, dt, words):
+def test_a_zero_explains_itself(gt, dt, reason):
     result = evaluate_kitti([gt], [dt], "Car")
     assert result.as_dict()["Car_3d/easy_R40"] == 0.0
-    assert f"Car note: the 3-D AP is {words}\n" in result.text()
+    assert re.search(f"^Car note: .*{reason}", result.text(), re.M)
 
 
 def test_dict_has_the_peers_keys_in_order():
