@@ -96,12 +96,12 @@ def test_wrong_input_is_named(scan, tmp_path):
         draw_bev(scan[:, :2])
     with pytest.raises(InputError, match="pred_boxes"):
         draw_bev(scan, pred_boxes=np.ones((2, 6)))
-    with pytest.raises(InputError, match="3 names or scores for 2 boxes"):
+    with pytest.raises(InputError, match="3 .*2 "):
         draw_bev(scan, np.ones((2, 7)), ["a", "b", "c"])
-    with pytest.raises(InputError, match="picture.xyz"):
+    with pytest.raises(InputError, match=r"picture\.xyz"):
         draw_bev(scan, path=tmp_path / "picture.xyz")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"picture\.png"):
         draw_bev(scan, path=tmp_path / "file" / "picture.png")
 
 
@@ -131,7 +131,7 @@ def test_training_curves(tmp_path):
     np.testing.assert_allclose(top.lines[0].get_ydata(), 2.0 / (1 + steps))
     draw_training_curves({"loss": [(0, float("nan")), (1, -1.0)]}, tmp_path / "few.png")
     for empty in ({}, {"loss": []}):
-        with pytest.raises(InputError, match="empty"):
+        with pytest.raises(InputError, match="history"):
             draw_training_curves(empty)
 
 
