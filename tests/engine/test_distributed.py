@@ -119,14 +119,14 @@ def test_one_process_alone():
     )
     assert distributed.all_reduce(torch.tensor([2.0])).tolist() == [2.0]
     assert distributed.reduce_dict({"a": torch.tensor(2.0)}) == {"a": torch.tensor(2.0)}
-    with pytest.raises(ValueError, match="op is max"):
+    with pytest.raises(ValueError, match="max"):
         distributed.all_reduce(torch.tensor([2.0]), op="max", average=True)
 
 
 def test_a_launcher_outside_its_surroundings_says_how_to_start(monkeypatch):
     for name in ("RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="needs torchrun: torchrun --nproc_per_node"):
+    with pytest.raises(InputError, match="torchrun --nproc_per_node"):
         distributed.init_dist_pytorch(18888, 0)
-    with pytest.raises(InputError, match="inside a SLURM job: srun"):
+    with pytest.raises(InputError, match="srun"):
         distributed.init_dist_slurm(18888, 0)

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -100,20 +101,14 @@ def test_evaluation_collects_judges_and_writes(tmp_path, caplog):
     ]
     assert loader.dataset.judged[1:] == (["Car", "Cyclist"], "kitti") and len(loader.dataset.judged[0]) == 3
     told = "\n".join(record.getMessage() for record in caplog.records)
-    for line in (
-        "recall at IoU 0.3: 0.5000 of 6 boxes",
-        "1.00 boxes and ",
-        "ms a batch",
-        "results of epoch 7:\nthe table",
-    ):
-        assert line in told, line
+    for figure in (r"recall .*0\.3: 0\.5000 .*6", r"\b1\.00 boxes", r"[\d.]+ ms ", r"epoch 7.*\nthe table"):
+        assert re.search(figure, told), figure
     assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["result.json", "result.pkl"]
 
 
-def test_frames_without_labels_are_only_collected(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="test"):
-        evaluate.eval_one_epoch(CFG, Detector(), Loader(Frames(labelled=False)), 7, LOGGER, tmp_path)
-    assert "no labels to compare with" in caplog.text and (tmp_path / "result.pkl").is_file()
+def test_frames_without_labels_are_only_collected(tmp_path):
+    figures = evaluate.eval_one_epoch(CFG, Detector(), Loader(Frames(labelled=False)), 7, LOGGER, tmp_path)
+    assert all(name.startswith("recall/") for name in figures) and (tmp_path / "result.pkl").is_file()
 
 
 def test_settings_are_asked_for_in_time(tmp_path):
@@ -122,7 +117,7 @@ def test_settings_are_asked_for_in_time(tmp_path):
         content = json.loads(json.dumps({"MODEL": {"POST_PROCESSING": POST_PROCESSING}}))
         del (content["MODEL"]["POST_PROCESSING"]["NMS_CONFIG"] if section else content["MODEL"]["POST_PROCESSING"])[key]
         (tmp_path / "a.yaml").write_text(json.dumps(content))
-        with pytest.raises(MissingKeyError, match=rf"MODEL\.POST_PROCESSING{section}\.{key} is missing"):
+        with pytest.raises(MissingKeyError, match=rf"MODEL\.POST_PROCESSING{section}\.{key}\b"):
             evaluate.check_settings(cfg_from_yaml_file(tmp_path / "a.yaml", EasyDict()))
 
 
@@ -178,6 +173,6 @@ def test_a_checkpoint_for_use_must_hold_every_weight(tmp_path):
     model.extra = nn.Linear(2, 1)
     with pytest.raises(
         InputError,
-        match=r"is a checkpoint of another architecture: it lacks 2 weights .*extra\.weight: not in the file",
+        match=r"checkpoint_epoch_1\.pth .*2 .*extra\.weight",
     ):
         checkpoint.load_for_use(model, tmp_path / "checkpoint_epoch_1.pth", LOGGER)
