@@ -165,9 +165,9 @@ def test_classes_that_a_head_lacks_add_nothing_to_the_losses_that_may_have_them(
         "EqualizedFocalLoss",
         {"NAME": "BinaryCrossEntropyLoss", "LABEL_SMOOTHING": 0.1},
     ):
-        with pytest.raises(InputError, match="CLS_LOSS: .* looks at all classes together"):
+        with pytest.raises(InputError, match="CLS_LOSS: "):
             build(head_cfg(GROUPS, CLS_LOSS=entry))
-    with pytest.raises(InputError, match="pos_cls_weight and neg_cls_weight"):
+    with pytest.raises(InputError, match="pos_cls_weight .*neg_cls_weight"):
         build(head_cfg(GROUPS, weights={"pos_cls_weight": 1.0, "neg_cls_weight": 2.0}, CLS_LOSS="GHMC"))
 
 
@@ -260,9 +260,9 @@ def test_evaluation_decodes_head_by_head_with_the_labels_of_each():
 
 
 WRONG = {
-    "USE_MULTIHEAD: AnchorHeadMulti needs True": lambda cfg: cfg.update(USE_MULTIHEAD=False),
-    "RPN_HEAD_CFGS: the HEAD_CLS_NAME of all heads must be the classes": lambda cfg: cfg.RPN_HEAD_CFGS.reverse(),
-    r"REG_LIST: \['reg:2', 'height:1'\] must add up to the box code's 7": lambda cfg: cfg.update(
+    "USE_MULTIHEAD: .*True": lambda cfg: cfg.update(USE_MULTIHEAD=False),
+    "RPN_HEAD_CFGS: .*HEAD_CLS_NAME": lambda cfg: cfg.RPN_HEAD_CFGS.reverse(),
+    r"REG_LIST: \['reg:2', 'height:1'\] .*7": lambda cfg: cfg.update(
         SEPARATE_REG_CONFIG=EasyDict(NUM_MIDDLE_CONV=1, NUM_MIDDLE_FILTER=8, REG_LIST=["reg:2", "height:1"])
     ),
 }

@@ -396,7 +396,7 @@ def test_velocities_that_nobody_predicts_are_left_out_and_those_that_lack_are_na
     without = trained_head(SEPARATE_HEAD_CFG=branches, LOSS_CONFIG=weights)
     assert without.get_loss()[0].isfinite()
     head = trained_head(boxes=torch.from_numpy(C.boxes()[..., [0, 1, 2, 3, 4, 5, 6, 9]]).double())
-    with pytest.raises(InputError, match="gt_boxes have no velocities"):
+    with pytest.raises(InputError, match="gt_boxes"):
         head.get_loss()
 
 
@@ -441,23 +441,21 @@ WRONG = {
             "HEAD_DICT": {k: {"out_channels": 2 if k == "dim" else n, "num_conv": 2} for k, n in BRANCHES.items()},
         }
     ),
-    "code_weights: 8 values for the 10 columns": dict(
+    "code_weights: 8 .*10 ": dict(
         LOSS_CONFIG={"LOSS_WEIGHTS": {"cls_weight": 1.0, "loc_weight": 1.0, "code_weights": [1.0] * 8}}
     ),
-    "LOSS_CONFIG.CLS_LOSS: the losses of a CenterHead are fixed": dict(
-        LOSS_CONFIG={"CLS_LOSS": "FocalLoss", "LOSS_WEIGHTS": {}}
-    ),
-    "NMS_TYPE: soft_nms is not supported here": dict(POST_PROCESSING=post_processing(NMS_TYPE="soft_nms")),
-    "MIN_RADIUS: 2 values for 3": dict(
+    "LOSS_CONFIG.CLS_LOSS: .*CenterHead": dict(LOSS_CONFIG={"CLS_LOSS": "FocalLoss", "LOSS_WEIGHTS": {}}),
+    "NMS_TYPE: soft_nms": dict(POST_PROCESSING=post_processing(NMS_TYPE="soft_nms")),
+    "MIN_RADIUS: 2 .*3": dict(
         POST_PROCESSING=post_processing(NMS_TYPE="circle_nms", MIN_RADIUS=[1, 2], NMS_POST_MAXSIZE=9)
     ),
-    "at least one in every head": dict(CLASS_NAMES_EACH_HEAD=[C.NAMES, ["tram"]]),
-    r"NMS_PRE_MAXSIZE: \[9\] must be a list of 5": dict(
+    "CLASS_NAMES_EACH_HEAD": dict(CLASS_NAMES_EACH_HEAD=[C.NAMES, ["tram"]]),
+    r"NMS_PRE_MAXSIZE: \[9\] .*5": dict(
         POST_PROCESSING=post_processing(
             NMS_TYPE="class_specific_nms", NMS_THRESH=[0.1] * 5, NMS_PRE_MAXSIZE=[9], NMS_POST_MAXSIZE=[9] * 5
         )
     ),
-    "IOU_RECTIFIER: 1 values for 5": dict(
+    "IOU_RECTIFIER: 1 .*5": dict(
         POST_PROCESSING={
             **post_processing(NMS_TYPE="nms_gpu", NMS_THRESH=0.2, NMS_PRE_MAXSIZE=9, NMS_POST_MAXSIZE=9),
             "USE_IOU_TO_RECTIFY_SCORE": True,
