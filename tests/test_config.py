@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_base_file_is_found_from_any_folder_and_merged_key_by_key(tree, tmp_path
 def test_missing_key_names_path_file_and_a_likely_typo(tree, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     cfg = cfg_from_yaml_file(tree, EasyDict())
-    expected = r"model\.yaml: .*DATA_CONFIG\.PREPARE\.MOMENTUN is missing \(there is MOMENTUM: a typo\?\); \S*test_config needs it"
+    expected = r"model\.yaml: .*DATA_CONFIG\.PREPARE\.MOMENTUN .*MOMENTUM.*test_config"
     with pytest.raises(MissingKeyError, match=expected):
         cfg.DATA_CONFIG.PREPARE.MOMENTUN
     with pytest.raises(KeyError):
@@ -73,17 +74,17 @@ def test_missing_key_names_path_file_and_a_likely_typo(tree, monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("A: [1, 2\nB: 3\n", r"bad\.yaml:2: not valid YAML"),
-        ("A: 1\nB: 2\nA: 3\n", r"bad\.yaml:3: the key A stands twice"),
-        ("", r"bad\.yaml: a configuration is a YAML mapping"),
-        ("_BASE_CONFIG_: cfgs/none.yaml\n", r"_BASE_CONFIG_ cfgs/none\.yaml is neither"),
-        ("_BASE_CONFIG_: bad.yaml\n", r"leads back to itself"),
+        ("A: [1, 2\nB: 3\n", r"bad\.yaml:2: "),
+        ("A: 1\nB: 2\nA: 3\n", r"bad\.yaml:3: .*\bA\b"),
+        ("", r"bad\.yaml: "),
+        ("_BASE_CONFIG_: cfgs/none.yaml\n", r"_BASE_CONFIG_ cfgs/none\.yaml"),
+        ("_BASE_CONFIG_: bad.yaml\n", r"_BASE_CONFIG_.*bad\.yaml"),
     ],
 )
 def test_bad_files_are_named_with_the_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         cfg_from_yaml_file(write(tmp_path / "bad.yaml", text), EasyDict())
-    with pytest.raises(InputError, match="cannot read the configuration file .*gone.yaml"):
+    with pytest.raises(InputError, match=r"gone\.yaml"):
         cfg_from_yaml_file(tmp_path / "gone.yaml", EasyDict())
 
 
@@ -92,12 +93,11 @@ def test_missing_key_names_the_class_that_reads_it():
     cfg.MODEL.DENSE_HEAD.pop("ANCHOR_GENERATOR_CONFIG")
     with pytest.raises(
         MissingKeyError,
-        match=r"pointpillar\.yaml: .* MODEL\.DENSE_HEAD\.ANCHOR_GENERATOR_CONFIG is missing .*; AnchorHeadSingle "
-        r"needs it",
+        match=r"pointpillar\.yaml: .* MODEL\.DENSE_HEAD\.ANCHOR_GENERATOR_CONFIG .*AnchorHeadSingle",
     ):
         build_network(cfg.MODEL, 3, dataset_like(SMALL))
     cfg.DATA_CONFIG.pop("DATASET")
-    with pytest.raises(MissingKeyError, match=r"DATA_CONFIG\.DATASET is missing .*; pcdet_focal\.datasets needs it"):
+    with pytest.raises(MissingKeyError, match=r"DATA_CONFIG\.DATASET .*pcdet_focal\.datasets"):
         build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, 1, dist=False)
 
 
@@ -110,10 +110,15 @@ def test_unknown_keys_are_reported_once_with_their_nearest_neighbour(tmp_path):
     with pytest.warns(UserWarning) as caught:
         cfg_from_yaml_file(path, EasyDict())
         cfg_from_yaml_file(path, EasyDict())
-    assert [str(w.message).partition("typo.yaml: nothing here reads the key ")[2] for w in caught] == [
-        "MODEL.DENSE_HEAD.USE_DIRECTION_CLASIFIER; did you mean USE_DIRECTION_CLASSIFIER?",
-        "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[0 Car].anchor_size; did you mean anchor_sizes?",
-    ]
+    for warning, named in zip(
+        caught,
+        (
+            r"typo\.yaml: .*MODEL\.DENSE_HEAD\.USE_DIRECTION_CLASIFIER\b.*\bUSE_DIRECTION_CLASSIFIER\b",
+            r"typo\.yaml: .*MODEL\.DENSE_HEAD\.ANCHOR_GENERATOR_CONFIG\[0 Car\]\.anchor_size\b.*\banchor_sizes\b",
+        ),
+        strict=True,
+    ):
+        assert re.search(named, str(warning.message))
 
 
 def test_names_that_are_the_users_own_are_no_unknown_keys(tmp_path):
@@ -166,12 +171,12 @@ def test_overrides_keep_the_type_of_what_they_replace():
 @pytest.mark.parametrize(
     "pairs, message",
     [
-        (["A.N"], "'A.N' has no value"),
-        (["A.M", "1"], r"--set A\.M: there is no key M .* did you mean|there are N"),
-        (["B.N", "1"], r"there is no key B"),
-        (["A.N", "x"], r"--set A\.N x: the value is a str, the configuration has a int"),
-        (["ITEMS.3.T", "1"], r"there is no key 3"),
-        (["A.N", "[1, x"], r"--set A\.N \[1, x: the brackets do not hold"),
+        (["A.N"], r"'A\.N'"),
+        (["A.M", "1"], r"--set A\.M: .*\bN\b"),
+        (["B.N", "1"], r"--set B\.N: .*\bB\b"),
+        (["A.N", "x"], r"--set A\.N x: .*str.*int"),
+        (["ITEMS.3.T", "1"], r"--set ITEMS\.3\.T: .*\b3\b"),
+        (["A.N", "[1, x"], r"--set A\.N \[1, x: "),
     ],
 )
 def test_overrides_that_cannot_be_are_refused(pairs, message):
