@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..ops.arrays import fresh_zeros
 from .normalizers import Normalizer, PerSampleNormalizer
 
 
@@ -71,6 +70,6 @@ class _GatherRowsOnce(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return grad_output.new_zeros(ctx.shape).index_copy(0, rows, grad_output), None
-        dense = fresh_zeros(ctx.shape, grad_output)
+        dense = grad_output.new_zeros(ctx.shape)
         dense[rows] = grad_output
         return dense, None

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.ops.backend import choose_backend
 
 Array = np.ndarray | torch.Tensor
-_WORDS = torch.float32, torch.int32, torch.float64, torch.int64
 
 
 def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:
@@ -62,15 +60,3 @@ def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:
         values, dtype=torch.int64 if all(isinstance(value, int) for value in values) else torch.float64
     )
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
-
-
-def fresh_zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Zeros of the type and on the device of ``like``, for large results of which little will be read: on a CPU all
-    threads write them.
-    """
-    plain = like.device.type == "cpu" and like.dtype in _WORDS and not torch.compiler.is_compiling()
-    if plain and choose_backend("cpu", "zeros", has_cuda=True) == "cpu":
-        from .zeros import zeros
-
-        return zeros(shape, like.dtype)
-    return like.new_zeros(shape)

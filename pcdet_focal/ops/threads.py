@@ -1,16 +1,12 @@
-"""A few threads for kernels that release the interpreter lock.
+"""Threads for numba kernels that release the interpreter lock: ``parallel_for``.
 
-The threads are those of torch's own OpenMP team. Its workers keep spinning for a while after each parallel loop, so
-that threads of another pool, numba's or Python's, have to share their cores with them right after any torch operation:
-on two cores that doubles the time of a kernel. Asking torch's runtime for the team (``GOMP_parallel``, which GNU's,
-LLVM's and Intel's OpenMP all have) finds the same workers awake.
+The threads are those of torch's OpenMP pool, entered through ``GOMP_parallel``, which GNU's, LLVM's and Intel's runtime
+have. Its workers spin for a while after each parallel loop of torch; a second pool, numba's or Python's, would share the
+cores with them, which doubles a kernel's time on two cores. Numba's own parallel loops are no alternative, because two
+threads that enter them at once end the process, and so does a fork after them.
 
-Where torch has no such runtime, and in a forked process, in which the team's workers no longer exist, a pool of Python
-threads does the work.
-
-``share_out`` is for kernels that Python calls portion by portion: each call takes the interpreter lock, some ten
-microseconds when two threads want it. ``run_in_team`` is for ``team_kernel.TeamKernel``, which is entered once on each
-thread and needs no lock.
+Where torch has no such runtime, and in a forked process, whose parent's workers do not exist, a pool of Python threads
+does the work.
 """
 
 from __future__ import annotations
@@ -26,16 +22,14 @@ import torch
 _TeamMember = ctypes.CFUNCTYPE(None, ctypes.py_object)
 
 
-def _find_team(member: type, argument: type) -> Callable | None:
-    """``GOMP_parallel(member, argument, threads, flags)`` of the OpenMP runtime that torch is linked with, None where
-    there is none.
-    """
+def _find_team() -> Callable | None:
+    """``GOMP_parallel(member, argument, threads, flags)`` of torch's OpenMP runtime, None where there is none."""
     try:
         # a symbol is looked up in a library and in those it needs
         start = ctypes.CDLL(torch._C.__file__)["GOMP_parallel"]
     except (OSError, AttributeError):
         return None
-    start.argtypes, start.restype = (member, argument, ctypes.c_uint, ctypes.c_uint), None
+    start.argtypes, start.restype = (_TeamMember, ctypes.py_object, ctypes.c_uint, ctypes.c_uint), None
     return start
 
 
@@ -44,8 +38,7 @@ def _work_in_team(work: Callable[[], None]) -> None:
     work()
 
 
-_start_team = _find_team(_TeamMember, ctypes.py_object)
-_start_compiled_team = _find_team(ctypes.c_void_p, ctypes.c_void_p)
+_start_team = _find_team()
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -58,7 +51,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
+def parallel_for(kernel: Callable[[int, int], None], tasks: int) -> None:
     """Run ``kernel(first, last)`` over 0 .. tasks - 1 on torch.get_num_threads() threads; this thread works too.
 
     The tasks are handed out in portions that become smaller, so that there are few calls, and a thread that starts
@@ -87,22 +80,6 @@ def share_out(kernel: Callable[[int, int], None], tasks: int) -> None:
         _run_in_pool(work, threads)
     if errors:
         raise errors[0]
-
-
-def run_in_team(member: Callable[[int], None], address: int, arguments: int, threads: int) -> None:
-    """Run compiled code on so many threads; this thread works too.
-
-    Args:
-        member, address: the code, as a function that releases the interpreter lock and as its address. It raises
-            nothing.
-        arguments: address of what it is given.
-    """
-    if threads <= 1:
-        member(arguments)
-    elif _start_team is not None:
-        _start_compiled_team(address, arguments, threads, 0)
-    else:
-        _run_in_pool(lambda: member(arguments), threads)
 
 
 @lru_cache(maxsize=128)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcdet_focal.ops.threads import share_out
+from pcdet_focal.ops.threads import parallel_for
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -22,13 +22,13 @@ def test_every_task_once(tasks, num_threads):
         assert first < last
         counts[first:last] += 1
 
-    share_out(kernel, tasks)
+    parallel_for(kernel, tasks)
     assert (counts == 1).all()
 
 
 def test_two_threads_work_at_once():
     both_are_here = threading.Barrier(2, timeout=20)
-    share_out(lambda first, last: both_are_here.wait() if first == 0 or last == 2 else None, 2)
+    parallel_for(lambda first, last: both_are_here.wait() if first == 0 or last == 2 else None, 2)
 
 
 def test_a_team_has_the_same_threads_each_time(two_threads):
@@ -42,7 +42,7 @@ def test_a_team_has_the_same_threads_each_time(two_threads):
             both_are_here.wait()
             seen.add(threading.get_native_id())
 
-        share_out(kernel, 2)
+        parallel_for(kernel, 2)
     assert len(seen) == 2
 
 
@@ -54,15 +54,15 @@ def test_an_error_is_raised_and_ends_the_work():
         raise ValueError("no such box")
 
     with pytest.raises(ValueError, match="no such box"):
-        share_out(kernel, 1000)
+        parallel_for(kernel, 1000)
     assert len(calls) <= 2
-    share_out(lambda first, last: calls.append(first), 2)  # and the threads are there for the next
+    parallel_for(lambda first, last: calls.append(first), 2)  # and the threads are there for the next
 
 
 def test_callers_from_several_threads():
     def total(count):
         parts = np.zeros(count)
-        share_out(lambda first, last: parts.__setitem__(slice(first, last), np.arange(first, last)), count)
+        parallel_for(lambda first, last: parts.__setitem__(slice(first, last), np.arange(first, last)), count)
         return parts.sum()
 
     with ThreadPoolExecutor(4) as pool:

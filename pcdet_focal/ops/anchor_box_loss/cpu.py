@@ -7,51 +7,20 @@ import math
 import numba
 import numpy as np
 import torch
-from numba import float64
+from numba import boolean, float32, float64, int32, int64
 
-from .. import pages
-from ..team_kernel import TeamKernel, arguments_type, array_at, clear, lowest_bit, mask_64, next_task
+from ..threads import parallel_for
 
 _TURN = np.float32(2 * math.pi)
-_ANCHORS_PER_PART, _GROUP = 8192, 256
+_ANCHORS_PER_TASK = 16384
 
 
 @numba.njit(error_model="numpy")
 def _direction_bin(heading, target, offset, num_bins):
-    """In float32, as the reference: a heading near a border must not come out in another sector."""
+    """In float32, as the reference: a heading near a border must not come out in another bin."""
     turned = heading + target - offset
-    sector = (turned - np.floor(turned / _TURN) * _TURN) / np.float32(2 * math.pi / num_bins)
-    return min(max(int(np.floor(sector)), 0), num_bins - 1) if sector == sector else 0
-
-
-_positive = mask_64(">")
-
-
-@numba.njit(error_model="numpy")
-def _positives_in(labels, positives):
-    """Write the places of the labels above 0; return their number."""
-    count = 0
-    done = labels.size // 64 * 64
-    for first in range(0, done, 64):
-        mask = _positive(labels, first)
-        while mask != 0:
-            positives[count] = first + lowest_bit(mask)
-            mask &= mask - 1
-            count += 1
-    for i in range(done, labels.size):
-        if labels[i] > 0:
-            positives[count] = i
-            count += 1
-    return count
-
-
-_Arguments = arguments_type(
-    "_Arguments",
-    "box_preds dir_logits box_targets labels label_bytes anchor_headings code_weights batch_size num_anchors "
-    "num_codes num_bins "
-    "parts sums counts grad_box grad_dir box_grad dir_grad",
-    "beta dir_offset",
-)
+    place = (turned - np.floor(turned / _TURN) * _TURN) / np.float32(2 * math.pi / num_bins)
+    return min(max(int(np.floor(place)), 0), num_bins - 1) if place == place else 0
 
 
 @numba.njit(error_model="numpy")
@@ -79,126 +48,79 @@ def _box_loss(pred, target, weights, beta, slopes):
 
 
 @numba.njit(error_model="numpy")
-def _direction_loss(logits, wanted, slopes):
-    """Cross entropy of one box's sectors; ``slopes`` gets its derivatives."""
-    top = float64(logits[0])
-    for k in range(1, logits.size):
-        top = max(top, float64(logits[k]))
+def _direction_loss(logits, target_bin, slopes):
+    """Cross entropy of one box's direction bins; ``slopes`` gets its derivatives."""
+    top = float64(logits.max())
     total = 0.0
     for k in range(logits.size):
         slopes[k] = math.exp(logits[k] - top)
         total += slopes[k]
     for k in range(logits.size):
         slopes[k] /= total
-    slopes[wanted] -= 1.0
-    return math.log(total) + top - logits[wanted]
+    slopes[target_bin] -= 1.0
+    return math.log(total) + top - logits[target_bin]
 
 
-def _member(pointer):
-    """Box and direction sums (2, B, parts) and counts (B, parts) of the parts of the samples that this thread gets; or,
-    where there is ``box_grad``, the gradients times grad_box and grad_dir (B,): zeros, and then what the positives
-    give."""
-    args = numba.carray(pointer, 1)[0]
-    batch_size, num_anchors, num_codes, num_bins, parts = (
-        args.batch_size,
-        args.num_anchors,
-        args.num_codes,
-        args.num_bins,
-        args.parts,
-    )
-    with_grad, dir_offset = args.box_grad != 0, np.float32(args.dir_offset)
-    box_preds = array_at(args.box_preds, np.float32, (batch_size, num_anchors, num_codes))
-    box_targets = array_at(args.box_targets, np.float32, (batch_size, num_anchors, num_codes))
-    dir_logits = array_at(args.dir_logits, np.float32, (batch_size, num_anchors, num_bins))
-    box_grad = array_at(args.box_grad, np.float32, (batch_size, num_anchors, num_codes))
-    dir_grad = array_at(args.dir_grad, np.float32, (batch_size, num_anchors, num_bins))
-    grad_box, grad_dir = (
-        array_at(args.grad_box, np.float32, batch_size),
-        array_at(args.grad_dir, np.float32, batch_size),
-    )
-    headings, weights = (
-        array_at(args.anchor_headings, np.float32, num_anchors),
-        array_at(args.code_weights, np.float32, num_codes),
-    )
-    sums, counts = (
-        array_at(args.sums, np.float64, (2, batch_size, parts)),
-        array_at(args.counts, np.int64, (batch_size, parts)),
-    )
-    box_slopes, dir_slopes, positives = np.empty(num_codes), np.empty(num_bins), np.empty(_GROUP, np.int64)
-    while True:
-        task = next_task(pointer)
-        if task >= batch_size * parts:
-            break
-        b, part = task // parts, task % parts
-        begin, end = part * _ANCHORS_PER_PART, min((part + 1) * _ANCHORS_PER_PART, num_anchors)
-        if with_grad:
-            for gradient, columns in ((args.box_grad, num_codes), (args.dir_grad, num_bins)):
-                clear(
-                    gradient + 4 * columns * (b * num_anchors + begin), gradient + 4 * columns * (b * num_anchors + end)
-                )
-        box_sum = dir_sum = 0.0
-        count = 0
-        for first in range(begin, end, _GROUP):
-            size, place = min(_GROUP, end - first), b * num_anchors + first
-            if args.label_bytes == 4:
-                found = _positives_in(array_at(args.labels + 4 * place, np.int32, size), positives)
-            else:
-                found = _positives_in(array_at(args.labels + 8 * place, np.int64, size), positives)
-            count += found
-            for k in range(found):
-                a = first + positives[k]
-                box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, args.beta, box_slopes)
-                if num_bins:
-                    wanted = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
-                    dir_sum += _direction_loss(dir_logits[b, a], wanted, dir_slopes)
-                if with_grad:
-                    for d in range(num_codes):
-                        box_grad[b, a, d] = box_slopes[d] * grad_box[b]
-                    for d in range(num_bins):
-                        dir_grad[b, a, d] = dir_slopes[d] * grad_dir[b]
-        if not with_grad:
-            sums[0, b, part], sums[1, b, part], counts[b, part] = box_sum, dir_sum, count
+_3d, _read_only = float32[:, :, ::1], numba.types.Array(float32, 1, "C", readonly=True)
 
 
-_run = TeamKernel(_member, _Arguments)
+@numba.njit(
+    (_3d, _3d, _3d, int32[:, ::1], _read_only, _read_only, float64, float32, float64[:, :, ::1], int64[:, ::1])
+    + (boolean, _read_only, _read_only, _3d, _3d, int64, int64),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def _run(
+    box_preds, dir_logits, box_targets, labels, headings, weights, beta, dir_offset, sums, counts,
+    with_grad, grad_box, grad_dir, box_grad, dir_grad, first, last,
+):  # fmt: skip
+    """Box and direction sums (2, B, parts) and counts (B, parts) of the tasks, or, ``with_grad``, the gradients of
+    their positives, times grad_box and grad_dir (B,).
+    """
+    num_anchors, num_bins = box_preds.shape[1], dir_logits.shape[2]
+    box_slopes, dir_slopes = np.empty(box_preds.shape[2]), np.empty(num_bins)
+    for task in range(first, last):
+        b, part = task // counts.shape[1], task % counts.shape[1]
+        box_sum, dir_sum, count = 0.0, 0.0, 0
+        for a in range(part * _ANCHORS_PER_TASK, min((part + 1) * _ANCHORS_PER_TASK, num_anchors)):
+            if labels[b, a] <= 0:
+                continue
+            count += 1
+            box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, beta, box_slopes)
+            if num_bins:
+                target_bin = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
+                dir_sum += _direction_loss(dir_logits[b, a], target_bin, dir_slopes)
+            if with_grad:
+                box_grad[b, a] = box_slopes * grad_box[b]
+                dir_grad[b, a] = dir_slopes * grad_dir[b]
+        sums[0, b, part], sums[1, b, part], counts[b, part] = box_sum, dir_sum, count
 
 
-def _prepare(
-    box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset
-) -> tuple[_Arguments, list[torch.Tensor]]:
-    """Arguments for the kernel, and the tensors in host memory, float32 and contiguous, that they point to."""
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().float().cpu().contiguous()
 
-    def host(tensor):
-        return tensor.detach().float().cpu().contiguous()
 
+def _call(arguments, with_grad, grad_box, grad_dir, box_grad, dir_grad) -> tuple[np.ndarray, np.ndarray]:
+    box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset = arguments
     batch_size, num_anchors, num_codes = box_preds.shape
-    kept = [
-        host(box_preds),
-        host(box_targets),
-        labels.cpu().contiguous(),
-        torch.ones(num_codes) if code_weights is None else host(code_weights),
-    ]
-    args = _Arguments(
-        box_preds=kept[0].data_ptr(),
-        box_targets=kept[1].data_ptr(),
-        labels=kept[2].data_ptr(),
-        code_weights=kept[3].data_ptr(),
-        label_bytes=labels.element_size(),
-        batch_size=batch_size,
-        num_anchors=num_anchors,
-        num_codes=num_codes,
-        parts=-(-num_anchors // _ANCHORS_PER_PART),
-        beta=beta,
-        dir_offset=dir_offset,
+    tensors = (
+        box_preds,
+        box_preds.new_empty(batch_size, num_anchors, 0) if dir_logits is None else dir_logits,
+        box_targets,
     )
-    if dir_logits is not None:
-        kept += [host(dir_logits), host(anchor_headings)]
-        args.num_bins, args.dir_logits, args.anchor_headings = (
-            dir_logits.shape[2],
-            kept[4].data_ptr(),
-            kept[5].data_ptr(),
-        )
-    return args, kept
+    labels = labels.cpu()
+    labels = (labels if labels.dtype == torch.int32 else labels.clamp(-1, 1).int()).contiguous()
+    vectors = (
+        torch.empty(0) if dir_logits is None else anchor_headings,
+        torch.ones(num_codes) if code_weights is None else code_weights,
+    )
+    parts = -(-num_anchors // _ANCHORS_PER_TASK)
+    sums, counts = np.empty((2, batch_size, parts)), np.empty((batch_size, parts), np.int64)
+    inputs = *(_host(t).numpy() for t in tensors), labels.numpy(), *(_host(t).numpy() for t in vectors)
+    outputs = with_grad, _host(grad_box).numpy(), _host(grad_dir).numpy(), box_grad.numpy(), dir_grad.numpy()
+    parallel_for(lambda i, j: _run(*inputs, beta, dir_offset, sums, counts, *outputs, i, j), counts.size)
+    return sums.sum(axis=2), counts.sum(axis=1)
 
 
 def sums(
@@ -212,13 +134,11 @@ def sums(
     dir_offset: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Box sums (B,) and direction sums (B,), float32, and positives (B,) int64, on the device of the predictions."""
-    args, kept = _prepare(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset)
-    found = torch.empty(2, args.batch_size, args.parts, dtype=torch.float64)
-    counts = torch.empty(args.batch_size, args.parts, dtype=torch.int64)
-    args.sums, args.counts = found.data_ptr(), counts.data_ptr()
-    _run(args, args.batch_size * args.parts)
-    box, direction = (f.sum(dim=1).float() for f in found)
-    return box.to(box_preds.device), direction.to(box_preds.device), counts.sum(dim=1).to(box_preds.device)
+    arguments = box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset
+    none = torch.empty(0), torch.empty(0), torch.empty(0, 0, 0), torch.empty(0, 0, 0)
+    both, counts = _call(arguments, False, *none)
+    box, direction = (torch.from_numpy(s).float().to(box_preds.device) for s in both)
+    return box, direction, torch.from_numpy(counts).to(box_preds.device)
 
 
 def gradients(
@@ -226,20 +146,12 @@ def gradients(
     grad_dir: torch.Tensor,
     box_preds: torch.Tensor,
     dir_logits: torch.Tensor | None,
-    box_targets: torch.Tensor,
-    labels: torch.Tensor,
-    anchor_headings: torch.Tensor | None,
-    code_weights: torch.Tensor | None,
-    beta: float,
-    dir_offset: float,
+    *others,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of both predictions, in their dtypes, where the sums have the gradients ``grad_box`` and ``grad_dir``
-    (B,).
+    (B,); ``others`` as for ``sums``.
     """
-    args, kept = _prepare(box_preds, dir_logits, box_targets, labels, anchor_headings, code_weights, beta, dir_offset)
-    box_grad, dir_grad = pages.empty_like(kept[0]), None if dir_logits is None else pages.empty_like(kept[4])
-    incoming = [grad.detach().float().cpu().contiguous() for grad in (grad_box, grad_dir)]
-    args.box_grad, args.dir_grad = box_grad.data_ptr(), 0 if dir_grad is None else dir_grad.data_ptr()
-    args.grad_box, args.grad_dir = (grad.data_ptr() for grad in incoming)
-    _run(args, args.batch_size * args.parts)
-    return box_grad.to(box_preds), None if dir_grad is None else dir_grad.to(dir_logits)
+    box_grad = torch.zeros(box_preds.shape)
+    dir_grad = torch.zeros((*box_preds.shape[:2], 0) if dir_logits is None else dir_logits.shape)
+    _call((box_preds, dir_logits, *others), True, grad_box, grad_dir, box_grad, dir_grad)
+    return box_grad.to(box_preds), None if dir_logits is None else dir_grad.to(dir_logits)

@@ -19,7 +19,6 @@ from torch import Tensor
 from pcdet_focal.geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
 from pcdet_focal.ops.anchor_targets.layout import LARGEST, class_view, grid_of, places
 from pcdet_focal.ops.anchor_targets.reference import AssignmentRules, keep_at_random
-from pcdet_focal.ops.arrays import fresh_zeros
 
 SMALLEST_UNION = 1e-6  # square metres, that of boxes_iou_normal
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -41,7 +40,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     rectangles = boxes3d_lidar_to_aligned_bev_boxes(flat_boxes[:, :7]).cpu().numpy().reshape(batch, most, 4)
     classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, most)
 
-    labels = fresh_zeros((batch, total), torch.empty(0, dtype=torch.int32))
+    labels = torch.zeros((batch, total), dtype=torch.int32)
     label_weights = torch.ones(batch, total, dtype=dtype)
     kind = _DTYPES[dtype]
     largest = max(anchors[..., 0].numel() for anchors in all_anchors)
@@ -83,8 +82,8 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         label_weights = (labels >= 0).to(dtype)
 
     labels = labels.to(device)
-    targets = fresh_zeros((batch, total, rules.box_coder.code_size), gt_boxes)
-    weights = fresh_zeros((batch, total), gt_boxes)
+    targets = gt_boxes.new_zeros((batch, total, rules.box_coder.code_size))
+    weights = gt_boxes.new_zeros((batch, total))
     rows = torch.cat(found).to(device)
     if len(rows):
         positives = torch.cat(

@@ -11,7 +11,7 @@ import torch
 
 from pcdet_focal.ops import dispatch
 
-from .kinds import Focal, Kind, check_highest
+from .kinds import Kind, check_highest
 
 
 def backend_of(*tensors: torch.Tensor) -> str:
@@ -41,14 +41,9 @@ def loss_and_gradient(
 
     device = logits.device
     logits, labels = _in_host_memory(logits).contiguous(), labels.cpu().contiguous()
-    if isinstance(kind, Focal):
-        loss, gradient, highest, _ = cpu.from_labels(logits, labels, kind, per_sample, loss_weight, with_grad)
-        check_highest(kind, highest, logits.shape[-1])
-    else:
-        from . import cpu_quality
-
-        quality = _in_host_memory(quality).contiguous()
-        loss, gradient = cpu_quality.from_labels(logits, labels, quality, kind, per_sample, loss_weight, with_grad)
+    quality = None if quality is None else _in_host_memory(quality).contiguous()
+    loss, gradient, highest = cpu.from_labels(logits, labels, quality, kind, per_sample, loss_weight, with_grad)
+    check_highest(kind, highest, logits.shape[-1])
     return torch.scalar_tensor(loss, dtype=torch.float32, device=device), gradient if gradient is None else gradient.to(
         device
     )

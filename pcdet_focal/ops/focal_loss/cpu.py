@@ -1,100 +1,64 @@
-"""Focal loss on the CPU: numba kernels that the compiler turns into vector instructions; ``reference.py`` is the
-definition.
+"""Focal, quality focal and varifocal loss on the CPU in numba; ``reference.py`` is the definition.
 
-With p = sigmoid(x), q = 1 - p, softplus(x) = log(1 + exp(x)), a background entry has::
+With p = sigmoid(x), q = 1 - p and softplus(x) = log(1 + exp(x)), a background entry has::
 
-    loss      = alpha_neg p^gamma softplus(x)
-    d loss/dx = alpha_neg p^gamma (gamma q softplus(x) + p)              because softplus' = p and p' = p q
+    loss      = alpha p^gamma softplus(x)
+    d loss/dx = alpha p^gamma (gamma q softplus(x) + p)              because softplus' = p and p' = p q
 
-and a positive one the same with -x for x, alpha_pos for alpha_neg, and the sign of the derivative turned. Everything
-comes from e = exp(-|x|): s = 1 / (1 + e) is the larger of p and q, e s the smaller, and softplus(x) = max(x, 0) +
-log1p(e), each to full relative precision. p^gamma is exp(-gamma softplus(-x)).
+Nearly all entries are background in each of the three losses. Therefore a loop without branches, which the compiler
+vectorises, treats a block of entries as background, and a second loop over the labels of the block overwrites the few
+entries of positive and ignored anchors. Everything comes from e = exp(-|x|): 1 / (1 + e) is the larger of p and q, and
+softplus(x) = max(x, 0) + log1p(e). exp and log1p are polynomials (relative error below 2.1e-7), because numba
+vectorises neither.
 
-Nearly all entries are background. So the loop over the logits treats all as background, without a branch; a second look
-at the labels then overwrites the few that are not, while they are still in the first cache. exp and log1p are
-polynomials (within 2.1e-7 of the function, relatively): numba has vector versions of neither. Sums are float64, of
-fours in float32, in a fixed order, so that the same input gives the same
-bits on any number of threads.
-
-A logit beyond +-sqrt(largest float32) = +-1.8e19 counts as that number, with gradient 0; NaN stays NaN.
-
-``fastmath`` is only ``contract`` (fused multiply-add) where numbers are computed: anything more would undo exp's range
-reduction and the NaNs. The kernels run on torch's threads (``team_kernel.py``); numba's own parallel loops would stop a
-process that enters them from two threads.
+A logit beyond +-sqrt(largest float32) = +-1.8e19 counts as that number, with gradient 0; NaN stays NaN. ``fastmath`` is
+only ``contract`` (fused multiply-add): more would undo the range reduction of exp and lose NaNs. The division into
+tasks depends on the sizes alone, so that every number of threads gives the same bits.
 """
 
 from __future__ import annotations
 
-import ctypes
+import math
 from functools import lru_cache
 
 import numba
 import numpy as np
 import torch
-from numba import int64
+from numba import boolean, float32, float64, int32, int64
 
-from .. import pages
-from ..team_kernel import (
-    TeamKernel,
-    arguments_type,
-    array_at,
-    count_up,
-    fence,
-    lowest_bit,
-    mask_64,
-    next_task,
-    prefetch,
-    shuffle,
-)
-from .kinds import Focal
+from ..threads import parallel_for
+from .kinds import Focal, Kind, QualityFocal
 
-BLOCK = 2048  # entries that are worked on at a time: logits, gradient and loss of a block stay in the first cache
-# entries between two looks ahead, where the computation of a block has to hide the way of the next one from memory
-CHUNK = 192
-BLOCKS_PER_TASK = 8  # one partial sum for each task
+BLOCK = 2048  # entries: their logits, loss and gradient stay in the first-level cache
+BLOCKS_PER_TASK = 8
 
-# high * 2^7 is a whole number
+# LN2_HIGH * 2^7 is a whole number, so that n * LN2_HIGH is exact
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693145752), np.float32(1.42860677e-6)
-# 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
-_SHIFTER = np.float32(12582912.0)
-# exp(-87) = 1.6e-38 is a normal number; what is smaller never matters beside a factor of that size
-_EXP_LIMIT = np.float32(87.0)
+_SHIFTER = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, left in the lowest bits
+_EXP_LIMIT = np.float32(87.0)  # exp(-87) is a normal number
 _BOUND = np.float32(np.sqrt(np.finfo(np.float32).max))
-_SUSPICIOUS = 1e6  # sum of a block in which a logit may lie beyond the bound: it is computed again with a look at that
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 # exp(r) = 1 + E1 r + E2 r^2 + .. on |r| <= ln(2) / 2: minimax, 9e-8
-_E1, _E2, _E3, _E4, _E5 = (
-    np.float32(c)
-    for c in (0.9999997063133564, 0.49999147841130415, 0.16667638127242876, 0.04189815961838508, 0.00829027211223593)
-)
+_E1, _E2, _E3 = np.float32(0.9999997063133564), np.float32(0.49999147841130415), np.float32(0.16667638127242876)
+_E4, _E5 = np.float32(0.04189815961838508), np.float32(0.00829027211223593)
 # L / (2 sinh L) = K0 + K1 t + .., t = 2 cosh L - 2 in [0, 1/2]: minimax, 1.7e-8
-_K0, _K1, _K2, _K3, _K4 = (
-    np.float32(c)
-    for c in (
-        0.4999999917701106,
-        -0.0833325038964327,
-        0.01665318684129171,
-        -0.003493715927206173,
-        0.0006048949910950533,
-    )
-)
+_K0, _K1, _K2 = np.float32(0.4999999917701106), np.float32(-0.0833325038964327), np.float32(0.01665318684129171)
+_K3, _K4 = np.float32(-0.003493715927206173), np.float32(0.0006048949910950533)
 
-# the numpy model: a division by zero check would end vectorisation
+_FOCAL, _QUALITY_FOCAL, _VARIFOCAL, _VARIFOCAL_IOU_WEIGHTED = range(4)
+
+# the numpy error model, because a check for division by zero ends vectorisation
 _compute = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 
 @_compute
 def _exp_of_minus(a):
     """exp(-a) for a >= 0, at least exp(-87). Of a NaN it is any number."""
-    a = _EXP_LIMIT if a > _EXP_LIMIT else a  # in this order a NaN stays
+    a = _EXP_LIMIT if a > _EXP_LIMIT else a
     shifted = _SHIFTER - a * _LOG2E
     n = shifted - _SHIFTER
     r = (-a - n * _LN2_HIGH) - n * _LN2_LOW
-    poly = _E5 * r + _E4
-    poly = poly * r + _E3
-    poly = poly * r + _E2
-    poly = poly * r + _E1
-    poly = poly * r + _ONE
+    poly = ((((_E5 * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _ONE
     # times 2^n: n is added to the exponent
     bits = np.float32(poly).view(np.int32) + (np.float32(shifted).view(np.int32) << np.int32(23))
     return np.int32(bits).view(np.float32)
@@ -102,21 +66,14 @@ def _exp_of_minus(a):
 
 @_compute
 def _log1p(e, w):
-    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L and e - w is 2 cosh L - 2, in which L /
-    sinh L is a short polynomial.
-    """
-    # also e w, but the units that multiply are the busy ones; t only corrects, so that what it loses is not seen
+    """L = log(1 + e) for e in [0, 1], given w = e / (1 + e): e + w is 2 sinh L, and e - w is 2 cosh L - 2."""
     t = e - w
-    poly = _K4 * t + _K3
-    poly = poly * t + _K2
-    poly = poly * t + _K1
-    poly = poly * t + _K0
-    return (e + w) * poly
+    return (e + w) * ((((_K4 * t + _K3) * t + _K2) * t + _K1) * t + _K0)
 
 
 @_compute
 def _bounded(x):
-    x = _BOUND if x > _BOUND else x
+    x = _BOUND if x > _BOUND else x  # in this order a NaN stays
     return -_BOUND if x < -_BOUND else x
 
 
@@ -127,430 +84,256 @@ def _terms(x):
     larger = _ONE / (_ONE + e)
     smaller = e * larger
     log_term = _log1p(e, smaller)
-    negative = x < _ZERO  # not of a NaN, which so reaches softplus: exp may lose one
+    negative = x < _ZERO  # not of a NaN, which therefore reaches softplus
     p = smaller if negative else larger
     q = larger if negative else smaller
     return p, q, (_ZERO if negative else x) + log_term, (-x if negative else _ZERO) + log_term
 
 
 @_compute
-def _background_gamma_2(logits, factor, loss, grad):
-    """All entries as background with gamma = 2 and alpha = 1, of bounded logits. grad is multiplied by factor, loss is
-    not.
-    """
-    for i in range(logits.size):
-        p, q, softplus, _ = _terms(logits[i])
-        square = p * p
-        loss[i] = square * softplus
-        grad[i] = square * (_TWO * q * softplus + p) * factor
-
-
-@_compute
 def _background(logits, alpha, gamma, scale, loss, grad):
-    """All entries as background with an alpha and a gamma for each entry of the block. grad is scaled, loss is not."""
+    """A block of entries as background; ``alpha`` and ``gamma`` of each entry. The gradient is scaled, the loss not."""
     for i in range(logits.size):
-        x = _bounded(logits[i])
-        p, q, softplus, softplus_minus = _terms(x)
+        p, q, softplus, softplus_minus = _terms(_bounded(logits[i]))
         weight = _exp_of_minus(gamma[i] * softplus_minus) * alpha[i]
-        slope = weight * (gamma[i] * q * softplus + p) * scale
         loss[i] = weight * softplus
-        grad[i] = _ZERO if abs(logits[i]) > _BOUND else slope
-
-
-_not_background = mask_64("!=")
+        grad[i] = _ZERO if abs(logits[i]) > _BOUND else weight * (gamma[i] * q * softplus + p) * scale
 
 
 @_compute
-def _correct_anchor(anchor, label, logits, num_class, alpha_pos, gamma, scale, loss, grad):
-    """Take the entries of an anchor that are not background out of loss, overwrite their gradients, and return the loss
-    of the positive one.
-    """
-    if label < 0:
-        for k in range(anchor * num_class, (anchor + 1) * num_class):
-            loss[k] = _ZERO
-            grad[k] = _ZERO
-        return _ZERO
-    c = 0 if num_class == 1 else label - 1
-    k = anchor * num_class + c
-    q, p, softplus_minus, softplus = _terms(-_bounded(logits[k]))
-    weight = _exp_of_minus(gamma[c] * softplus) * alpha_pos[c]
-    slope = -weight * (gamma[c] * p * softplus_minus + q) * scale
-    loss[k] = _ZERO
-    grad[k] = _ZERO if abs(logits[k]) > _BOUND else slope
-    return weight * softplus_minus
+def _background_gamma_2(logits, alpha, scale, loss, grad):
+    """The same where every gamma is 2: a square instead of a second exponential."""
+    for i in range(logits.size):
+        x = _BOUND if logits[i] > _BOUND else logits[i]  # below -BOUND both results are 0 anyway
+        p, q, softplus, _ = _terms(x)
+        weight = p * p * alpha[i]
+        loss[i] = weight * softplus
+        grad[i] = _ZERO if abs(logits[i]) > _BOUND else weight * (_TWO * q * softplus + p) * scale
 
 
-@_compute
-def _correct(logits, labels, num_class, alpha_pos, gamma, scale, loss, grad):
-    """The same for all anchors of a block, 64 labels at a time."""
-    positive_loss = 0.0
-    done = labels.size // 64 * 64
-    for first in range(0, done, 64):
-        mask = _not_background(labels, first)
-        while mask != 0:
-            anchor = first + lowest_bit(mask)
-            mask &= mask - 1
-            positive_loss += _correct_anchor(
-                anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad
-            )
-    for anchor in range(done, labels.size):
-        if labels[anchor] != 0:
-            positive_loss += _correct_anchor(
-                anchor, labels[anchor], logits, num_class, alpha_pos, gamma, scale, loss, grad
-            )
-    return positive_loss
+@numba.njit(error_model="numpy")
+def _positive(x, t, kind, alpha, gamma):
+    """Loss and slope of the entry that a positive label names, in float64; ``t`` is the quality."""
+    e = math.exp(-abs(x))
+    larger, smaller, log_term = 1 / (1 + e), e / (1 + e), math.log1p(e)
+    p, q = (larger, smaller) if x >= 0 else (smaller, larger)
+    softplus, softplus_minus = max(x, 0.0) + log_term, max(-x, 0.0) + log_term
+    if x != x:
+        softplus = softplus_minus = x
+    if kind == _FOCAL:
+        weight = alpha * q**gamma
+        return weight * softplus_minus, -weight * (gamma * p * softplus_minus + q)
+    if kind != _QUALITY_FOCAL and t <= 0:  # varifocal; not NaN
+        weight = alpha * p**gamma
+        return weight * softplus, weight * (gamma * q * softplus + p)
+    bce = t * softplus_minus + (1 - t) * softplus
+    slope = (1 - t) * p - t * q  # p - t
+    if kind != _QUALITY_FOCAL:
+        factor = t if kind == _VARIFOCAL_IOU_WEIGHTED else 1.0
+        return factor * bce, factor * slope
+    if slope == 0:
+        return 0.0**gamma * bce, 0.0
+    power = abs(slope) ** gamma
+    return power * bce, power * (slope + gamma * p * q * bce / slope)
 
 
 @numba.njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def _sum(values):
-    """In float64, of sums of four in float32: to convert is what takes the time."""
-    total = 0.0
-    quarter = values.size // 4
-    first, second, third, fourth = (
-        values[:quarter],
-        values[quarter : 2 * quarter],
-        values[2 * quarter : 3 * quarter],
-        values[3 * quarter : 4 * quarter],
-    )
-    for i in range(quarter):
-        total += np.float64((first[i] + second[i]) + (third[i] + fourth[i]))
-    for i in range(4 * quarter, values.size):
+    """In float64, of sums of four in float32, because the conversion takes most of the time."""
+    total, n = 0.0, values.size // 4
+    for i in range(n):
+        total += np.float64((values[i] + values[n + i]) + (values[2 * n + i] + values[3 * n + i]))
+    for i in range(4 * n, values.size):
         total += np.float64(values[i])
     return total
 
 
-_HEADER = 2  # counters at the beginning of the scratch memory
-_FromLabels = arguments_type(
-    "_FromLabels",
-    "logits labels label_bytes grad alpha_pos alpha_neg gamma is_plain per_sample batch_size num_anchors num_class "
-    "anchors_per_block "
-    "anchors_per_task tasks_per_sample scratch highest",
-    "loss_weight loss",
+@numba.njit(error_model="numpy")
+def _any(labels):
+    found = np.int32(0)
+    for a in range(labels.size):  # vectorised, unlike "for label in labels"
+        found |= labels[a]
+    return found != 0
+
+
+@numba.njit((int32[:, ::1], int64, int64[:, ::1], int64[:, ::1], int64, int64), cache=True, nogil=True)
+def _count(labels, anchors_per_task, counts, highest, first_task, last_task):
+    """Fill in the positives and the highest label of the tasks; ``counts`` and ``highest`` are (B, tasks a sample)."""
+    for task in range(first_task, last_task):
+        b, part = task // counts.shape[1], task % counts.shape[1]
+        row = labels[b, part * anchors_per_task : (part + 1) * anchors_per_task]
+        count, top = np.int32(0), row[0]
+        for a in range(row.size):
+            count += np.int32(row[a] > 0)
+            top = max(top, row[a])
+        counts[b, part], highest[b, part] = count, top
+
+
+@numba.njit(
+    (float32[:, :, ::1], int32[:, ::1], float32[:, ::1], int64)
+    + (float64[::1], float32[::1], float32[::1], boolean, int64, float32[::1])
+    + (float32[:, :, ::1], float64[:, ::1], int64, int64),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
 )
-
-
-@numba.njit(error_model="numpy")
-def _anchors_of(args, task):
-    """Sample, first anchor and last + 1 of a task; anchors are numbered through the batch."""
-    sample, part = task // args.tasks_per_sample, task % args.tasks_per_sample
-    first = sample * args.num_anchors + part * args.anchors_per_task
-    return sample, first, min(first + args.anchors_per_task, (sample + 1) * args.num_anchors)
-
-
-@numba.njit(error_model="numpy")
-def _count_labels(labels):
-    """Positives and the highest label."""
-    count = np.int32(0)
-    top = labels[0]
-    for i in range(labels.size):
-        count += np.int32(labels[i] > 0)
-        top = max(top, labels[i])
-    return int64(count), int64(top)
-
-
-@numba.njit(error_model="numpy")
-def _count(args, task, counts, highest):
-    """Fill the task's place in counts, 1 + its positives, and in highest, its highest label."""
-    _, first, last = _anchors_of(args, task)
-    if args.label_bytes == 4:
-        count, top = _count_labels(array_at(args.labels + 4 * first, np.int32, last - first))
-    else:
-        count, top = _count_labels(array_at(args.labels + 8 * first, np.int64, last - first))
-    highest[task] = top
-    fence()  # who sees the count sees the label too
-    counts[task] = count + 1
-
-
-@numba.njit(error_model="numpy")
-def _count_all(args, counts, highest):
-    """Fill ``counts``, where 0 is not yet known, and ``highest`` of all tasks, together with the other threads; return
-    the highest of all.
-
-    In the end a thread counts again what another is still at work on: both write the same numbers, and nobody waits.
+def _loss_and_gradient(
+    logits, labels, quality, kind, alpha_pos, alpha, gamma, gamma_is_2, per_block, scale, grad, sums, first, last
+):
+    """Unscaled loss sums (B, tasks a sample) and scaled gradients of the tasks; a ``grad`` without entries is not
+    written. ``alpha`` and ``gamma`` hold each entry of a block.
     """
-    while True:
-        task = count_up(args.scratch)
-        if task >= counts.size:
-            break
-        _count(args, task, counts, highest)
-    for task in range(counts.size):
-        if counts[task] == 0:
-            _count(args, task, counts, highest)
-    fence()
-    top = highest[0]
-    for task in range(1, counts.size):
-        top = max(top, highest[task])
-    return top
-
-
-@numba.njit(error_model="numpy")
-def _scale(args, sample, counts):
-    """The factor of a sample's sum."""
-    if not args.per_sample:
-        return args.loss_weight
-    positives = 0
-    for task in range(sample * args.tasks_per_sample, (sample + 1) * args.tasks_per_sample):
-        positives += counts[task] - 1
-    return args.loss_weight / (max(positives, 1) * args.batch_size)
-
-
-@numba.njit(error_model="numpy")
-def _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad):
-    if args.label_bytes == 4:
-        labels = array_at(args.labels + 4 * first, np.int32, last - first)
-        return _correct(logits, labels, args.num_class, alpha_pos, gamma, scale, loss, grad)
-    wide_labels = array_at(args.labels + 8 * first, np.int64, last - first)
-    return _correct(logits, wide_labels, args.num_class, alpha_pos, gamma, scale, loss, grad)
-
-
-@numba.njit(error_model="numpy")
-def _block(args, first, last, scale, alpha_pos, alpha_neg, gamma, loss, grad):
-    """Loss and scaled gradient of the anchors first .. last - 1."""
-    logits = array_at(args.logits + 4 * first * args.num_class, np.float32, (last - first) * args.num_class)
-    if args.is_plain:
-        _background_gamma_2(logits, alpha_neg[0] * scale, loss, grad)
-        total = _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + alpha_neg[0] * _sum(
-            loss[: logits.size]
-        )
-        if total < _SUSPICIOUS:  # not NaN
-            return total
-    _background(logits, alpha_neg, gamma, scale, loss, grad)
-    return _correct_block(args, first, last, logits, alpha_pos, gamma, scale, loss, grad) + _sum(loss[: logits.size])
-
-
-def _from_labels_member(pointer):
-    """Loss sums and scaled gradients of the tasks that this thread gets; who ends the last task adds up."""
-    args = numba.carray(pointer, 1)[0]
-    num_class, tasks, block = (
-        args.num_class,
-        args.batch_size * args.tasks_per_sample,
-        args.anchors_per_block * args.num_class,
-    )
-    alpha_pos, alpha_neg, gamma = (
-        array_at(args.alpha_pos, np.float32, num_class),
-        array_at(args.alpha_neg, np.float32, block),
-        array_at(args.gamma, np.float32, block),
-    )
-    counts = array_at(args.scratch + 8 * _HEADER, np.int64, tasks)
-    highest = array_at(args.scratch + 8 * (_HEADER + tasks), np.int64, tasks)
-    sums = array_at(args.scratch + 8 * (_HEADER + 2 * tasks), np.float64, tasks)
-    args.highest = _count_all(args, counts, highest)
-    if args.highest > num_class > 1:
-        return
-    loss, grad = np.empty(block, np.float32), np.empty(block, np.float32)
-    while True:
-        task = next_task(pointer)
-        if task >= tasks:
-            break
-        sample, begin, end = _anchors_of(args, task)
-        scale = np.float32(_scale(args, sample, counts))
+    _, num_anchors, num_class = logits.shape
+    loss, scratch = np.empty(alpha.size, np.float32), np.empty(alpha.size, np.float32)
+    per_task = per_block * BLOCKS_PER_TASK
+    for task in range(first, last):
+        b, part = task // sums.shape[1], task % sums.shape[1]
         total = 0.0
-        for first in range(begin, end, args.anchors_per_block):
-            last = min(first + args.anchors_per_block, end)
-            if args.grad != 0:
-                grad = array_at(args.grad + 4 * first * num_class, np.float32, (last - first) * num_class)
-            total += _block(args, first, last, scale, alpha_pos, alpha_neg, gamma, loss, grad)
-        sums[task] = total
-        if count_up(args.scratch + 8) == tasks - 1:
-            total = 0.0
-            for other in range(tasks):
-                total += _scale(args, other // args.tasks_per_sample, counts) * sums[other]
-            args.loss = total
+        for begin in range(part * per_task, min((part + 1) * per_task, num_anchors), per_block):
+            end = min(begin + per_block, num_anchors)
+            x = logits[b, begin:end].reshape(-1)
+            slopes = grad[b, begin:end].reshape(-1) if grad.size else scratch[: x.size]
+            if gamma_is_2:
+                _background_gamma_2(x, alpha, scale[b], loss, slopes)
+            else:
+                _background(x, alpha, gamma, scale[b], loss, slopes)
+            for start in range(begin, end, 32):
+                stop = min(start + 32, end)
+                if not _any(labels[b, start:stop]):
+                    continue
+                for a in range(start, stop):
+                    k = (a - begin) * num_class
+                    if labels[b, a] < 0:
+                        loss[k : k + num_class] = _ZERO
+                        slopes[k : k + num_class] = _ZERO
+                    elif labels[b, a] > 0:
+                        c = 0 if num_class == 1 else labels[b, a] - 1
+                        t = float64(quality[b, a]) if kind != _FOCAL else 1.0
+                        added, slope = _positive(float64(_bounded(x[k + c])), t, kind, alpha_pos[c], float64(gamma[c]))
+                        total += added
+                        loss[k + c] = _ZERO
+                        slopes[k + c] = _ZERO if abs(x[k + c]) > _BOUND else np.float32(slope * scale[b])
+            total += _sum(loss[: x.size])
+        sums[b, part] = total
 
 
-_run_from_labels = TeamKernel(_from_labels_member, _FromLabels)
+@lru_cache(maxsize=32)
+def _constants(kind: Kind, num_class: int, per_block: int) -> tuple:
+    """Number of the kind, alpha of positives (C,), alpha and gamma of each entry of a block, whether gamma is 2."""
+    if isinstance(kind, Focal):
+        number, pos, neg, gamma = _FOCAL, kind.alpha_pos, kind.alpha_neg, kind.gamma
+    elif isinstance(kind, QualityFocal):
+        number, pos, neg, gamma = _QUALITY_FOCAL, (1.0,) * num_class, (1.0,) * num_class, (kind.beta,) * num_class
+    else:
+        number = _VARIFOCAL_IOU_WEIGHTED if kind.iou_weighted else _VARIFOCAL
+        pos = neg = (kind.alpha,) * num_class
+        gamma = (kind.gamma,) * num_class
+    per_entry = [np.tile(np.array(v, np.float32), per_block) for v in (neg, gamma)]
+    return number, np.array(pos, np.float64), *per_entry, set(gamma) == {2}
+
+
+def from_labels(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    quality: torch.Tensor | None,
+    kind: Kind,
+    per_sample: bool,
+    loss_weight: float,
+    with_grad: bool,
+) -> tuple[float, torch.Tensor | None, int]:
+    """Loss of a batch, its gradient, and the highest label: where that is above C > 1, neither was computed.
+
+    Args:
+        logits: (B, A, C) float32. labels: (B, A) int32 or int64. quality: (B, A) float32, None for ``Focal``. All
+            contiguous; A, B and C at least 1.
+        per_sample: divide a sample's sum by max(its positives, 1) * B.
+    """
+    batch_size, num_anchors, num_class = logits.shape
+    per_block = max(BLOCK // num_class // 16 * 16, 1)
+    parts = -(-num_anchors // (per_block * BLOCKS_PER_TASK))
+    x, counts = logits.detach().numpy(), np.empty((batch_size, parts), np.int64)
+    y = (labels if labels.dtype == torch.int32 else labels.clamp(-1, 2**31 - 1).int()).numpy()
+    highest, sums = np.empty_like(counts), np.empty((batch_size, parts))
+    parallel_for(lambda i, j: _count(y, per_block * BLOCKS_PER_TASK, counts, highest, i, j), counts.size)
+    if (top := int(highest.max())) > num_class > 1:
+        return 0.0, None, top
+    scale = np.full(batch_size, float(loss_weight))
+    if per_sample:
+        scale /= np.maximum(counts.sum(axis=1), 1) * batch_size
+    grad = torch.empty_like(logits) if with_grad else torch.empty(0, 0, 0)
+    t = np.empty((0, 0), np.float32) if quality is None else quality.detach().numpy()
+    number, alpha_pos, alpha, gamma, gamma_is_2 = _constants(kind, num_class, per_block)
+    constants = number, alpha_pos, alpha, gamma, gamma_is_2, per_block, scale.astype(np.float32)
+    out = grad.numpy()
+    parallel_for(lambda i, j: _loss_and_gradient(x, y, t, *constants, out, sums, i, j), sums.size)
+    return float(scale @ sums.sum(axis=1)), grad if with_grad else None, top
 
 
 @_compute
-def _soft_terms(x, t):
-    """Of a logit and a target: t on the side of the logit (1 - t for x >= 0, else t) and 1 less that; sigmoid(|x|),
-    sigmoid(-|x|); cross entropy.
+def _soft(x, t, weight, alpha_neg, alpha_difference):
+    """Loss and slope for a target in [0, 1] and gamma = 2. The slope of the cross entropy has OpenPCDet's form, which
+    is 1 - t, not 0.5 - t, at a logit of exactly 0.
     """
-    a = abs(x)
-    a = _BOUND if a > _BOUND else a
+    a = min(abs(x), _BOUND) if x == x else x
     e = _exp_of_minus(a)
     larger = _ONE / (_ONE + e)
     smaller = e * larger
     against, towards = (_ONE - t, t) if x >= _ZERO else (t, _ONE - t)
-    return against, towards, larger, smaller, against * a + _log1p(e, smaller)
+    bce = against * a + _log1p(e, smaller)
+    one_minus_pt = against * larger + towards * smaller
+    factor = one_minus_pt * (t * alpha_difference + alpha_neg) * weight
+    slope = (against - towards) * (larger * smaller) * (bce + bce)
+    slope += one_minus_pt * (against - (_ZERO if x == _ZERO else smaller))
+    slope = _ZERO if abs(x) > _BOUND else factor * slope
+    return factor * one_minus_pt * bce, slope if x >= _ZERO else -slope  # slope so far is with respect to |x|
 
 
 @_compute
 def _soft_loss(logits, targets, weights, alpha_neg, alpha_difference, out):
-    """Elementwise loss for targets in [0, 1], gamma = 2; alpha_difference is that of a positive less that of
-    background.
-    """
     for i in range(logits.size):
-        t = targets[i]
-        against, towards, larger, smaller, bce = _soft_terms(logits[i], t)
-        one_minus_pt = against * larger + towards * smaller
-        out[i] = (t * alpha_difference + alpha_neg) * one_minus_pt * one_minus_pt * bce * weights[i]
+        out[i] = _soft(logits[i], targets[i], weights[i], alpha_neg, alpha_difference)[0]
 
 
 @_compute
 def _soft_gradient(logits, targets, weights, alpha_neg, alpha_difference, out):
-    """Its derivative; that of the cross entropy in OpenPCDet's form, which is 1 - t, not 0.5 - t, at a logit of exactly
-    0.
-    """
     for i in range(logits.size):
-        x, t = logits[i], targets[i]
-        against, towards, larger, smaller, bce = _soft_terms(x, t)
-        one_minus_pt = against * larger + towards * smaller
-        factor = one_minus_pt * (t * alpha_difference + alpha_neg) * weights[i]
-        factor = factor if x >= _ZERO else -factor  # what it is multiplied by is a derivative with respect to |x|
-        slope = factor * (
-            (against - towards) * (larger * smaller) * (bce + bce)
-            + one_minus_pt * (against - (_ZERO if x == _ZERO else smaller))
-        )
-        out[i] = _ZERO if abs(x) > _BOUND else slope
-
-
-_REPEAT_16 = shuffle(16, [row for row in range(16) for _ in range(3)])
-_PACK_16 = shuffle(64, [4 * row + c for row in range(16) for c in range(3)])
+        out[i] = _soft(logits[i], targets[i], weights[i], alpha_neg, alpha_difference)[1]
 
 
 @_compute
-def _repeat(values, num_class, out):
-    """Each value num_class times in a row."""
-    done = 0
-    if num_class == 3:
-        done = values.size // 16 * 16
-        for row in range(0, done, 16):
-            _REPEAT_16(values.ctypes.data + 4 * row, out.ctypes.data + 12 * row)
-    for row in range(done, values.size):
+def _gather(targets, weights, grad_output, t, w):
+    """Targets, and weights times incoming gradients, of any strides, row by row."""
+    rows, num_class = targets.shape
+    for row in range(rows):
         for c in range(num_class):
-            out[row * num_class + c] = values[row]
+            t[row * num_class + c] = targets[row, c]
+            w[row * num_class + c] = weights[row, c] * grad_output[row, c]
 
 
-@_compute
-def _pack(values, stride, num_class, rows, out):
-    """The first num_class of every stride > num_class values."""
-    done = 0
-    if num_class == 3 and stride == 4:  # a slice of one-hot targets
-        done = min(rows, values.size // 4) // 16 * 16  # behind the last row there may be nothing to read
-        for row in range(0, done, 16):
-            _PACK_16(values.ctypes.data + 16 * row, out.ctypes.data + 12 * row)
-    for row in range(done, rows):
-        for c in range(num_class):
-            out[row * num_class + c] = values[row * stride + c]
+_any_strides = numba.types.Array(float32, 2, "A", readonly=True)
 
 
-_Elementwise = arguments_type(
-    "_Elementwise",
-    "logits targets target_stride weights weights_per_row num_class num_rows rows_per_block grad_output grad_outputs "
-    "out",
-    "alpha_pos alpha_neg",
+@numba.njit(
+    (float32[:, ::1], _any_strides, _any_strides, _any_strides)
+    + (boolean, float32, float32, float32[:, ::1], int64, int64, int64),
+    cache=True,
+    nogil=True,
+    fastmath={"contract"},
+    error_model="numpy",
 )
-
-
-@_compute
-def _factor(args, first, last, out):
-    """What each entry of the rows first .. last - 1 is multiplied by: its weight and, where each entry has its own, the
-    gradient of its loss.
-    """
-    num_class, rows, per_row = args.num_class, last - first, args.weights_per_row
-    weights = array_at(args.weights + 4 * first * per_row, np.float32, rows * per_row)
-    if per_row == num_class and args.grad_outputs <= 1:
-        return weights
-    out = out[: rows * num_class]
-    if per_row == 1:
-        _repeat(weights, num_class, out)
-    else:
-        for i in range(out.size):
-            out[i] = weights[i] if per_row else _ONE
-    if args.grad_outputs > 1:
-        grad_output = array_at(args.grad_output + 4 * first * num_class, np.float32, out.size)
-        for i in range(out.size):
-            out[i] *= grad_output[i]
-    return out
-
-
-@_compute
-def _elementwise_block(args, first, last, alpha_neg, alpha_difference, factor, packed):
-    """The loss, or the gradient, of the rows first .. last - 1.
-
-    Targets and weights that first have to be packed and repeated are all needed at the beginning: they are fetched
-    during the block before.
-    """
-    num_class, rows, per_row, stride = args.num_class, last - first, args.weights_per_row, args.target_stride
-    begin, entries = first * num_class, rows * num_class
-    targets = array_at(args.targets + 4 * first * stride, np.float32, (args.num_rows - 1 - first) * stride + num_class)
-    if stride != num_class:
-        _pack(targets, stride, num_class, rows, packed)
-        targets = packed
-    factor = _factor(args, first, last, factor)
-    next_targets, targets_bytes = (
-        args.targets + 4 * last * stride,
-        4 * CHUNK * stride // num_class if stride != num_class else 0,
-    )
-    next_weights, weights_bytes = (
-        args.weights + 4 * last * per_row,
-        4 * CHUNK * per_row // num_class if per_row != num_class else 0,
-    )
-    for k in range(0, entries, CHUNK):
-        size = min(CHUNK, entries - k)
-        logits, out = (
-            array_at(args.logits + 4 * (begin + k), np.float32, size),
-            array_at(args.out + 4 * (begin + k), np.float32, size),
-        )
-        target, weight = (
-            array_at(targets.ctypes.data + 4 * k, np.float32, size),
-            array_at(factor.ctypes.data + 4 * k, np.float32, size),
-        )
-        prefetch(next_targets, next_targets + targets_bytes)
-        prefetch(next_weights, next_weights + weights_bytes)
-        next_targets, next_weights = next_targets + targets_bytes, next_weights + weights_bytes
-        if args.grad_outputs:
-            _soft_gradient(logits, target, weight, alpha_neg, alpha_difference, out)
-        else:
-            _soft_loss(logits, target, weight, alpha_neg, alpha_difference, out)
-
-
-def _elementwise_member(pointer):
-    args = numba.carray(pointer, 1)[0]
-    rows_per_block, rows_per_task = args.rows_per_block, args.rows_per_block * BLOCKS_PER_TASK
-    alpha_neg, alpha_difference = np.float32(args.alpha_neg), np.float32(args.alpha_pos - args.alpha_neg)
-    if args.grad_outputs == 1:
-        grad_output = array_at(args.grad_output, np.float32, 1)[0]
-        alpha_neg, alpha_difference = alpha_neg * grad_output, alpha_difference * grad_output
-    factor, packed = (
-        np.empty(rows_per_block * args.num_class, np.float32),
-        np.empty(rows_per_block * args.num_class, np.float32),
-    )
-    while True:
-        begin = next_task(pointer) * rows_per_task
-        if begin >= args.num_rows:
+def _elementwise(logits, targets, weights, grad_output, with_grad, alpha_neg, alpha_difference, out, rows, first, last):
+    num_class = logits.shape[1]
+    t, w = np.empty(rows * num_class, np.float32), np.empty(rows * num_class, np.float32)
+    for task in range(first * BLOCKS_PER_TASK, last * BLOCKS_PER_TASK):
+        begin, end = task * rows, min((task + 1) * rows, logits.shape[0])
+        if begin >= end:
             break
-        end = min(begin + rows_per_task, args.num_rows)
-        for first in range(begin, end, rows_per_block):
-            _elementwise_block(
-                args, first, min(first + rows_per_block, end), alpha_neg, alpha_difference, factor, packed
-            )
-
-
-_run_elementwise = TeamKernel(_elementwise_member, _Elementwise)
-
-
-def _rows_per_block(num_class: int) -> int:
-    """A multiple of 64 or 16 where there are so many: then no block but the last has labels or entries left over that
-    do not fill a vector register, and all begin where a cache line does."""
-    rows = BLOCK // num_class
-    for size in (64, 16):
-        if rows >= size:
-            return rows // size * size
-    return max(rows, 1)
-
-
-def _rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """A (..., C) tensor whose rows come at one step in memory, and the step: a slice such as one_hot[..., 1:] is not
-    copied.
-    """
-    num_class = tensor.shape[-1]
-    stride = tensor.stride(-2) if tensor.dim() > 1 else num_class
-    regular = tensor.stride(-1) == 1 and stride > num_class
-    for i in range(tensor.dim() - 2):
-        regular = regular and tensor.stride(i) == tensor.stride(i + 1) * tensor.shape[i + 1]
-    return (tensor, stride) if regular else (tensor.contiguous(), num_class)
+        _gather(targets[begin:end], weights[begin:end], grad_output[begin:end], t, w)
+        x, y = logits[begin:end].reshape(-1), out[begin:end].reshape(-1)
+        if with_grad:
+            _soft_gradient(x, t, w, alpha_neg, alpha_difference, y)
+        else:
+            _soft_loss(x, t, w, alpha_neg, alpha_difference, y)
 
 
 def elementwise(
@@ -564,93 +347,19 @@ def elementwise(
     """Weighted elementwise loss with gamma = 2, or with ``grad_output`` its gradient with respect to the logits.
 
     Args:
-        logits: (..., C) float32, contiguous. targets: the same shape, of any strides. weights: (..., 1) or (..., C),
-            contiguous, or None.
-        grad_output: like logits, of any strides; one number spread over all is not written out.
+        logits: (..., C) float32, contiguous. targets, grad_output: the same shape, of any strides.
+        weights: (..., 1) or (..., C), or None.
     """
     num_class = logits.shape[-1]
-    rows = _rows_per_block(num_class)
-    out = pages.empty_like(logits)
-    targets, stride = _rows(targets)
-    args = _Elementwise(
-        logits=logits.data_ptr(),
-        targets=targets.data_ptr(),
-        target_stride=stride,
-        num_class=num_class,
-        num_rows=logits.numel() // num_class,
-        rows_per_block=rows,
-        out=out.data_ptr(),
-        alpha_pos=alpha_pos,
-        alpha_neg=alpha_neg,
-    )
-    if weights is not None:
-        args.weights, args.weights_per_row = weights.data_ptr(), weights.shape[-1]
-    if grad_output is not None:
-        one_number = not any(stride for stride, size in zip(grad_output.stride(), grad_output.shape) if size > 1)
-        grad_output = grad_output if one_number else grad_output.contiguous()
-        args.grad_output, args.grad_outputs = grad_output.data_ptr(), 1 if one_number else grad_output.numel()
-    _run_elementwise(args, -(-args.num_rows // (rows * BLOCKS_PER_TASK)))
+    one = torch.ones(1)
+
+    def rows_of(tensor: torch.Tensor | None) -> np.ndarray:
+        tensor = one if tensor is None else tensor.detach()
+        return tensor.expand(logits.shape).reshape(-1, num_class).numpy()
+
+    out, rows = torch.empty_like(logits), max(BLOCK // num_class, 1)
+    arrays = [rows_of(tensor) for tensor in (logits, targets, weights, grad_output)]
+    constants = grad_output is not None, alpha_neg, alpha_pos - alpha_neg, out.view(-1, num_class).numpy(), rows
+    tasks = -(-arrays[0].shape[0] // (rows * BLOCKS_PER_TASK))
+    parallel_for(lambda i, j: _elementwise(*arrays, *constants, i, j), tasks)
     return out
-
-
-@lru_cache(maxsize=32)
-def _constants(kind: Focal, per_block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
-    """alpha_pos (C,), alpha_neg and gamma for each entry of a block, and whether gamma is 2 and alpha_neg one number
-    for all classes.
-    """
-    pos, neg, exponent = (torch.tensor(v, dtype=torch.float32) for v in kind)
-    return (
-        pos,
-        neg.repeat(per_block),
-        exponent.repeat(per_block),
-        set(kind.gamma) == {2} and len(set(kind.alpha_neg)) == 1,
-    )
-
-
-def from_labels(
-    logits: torch.Tensor, labels: torch.Tensor, kind: Focal, per_sample: bool, loss_weight: float, with_grad: bool
-) -> tuple[float, torch.Tensor | None, int, ctypes.Array]:
-    """Focal loss of a batch, its gradient, and the highest label: where that is above C > 1, neither of them was
-    computed.
-
-    Args:
-        logits: (B, A, C) float32. labels: (B, A) int32 or int64. Both contiguous, A, B and C at least 1.
-        per_sample: divide a sample's sum by max(its positives, 1) * B.
-    Returns:
-        Loss, gradient (B, A, C) or None, highest label, and what ``positives`` reads.
-    """
-    batch_size, num_anchors, num_class = logits.shape
-    per_block = _rows_per_block(num_class)
-    per_task = per_block * BLOCKS_PER_TASK
-    tasks_per_sample = -(-num_anchors // per_task)
-    tasks = batch_size * tasks_per_sample
-    alpha_pos, alpha_neg, gamma, is_plain = _constants(kind, per_block)
-    grad = pages.empty_like(logits) if with_grad else None
-    scratch = (ctypes.c_int64 * (_HEADER + 3 * tasks))()
-    args = _FromLabels(
-        logits=logits.data_ptr(),
-        labels=labels.data_ptr(),
-        label_bytes=labels.element_size(),
-        grad=grad.data_ptr() if with_grad else 0,
-        alpha_pos=alpha_pos.data_ptr(),
-        alpha_neg=alpha_neg.data_ptr(),
-        gamma=gamma.data_ptr(),
-        is_plain=is_plain,
-        per_sample=per_sample,
-        batch_size=batch_size,
-        num_anchors=num_anchors,
-        num_class=num_class,
-        anchors_per_block=per_block,
-        anchors_per_task=per_task,
-        tasks_per_sample=tasks_per_sample,
-        scratch=ctypes.addressof(scratch),
-        loss_weight=loss_weight,
-    )
-    _run_from_labels(args, tasks)
-    return args.loss, grad, args.highest, scratch
-
-
-def positives(scratch: ctypes.Array, batch_size: int) -> np.ndarray:
-    """Positive anchors of each sample, (B,) int64, that ``from_labels`` counted."""
-    counts = np.frombuffer(scratch, np.int64)[_HEADER : _HEADER + (len(scratch) - _HEADER) // 3]
-    return (counts - 1).reshape(batch_size, -1).sum(axis=1)

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..threads import share_out
+from ..threads import parallel_for
 from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map
 
 __all__ = ["build_conv_map", "build_subm_map", "convolve", "sparse_conv", "weight_gradient"]
@@ -387,7 +387,7 @@ def convolve(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     wide_bias = _padded(torch.zeros(width, dtype=weight.dtype) if bias is None else bias, lanes)
     out = torch.empty((pairs.n_out, wide_weight.shape[2]), dtype=weight.dtype)
     out_, features_ = out.numpy(), features.contiguous().numpy()
-    share_out(
+    parallel_for(
         lambda first, last: _accumulate(
             out_,
             features_,
@@ -416,7 +416,7 @@ def weight_gradient(features: torch.Tensor, grad_out: torch.Tensor, pairs: Pairs
     offsets = pairs.segments.shape[1] - 1
     out = torch.empty((offsets, depth, wide_grad.shape[1]), dtype=grad_out.dtype)
     out_, features_, share = out.numpy(), features.contiguous().numpy(), 16
-    share_out(
+    parallel_for(
         lambda first, last: _accumulate_weight(
             out_, features_, wide_grad, pairs.i_idx, pairs.o_idx, pairs.segments, share, first, last
         ),

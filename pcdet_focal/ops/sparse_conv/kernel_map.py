@@ -18,7 +18,7 @@ import torch
 
 from pcdet_focal.errors import InputError
 
-from ..threads import share_out
+from ..threads import parallel_for
 from .geometry import MapGeometry, conv_output_shape
 
 # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2
@@ -232,12 +232,12 @@ def _arrange(table: np.ndarray, out_rows: np.ndarray, in_rows: np.ndarray) -> Pa
     volume, n = table.shape
     blocks = -(-n // BLOCK_ROWS)
     counts = np.empty((blocks, volume), np.int64)
-    share_out(lambda first, last: _count_pairs(counts, table, BLOCK_ROWS, first, last), blocks)
+    parallel_for(lambda first, last: _count_pairs(counts, table, BLOCK_ROWS, first, last), blocks)
     ends = np.cumsum(counts).reshape(blocks, volume)
     segments = np.concatenate([ends[:, :1] - counts[:, :1], ends], 1)
     total = int(counts.sum())
     o_idx, i_idx = np.empty(total, np.int32), np.empty(total, np.int32)
-    share_out(
+    parallel_for(
         lambda first, last: _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, BLOCK_ROWS, first, last),
         blocks,
     )
@@ -303,7 +303,7 @@ def build_subm_map(
     half = len(steps) // 2
     table = np.empty((len(steps), len(keys)), np.int32)
     table[half] = np.arange(len(keys))
-    share_out(lambda first, last: _fill_subm_table(table, keys, steps[:half], first, last), half)
+    parallel_for(lambda first, last: _fill_subm_table(table, keys, steps[:half], first, last), half)
     pairs = _arrange(table, rows, rows)
     return KernelMap(
         MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs
@@ -332,14 +332,16 @@ def build_conv_map(
         np.empty(volume, np.int64),
     )
     settings = (kernel, _three(stride, 1), _three(padding, 0), _three(dilation, 1), _three(out_shape, 1))
-    share_out(
+    parallel_for(
         lambda first, last: _fill_candidates(keys, ranks, count, rows3, rows, *settings, first, last), int(kernel[0])
     )
     everything = _gather_keys(keys, count)
     everything.sort()
     out_keys, out_indices = _distinct(everything, _three(out_shape, 1))
     out_table, in_table = np.empty((volume, len(out_keys)), np.int32), np.empty((volume, len(rows)), np.int32)
-    share_out(lambda first, last: _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last), volume)
+    parallel_for(
+        lambda first, last: _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last), volume
+    )
     pairs = _arrange(out_table, np.arange(len(out_keys), dtype=np.int32), rows)
     ndim = indices.shape[1] - 1
     out_indices = (

@@ -2,7 +2,6 @@
 block loop, forks, bits.
 """
 
-import ctypes
 import math
 import subprocess
 import sys
@@ -106,21 +105,6 @@ def test_is_the_definition(shape, gamma):
     assert loss.dtype == torch.float32 and loss.shape == ()
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6 if gamma == 1.5 else 3e-7)
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=3e-6, atol=1e-12)
-
-
-def test_positives_that_another_thread_has_not_counted_yet(monkeypatch):
-    """All parts are taken, none is counted: this thread counts them itself."""
-    run = cpu._run_from_labels
-
-    def late(args, tasks):
-        ctypes.c_int64.from_address(args.scratch).value = tasks
-        run(args, tasks)
-
-    logits, labels = random_case((3, 20000, 3))
-    expected, gradient, *_ = both(logits, labels)
-    monkeypatch.setattr(cpu, "_run_from_labels", late)
-    loss, late_gradient, *_ = both(logits, labels)
-    assert loss == expected and torch.equal(gradient, late_gradient)
 
 
 def test_a_million_entries_do_not_drift():

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ....errors import InputError
 from ....ops.anchor_search import search_anchors
-from ....ops.arrays import fresh_zeros
 from ....ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 
 
@@ -69,9 +68,9 @@ class ATSSTargetAssigner:
         classes = gt_boxes_with_classes[..., -1].flatten().int()
         places = self._places(sets, use_multihead or self.use_multihead)
         count = sum(anchors[..., 0].numel() for anchors in sets)
-        labels = fresh_zeros((batch * count + 1,), classes)
-        targets = fresh_zeros((batch * count + 1, self.box_coder.code_size), sets[0])
-        weights = fresh_zeros((batch * count + 1,), sets[0])
+        labels = classes.new_zeros(batch * count + 1)
+        targets = sets[0].new_zeros((batch * count + 1, self.box_coder.code_size))
+        weights = sets[0].new_zeros(batch * count + 1)
         for i, anchors in enumerate(sets):
             wanted = classes > 0 if self.anchor_classes is None else classes == self.anchor_classes[i]
             if not anchors.numel() or not len(boxes):
