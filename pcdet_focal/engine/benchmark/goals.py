@@ -69,18 +69,17 @@ class Goal:
 
 _CLASSIFICATION = "losses", "classification", "SECOND KITTI"
 GOALS = (
-    Goal(*_CLASSIFICATION, "cpu", "eager", at_least=25),
-    Goal(*_CLASSIFICATION, "cpu", "compiled", at_least=20),
-    Goal(*_CLASSIFICATION, "cpu", "copy", below=5, inverse=True),
+    Goal(*_CLASSIFICATION, "cpu", "eager", at_least=12),
+    Goal(*_CLASSIFICATION, "cpu", "copy", below=8, inverse=True),
     Goal(*_CLASSIFICATION, "cpu", "extra_memory", below=1 * MEGABYTE),
     Goal(*_CLASSIFICATION, "cuda", "eager", at_least=15),
     Goal(*_CLASSIFICATION, "cuda", "compiled", at_least=3),
     Goal(*_CLASSIFICATION, "cuda", "copy", below=1.5, inverse=True),
     Goal(*_CLASSIFICATION, "cuda", "extra_memory", below=1 * MEGABYTE),
-    Goal("losses", "box_and_direction", "SECOND KITTI", "cpu", "eager", at_least=50),
+    Goal("losses", "box_and_direction", "SECOND KITTI", "cpu", "eager", at_least=40),
     Goal("losses", "box_and_direction", "SECOND KITTI", "cpu", "extra_memory", below=5 * MEGABYTE),
-    Goal("losses", "whole_head", "SECOND KITTI", "cpu", "eager", at_least=40),
-    Goal("losses", "drop_in", "SECOND KITTI", "cpu", "eager", at_least=8),
+    Goal("losses", "whole_head", "SECOND KITTI", "cpu", "eager", at_least=30),
+    Goal("losses", "drop_in", "SECOND KITTI", "cpu", "eager", at_least=6),
     Goal("ops", "target_assignment", "SECOND KITTI", "cpu", "eager", at_least=50),
     Goal("ops", "rotated_nms", "threshold 0.01, 70 x 70 m", "cpu", "time", below=0.015),
     Goal("ops", "rotated_nms", "threshold 0.01, 70 x 70 m", "cpu", "shapely loop", at_least=200),
