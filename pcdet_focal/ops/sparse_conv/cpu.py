@@ -83,32 +83,62 @@ class _Memory:
         return self.builder.fadd(self.builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _row_tile(rows: int, vectors: int) -> Callable:
-    """Intrinsic: ``out[o_idx[pos + r], :] += inp[i_idx[pos + r], :] @ weight`` for r < rows, over vectors * 64 bytes of
-    output channels.
+class _Rows:
+    """A tile of ``out[o_idx[p], :] += inp[i_idx[p], :] @ weight`` for the pairs p; its steps run over the depth."""
+
+    def __init__(self, m: _Memory, out, inp, weight, o_idx, i_idx, pos, zero, depth, width, rows: int):
+        self.m, self.weight, self.width = m, weight, width
+        self.sums, self.inputs = [], []
+        for r in range(rows):
+            pair = m.builder.add(pos, m.const(r))
+            self.sums.append(m.at(out, m.builder.mul(m.index(o_idx, pair), width)))
+            self.inputs.append(m.at(inp, m.builder.mul(m.index(i_idx, pair), depth)))
+
+    def step(self, d: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+        return self.m.at(self.weight, self.m.builder.mul(d, self.width)), [self.m.at(row, d) for row in self.inputs]
+
+
+class _Channels:
+    """A tile of ``grad_weight[c, :] += sum over the pairs of inp[i, c] * grad_out[o, :]``; its steps are the pairs."""
+
+    def __init__(self, m: _Memory, grad_weight, inp, grad_out, o_idx, i_idx, channel, start, depth, width, rows: int):
+        self.m, self.grad_out, self.o_idx, self.i_idx, self.depth, self.width = m, grad_out, o_idx, i_idx, depth, width
+        self.rows, self.inp, self.start = rows, m.at(inp, channel), start
+        self.sums = [m.at(grad_weight, m.builder.mul(m.builder.add(channel, m.const(r)), width)) for r in range(rows)]
+
+    def step(self, n: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+        m, pair = self.m, self.m.builder.add(self.start, n)
+        row = m.at(self.inp, m.builder.mul(m.index(self.i_idx, pair), self.depth))
+        return (
+            m.at(self.grad_out, m.builder.mul(m.index(self.o_idx, pair), self.width)),
+            [m.at(row, m.const(r)) for r in range(self.rows)],
+        )
+
+
+def _tile(kind: type, rows: int, vectors: int) -> Callable:
+    """Intrinsic: in each step, a vector row times each of ``rows`` scalars is added to that scalar's sums.
+
+    The arguments of the intrinsic are one number of the element type, the addresses of the sums, scalars and vectors
+    and of ``o_idx`` and ``i_idx``, the first row of the tile, the first step, the number of steps, depth and width.
     """
 
     @intrinsic
-    def tile(typingctx, one, out, inp, weight, o_idx, i_idx, pos, depth, out_stride, inp_stride, weight_stride):
+    def tile(typingctx, one, sums, scalars, vectors_at, o_idx, i_idx, first, start, steps, depth, width):
         def codegen(context, builder, signature, args):
             m = _Memory(builder, signature.args[0])
-            _, out_, inp_, weight_, o_idx_, i_idx_, pos_, depth_, out_stride_, inp_stride_, weight_stride_ = args
-            out_rows, inp_rows, sums = [], [], []
-            for r in range(rows):
-                place = builder.add(pos_, m.const(r))
-                out_rows.append(m.at(out_, builder.mul(m.index(o_idx_, place), out_stride_)))
-                inp_rows.append(m.at(inp_, builder.mul(m.index(i_idx_, place), inp_stride_)))
-                sums.append([cgutils.alloca_once_value(builder, m.load(out_rows[r], v)) for v in range(vectors)])
-            with cgutils.for_range(builder, depth_) as loop:
-                weight_row = m.at(weight_, builder.mul(loop.index, weight_stride_))
-                w = [m.load(weight_row, v) for v in range(vectors)]
-                for r in range(rows):
-                    a = m.splat(m.at(inp_rows[r], loop.index))
+            _, *places, start_, steps_, depth_, width_ = args
+            rule = kind(m, *places, start_, depth_, width_, rows)
+            sums = [[cgutils.alloca_once_value(builder, m.load(row, v)) for v in range(vectors)] for row in rule.sums]
+            with cgutils.for_range(builder, steps_) as loop:
+                vector_row, scalar_at = rule.step(loop.index)
+                w = [m.load(vector_row, v) for v in range(vectors)]
+                for row, address in zip(sums, scalar_at):
+                    scalar = m.splat(address)
                     for v in range(vectors):
-                        builder.store(m.multiply_add(a, w[v], builder.load(sums[r][v])), sums[r][v])
-            for r in range(rows):
+                        builder.store(m.multiply_add(scalar, w[v], builder.load(row[v])), row[v])
+            for row, address in zip(sums, rule.sums):
                 for v in range(vectors):
-                    m.store(builder.load(sums[r][v]), out_rows[r], v)
+                    m.store(builder.load(row[v]), address, v)
             return context.get_dummy_value()
 
         return types.void(one, *[_I64] * 10), codegen
@@ -116,63 +146,45 @@ def _row_tile(rows: int, vectors: int) -> Callable:
     return tile
 
 
-def _weight_tile(rows: int, vectors: int) -> Callable:
-    """Intrinsic: ``grad_weight[r, :] += sum over pairs of inp[i, r] * grad_out[o, :]`` for r < rows, over vectors * 64
-    bytes of channels.
-    """
+def _strip(kind: type) -> Callable:
+    """Function: the rows first .. last - 1 of a strip of columns, in the largest tiles that fit; returns its vectors."""
+    tile_4x4, tile_1x4, tile_8x2, tile_1x2 = _tile(kind, 4, 4), _tile(kind, 1, 4), _tile(kind, 8, 2), _tile(kind, 1, 2)
+    tile_8x1, tile_4x1, tile_1x1 = _tile(kind, 8, 1), _tile(kind, 4, 1), _tile(kind, 1, 1)
 
-    @intrinsic
-    def tile(
-        typingctx, one, grad_weight, inp, grad_out, i_idx, o_idx, start, stop, weight_stride, inp_stride, out_stride
-    ):
-        def codegen(context, builder, signature, args):
-            m = _Memory(builder, signature.args[0])
-            (
-                _,
-                grad_weight_,
-                inp_,
-                grad_out_,
-                i_idx_,
-                o_idx_,
-                start_,
-                stop_,
-                weight_stride_,
-                inp_stride_,
-                out_stride_,
-            ) = args
-            weight_rows = [m.at(grad_weight_, builder.mul(m.const(r), weight_stride_)) for r in range(rows)]
-            sums = [
-                [cgutils.alloca_once_value(builder, m.load(weight_rows[r], v)) for v in range(vectors)]
-                for r in range(rows)
-            ]
-            with cgutils.for_range(builder, builder.sub(stop_, start_)) as loop:
-                place = builder.add(start_, loop.index)
-                out_row = m.at(grad_out_, builder.mul(m.index(o_idx_, place), out_stride_))
-                inp_row = m.at(inp_, builder.mul(m.index(i_idx_, place), inp_stride_))
-                g = [m.load(out_row, v) for v in range(vectors)]
-                for r in range(rows):
-                    a = m.splat(m.at(inp_row, m.const(r)))
-                    for v in range(vectors):
-                        builder.store(m.multiply_add(a, g[v], builder.load(sums[r][v])), sums[r][v])
-            for r in range(rows):
-                for v in range(vectors):
-                    m.store(builder.load(sums[r][v]), weight_rows[r], v)
-            return context.get_dummy_value()
+    @numba.njit(inline="always")
+    def strip(one, vectors_left, sums, scalars, vectors, o_idx, i_idx, first, last, start, steps, depth, width):
+        r = first
+        if _WIDE and vectors_left >= 4:
+            while r + 4 <= last:
+                tile_4x4(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+                r += 4
+            while r < last:
+                tile_1x4(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+                r += 1
+            return 4
+        if _WIDE and vectors_left >= 2:
+            while r + 8 <= last:
+                tile_8x2(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+                r += 8
+            while r < last:
+                tile_1x2(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+                r += 1
+            return 2
+        while _WIDE and r + 8 <= last:
+            tile_8x1(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+            r += 8
+        while r + 4 <= last:
+            tile_4x1(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+            r += 4
+        while r < last:
+            tile_1x1(one, sums, scalars, vectors, o_idx, i_idx, r, start, steps, depth, width)
+            r += 1
+        return 1
 
-        return types.void(one, *[_I64] * 10), codegen
-
-    return tile
+    return strip
 
 
-_row_4x4, _row_8x2, _row_8x1, _row_4x1 = _row_tile(4, 4), _row_tile(8, 2), _row_tile(8, 1), _row_tile(4, 1)
-_row_1x4, _row_1x2, _row_1x1 = _row_tile(1, 4), _row_tile(1, 2), _row_tile(1, 1)
-_weight_4x4, _weight_8x2, _weight_8x1, _weight_4x1 = (
-    _weight_tile(4, 4),
-    _weight_tile(8, 2),
-    _weight_tile(8, 1),
-    _weight_tile(4, 1),
-)
-_weight_1x4, _weight_1x2, _weight_1x1 = _weight_tile(1, 4), _weight_tile(1, 2), _weight_tile(1, 1)
+_strip_of_rows, _strip_of_channels = _strip(_Rows), _strip(_Channels)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -181,8 +193,7 @@ def _accumulate(out, inp, weight, bias, o_idx, i_idx, segments, out_rows, block,
     (K, depth, width)).
     """
     one = weight.dtype.type(1)
-    size = weight.itemsize
-    lanes = _VECTOR_BYTES // size
+    lanes = _VECTOR_BYTES // weight.itemsize
     offsets, depth, width = weight.shape
     out_at, inp_at, weight_at = np.int64(out.ctypes.data), np.int64(inp.ctypes.data), np.int64(weight.ctypes.data)
     o_at, i_at = np.int64(o_idx.ctypes.data), np.int64(i_idx.ctypes.data)
@@ -191,38 +202,11 @@ def _accumulate(out, inp, weight, bias, o_idx, i_idx, segments, out_rows, block,
             out[out_rows[rank]] = bias
         for k in range(offsets):
             start, stop = np.int64(segments[b, k]), np.int64(segments[b, k + 1])
-            column = 0
-            while column < width:
-                p = start
-                o, w = out_at + column * size, weight_at + (k * depth * width + column) * size
-                left = width - column
-                if _WIDE and left >= 4 * lanes:
-                    while p + 4 <= stop:
-                        _row_4x4(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 4
-                    while p < stop:
-                        _row_1x4(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 1
-                    column += 4 * lanes
-                elif _WIDE and left >= 2 * lanes:
-                    while p + 8 <= stop:
-                        _row_8x2(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 8
-                    while p < stop:
-                        _row_1x2(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 1
-                    column += 2 * lanes
-                else:
-                    while _WIDE and p + 8 <= stop:
-                        _row_8x1(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 8
-                    while p + 4 <= stop:
-                        _row_4x1(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 4
-                    while p < stop:
-                        _row_1x1(one, o, inp_at, w, o_at, i_at, p, depth, width, depth, width)
-                        p += 1
-                    column += lanes
+            v = 0
+            while v < width // lanes:
+                o, w = out_at + v * _VECTOR_BYTES, weight_at + k * depth * width * weight.itemsize + v * _VECTOR_BYTES
+                left = width // lanes - v
+                v += _strip_of_rows(one, left, o, inp_at, w, o_at, i_at, start, stop, 0, depth, depth, width)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -231,140 +215,24 @@ def _accumulate_weight(grad_weight, inp, grad_out, i_idx, o_idx, segments, share
     share of the channels c.
     """
     one = grad_weight.dtype.type(1)
-    size = grad_weight.itemsize
-    lanes = _VECTOR_BYTES // size
     _, depth, width = grad_weight.shape
+    lanes = _VECTOR_BYTES // grad_weight.itemsize
     shares = (depth + share - 1) // share
-    weight_at, inp_at, grad_at = (
-        np.int64(grad_weight.ctypes.data),
-        np.int64(inp.ctypes.data),
-        np.int64(grad_out.ctypes.data),
-    )
-    o_at, i_at = np.int64(o_idx.ctypes.data), np.int64(i_idx.ctypes.data)
+    weight_at, inp_at = np.int64(grad_weight.ctypes.data), np.int64(inp.ctypes.data)
+    grad_at, o_at, i_at = np.int64(grad_out.ctypes.data), np.int64(o_idx.ctypes.data), np.int64(i_idx.ctypes.data)
     for task in range(first, last):
         k, channel0 = task // shares, (task % shares) * share
         channel1 = min(channel0 + share, depth)
         grad_weight[k, channel0:channel1] = 0
         for b in range(segments.shape[0]):
             start, stop = np.int64(segments[b, k]), np.int64(segments[b, k + 1])
-            if start == stop:
-                continue
-            column = 0
-            while column < width:
-                left = width - column
-                g, w = grad_at + column * size, weight_at + (k * depth * width + column) * size
-                c = channel0
-                if _WIDE and left >= 4 * lanes:
-                    while c + 4 <= channel1:
-                        _weight_4x4(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 4
-                    while c < channel1:
-                        _weight_1x4(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 1
-                    column += 4 * lanes
-                elif _WIDE and left >= 2 * lanes:
-                    while c + 8 <= channel1:
-                        _weight_8x2(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 8
-                    while c < channel1:
-                        _weight_1x2(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 1
-                    column += 2 * lanes
-                else:
-                    while _WIDE and c + 8 <= channel1:
-                        _weight_8x1(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 8
-                    while c + 4 <= channel1:
-                        _weight_4x1(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 4
-                    while c < channel1:
-                        _weight_1x1(
-                            one,
-                            w + c * width * size,
-                            inp_at + c * size,
-                            g,
-                            i_at,
-                            o_at,
-                            start,
-                            stop,
-                            width,
-                            depth,
-                            width,
-                        )
-                        c += 1
-                    column += lanes
+            v = 0 if stop > start else width
+            while v < width // lanes:
+                w = weight_at + k * depth * width * grad_weight.itemsize + v * _VECTOR_BYTES
+                g, left, pairs = grad_at + v * _VECTOR_BYTES, width // lanes - v, stop - start
+                v += _strip_of_channels(
+                    one, left, w, inp_at, g, o_at, i_at, channel0, channel1, start, pairs, depth, width
+                )
 
 
 def _padded(array: torch.Tensor, lanes: int) -> np.ndarray:
