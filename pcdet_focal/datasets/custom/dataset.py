@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,15 @@ import numpy as np
 from ...errors import InputError
 from ...ops.points_in_boxes import count_points_in_boxes
 from ..dataset import DatasetTemplate
-from ..image_sets import read_split
-from ..info_files import load_infos, no_infos
+from ..info_dataset import InfoDataset
 from ..info_rows import drop_info_with_name
-from ..kitti import database
-from ..over_frames import over_frames
-from ..paths import data_path_candidates
-from ..publish import published, save_pickle
-from ..safe_pickle import load_pickle
 from . import reader
 from .evaluation import check_class_map, evaluate_as_kitti
 
 HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.custom.custom_dataset create_custom_infos CFG"
 
 
-class CustomDataset(DatasetTemplate):
+class CustomDataset(InfoDataset):
     """Frames of a folder in the layout of ``reader.LAYOUT``, listed by the info files that ``create_custom_infos``
     makes.
 
@@ -40,7 +33,8 @@ class CustomDataset(DatasetTemplate):
     this class.
     """
 
-    how_to_make_infos = HOW_TO_MAKE_INFOS
+    dataset_name, dbinfos_name, how_to_make_infos = "CUSTOM", "custom_dbinfos", HOW_TO_MAKE_INFOS
+    find_root = staticmethod(reader.find_root)
 
     def __init__(
         self,
@@ -50,40 +44,19 @@ class CustomDataset(DatasetTemplate):
         root_path: str | Path | None = None,
         logger: Any = None,
     ) -> None:
-        # First of all: the steps of the configuration also look for files in there, and would complain of those.
-        root_path = reader.find_root(
-            [Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH)
-        )
-        super().__init__(
-            dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger
-        )
+        super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.map_class_to_kitti = dataset_cfg.MAP_CLASS_TO_KITTI
         if not training:
             check_class_map(self.map_class_to_kitti, class_names)
-        self.set_split(dataset_cfg.DATA_SPLIT[self.mode])
-        self.custom_infos: list[dict[str, Any]] = []
-        self.include_data(self.mode)
-
-    def include_data(self, mode: str) -> None:
-        """Append the infos that ``INFO_PATH[mode]`` lists; files that do not exist are left out."""
-        found = load_infos(self.root_path, self.dataset_cfg.INFO_PATH[mode], HOW_TO_MAKE_INFOS, self.logger)
-        self.custom_infos.extend(found)
-        if self.logger is not None:
-            self.logger.info(f"Total samples for CUSTOM dataset: {len(found)}")
 
     @property
-    def infos(self) -> list[dict[str, Any]]:
-        """One info a frame, in the order of the samples; every data set that has infos calls them so."""
-        return self.custom_infos
+    def custom_infos(self) -> list[dict[str, Any]]:
+        """OpenPCDet's name of ``infos``."""
+        return self.infos
 
-    def why_empty(self) -> str:
-        return no_infos(self.root_path, self.dataset_cfg.INFO_PATH[self.mode], self.mode, HOW_TO_MAKE_INFOS)
-
-    def set_split(self, split: str) -> None:
-        """Name from here on the frames of ImageSets/<split>.txt."""
-        self.split = split
-        split_file = self.root_path / "ImageSets" / f"{split}.txt"
-        self.sample_id_list = read_split(split_file) if split_file.exists() else None
+    def include_data(self, mode: str) -> None:
+        """OpenPCDet's name of ``include_infos``."""
+        self.include_infos(mode)
 
     # ---- files of a frame
     # ----------------------------------------------------------------------------------------------------------
@@ -136,40 +109,7 @@ class CustomDataset(DatasetTemplate):
         ``class_names`` and ``num_features`` are OpenPCDet's arguments: objects of every class are kept, and the columns
         are those of src_feature_list.
         """
-        if sample_id_list is None:
-            sample_id_list = self.sample_id_list
-        if sample_id_list is None:
-            raise InputError(
-                f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, "
-                "one id a line"
-            )
-        return over_frames(
-            partial(self.get_info, has_label=has_label),
-            sample_id_list,
-            len(sample_id_list),
-            f"infos {self.split}",
-            num_workers,
-        )
-
-    def create_groundtruth_database(
-        self,
-        info_path: str | Path | None = None,
-        used_classes: Sequence[str] | None = None,
-        split: str = "train",
-        save_path: str | Path | None = None,
-        num_workers: int = 4,
-    ) -> None:
-        """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
-
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train) and
-        ``custom_dbinfos_<split>.pkl``; both appear complete or not at all.
-        """
-        name = "gt_database" if split == "train" else f"gt_database_{split}"
-        with published(Path(save_path or self.root_path)) as folder:
-            index = database.write_database(
-                load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers
-            )
-            save_pickle(index, folder / f"custom_dbinfos_{split}.pkl")
+        return self.read_infos(num_workers, sample_id_list, has_label=has_label)
 
     @staticmethod
     def create_label_file_with_name_and_box(
@@ -211,10 +151,10 @@ class CustomDataset(DatasetTemplate):
             raise InputError(
                 f"MODEL.POST_PROCESSING.EVAL_METRIC is {kwargs['eval_metric']!r}; custom data is evaluated by 'kitti'"
             )
-        if not self.custom_infos or "annos" not in self.custom_infos[0]:
+        if not self.infos or "annos" not in self.infos[0]:
             return None, {}
         return evaluate_as_kitti(
-            [self._ground_truth(info["annos"]) for info in self.custom_infos],
+            [self._ground_truth(info["annos"]) for info in self.infos],
             det_annos,
             class_names,
             self.map_class_to_kitti,
@@ -224,21 +164,10 @@ class CustomDataset(DatasetTemplate):
     # ---- samples
     # -------------------------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self.custom_infos) * (self.total_epochs if self._merge_all_iters_to_one_epoch else 1)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        info = self.custom_infos[index % len(self.custom_infos)]
+        info = self.info_of(index)
         frame_id = info["point_cloud"]["lidar_idx"]
-        points = self.get_lidar(frame_id)
-        if self.training and len(points) == 0:
-            raise InputError(
-                f"frame {frame_id}: its scan in {self.root_path / 'points'} has no point, and this is training; take "
-                f"{frame_id} out of "
-                "ImageSets/train.txt and make the infos anew"
-            )
+        points = self.points_of(frame_id, self.root_path / "points")
         frame = {"frame_id": frame_id, "points": points}
         if "annos" in info:
             truth = self._ground_truth(info["annos"])

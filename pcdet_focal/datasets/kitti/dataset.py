@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
-from ..dataset import DatasetTemplate
-from ..image_sets import read_split
-from ..info_files import load_infos, no_infos
-from ..over_frames import over_frames
-from ..paths import data_path_candidates
-from ..publish import published, save_pickle
-from ..safe_pickle import load_pickle
-from . import database, infos, predictions, reader
+from ..info_dataset import InfoDataset
+from . import infos, predictions, reader
 from .crop import index_in_image
 from .object3d import Object3d, get_objects_from_label
 
 HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG"
 
 
-class KittiDataset(DatasetTemplate):
+class KittiDataset(InfoDataset):
     """Frames of a folder in KITTI's layout (``reader.LAYOUT``), listed by the info files that ``create_kitti_infos``
     makes.
 
@@ -38,48 +30,26 @@ class KittiDataset(DatasetTemplate):
     (``why_empty``), because making them needs this class.
     """
 
-    how_to_make_infos = HOW_TO_MAKE_INFOS
-
-    def __init__(
-        self,
-        dataset_cfg: Any,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: Any = None,
-    ) -> None:
-        # First of all: the steps of the configuration also look for files in there, and would complain of those.
-        root_path = reader.find_root(
-            [Path(root_path)] if root_path is not None else data_path_candidates(dataset_cfg.DATA_PATH)
-        )
-        super().__init__(
-            dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root_path, logger=logger
-        )
-        self.set_split(dataset_cfg.DATA_SPLIT[self.mode])
-        self.kitti_infos: list[dict[str, Any]] = []
-        self.include_kitti_data(self.mode)
-
-    def include_kitti_data(self, mode: str) -> None:
-        """Append the infos that ``INFO_PATH[mode]`` lists; files that do not exist are left out."""
-        found = load_infos(self.root_path, self.dataset_cfg.INFO_PATH[mode], HOW_TO_MAKE_INFOS, self.logger)
-        self.kitti_infos.extend(found)
-        if self.logger is not None:
-            self.logger.info(f"Total samples for KITTI dataset: {len(found)}")
+    dataset_name, dbinfos_name, how_to_make_infos = "KITTI", "kitti_dbinfos", HOW_TO_MAKE_INFOS
+    find_root = staticmethod(reader.find_root)
 
     @property
-    def infos(self) -> list[dict[str, Any]]:
-        """One info a frame, in the order of the samples; every data set that has infos calls them so."""
-        return self.kitti_infos
+    def kitti_infos(self) -> list[dict[str, Any]]:
+        """OpenPCDet's name of ``infos``."""
+        return self.infos
 
-    def why_empty(self) -> str:
-        return no_infos(self.root_path, self.dataset_cfg.INFO_PATH[self.mode], self.mode, HOW_TO_MAKE_INFOS)
+    @kitti_infos.setter
+    def kitti_infos(self, infos: list[dict[str, Any]]) -> None:
+        self.infos = infos
+
+    def include_kitti_data(self, mode: str) -> None:
+        """OpenPCDet's name of ``include_infos``."""
+        self.include_infos(mode)
 
     def set_split(self, split: str) -> None:
         """Read from here on the frames of ImageSets/<split>.txt, in ``testing`` for 'test', else in ``training``."""
-        self.split = split
+        super().set_split(split)
         self.root_split_path = self.root_path / ("testing" if split == "test" else "training")
-        split_file = self.root_path / "ImageSets" / f"{split}.txt"
-        self.sample_id_list = read_split(split_file) if split_file.exists() else None
 
     # ---- files of a frame
     # ----------------------------------------------------------------------------------------------------------
@@ -154,35 +124,7 @@ class KittiDataset(DatasetTemplate):
         sample_id_list: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """The infos of the frames of this split (or of ``sample_id_list``), read in threads, with a progress bar."""
-        if sample_id_list is None:
-            sample_id_list = self.sample_id_list
-        if sample_id_list is None:
-            raise InputError(
-                f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, "
-                "one id a line"
-            )
-        info_of = partial(self.get_info, has_label=has_label, count_inside_pts=count_inside_pts)
-        return over_frames(info_of, sample_id_list, len(sample_id_list), f"infos {self.split}", num_workers)
-
-    def create_groundtruth_database(
-        self,
-        info_path: str | Path | None = None,
-        used_classes: Sequence[str] | None = None,
-        split: str = "train",
-        save_path: str | Path | None = None,
-        num_workers: int = 4,
-    ) -> None:
-        """Write the object database of the frames in ``info_path`` under ``save_path`` (default: the data root).
-
-        Folder ``gt_database`` (``gt_database_<split>`` for another split than train), the same name with
-        ``_global.npy``, and ``kitti_dbinfos_<split>.pkl``; all appear complete or not at all.
-        """
-        name = "gt_database" if split == "train" else f"gt_database_{split}"
-        with published(Path(save_path or self.root_path)) as folder:
-            index = database.write_database(
-                load_pickle(info_path), self.get_lidar, folder / name, used_classes, num_workers
-            )
-            save_pickle(index, folder / f"kitti_dbinfos_{split}.pkl")
+        return self.read_infos(num_workers, sample_id_list, has_label=has_label, count_inside_pts=count_inside_pts)
 
     # ---- results
     # -------------------------------------------------------------------------------------------------------------------
@@ -205,22 +147,17 @@ class KittiDataset(DatasetTemplate):
 
         (None, {}) where the frames have no labels.
         """
-        if not self.kitti_infos or "annos" not in self.kitti_infos[0]:
+        if not self.infos or "annos" not in self.infos[0]:
             return None, {}
         from .kitti_object_eval_python.eval import get_official_eval_result
 
-        return get_official_eval_result([info["annos"] for info in self.kitti_infos], list(det_annos), class_names)
+        return get_official_eval_result([info["annos"] for info in self.infos], list(det_annos), class_names)
 
     # ---- samples
     # -------------------------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self.kitti_infos) * (self.total_epochs if self._merge_all_iters_to_one_epoch else 1)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
-        info = self.kitti_infos[index % len(self.kitti_infos)]
+        info = self.info_of(index)
         frame_id, image_shape = info["point_cloud"]["lidar_idx"], info["image"]["image_shape"]
         wanted = self.dataset_cfg.get("GET_ITEM_LIST", ["points"])
         calib = self.get_calib(frame_id)
@@ -232,13 +169,7 @@ class KittiDataset(DatasetTemplate):
             if road_plane is not None:
                 frame["road_plane"] = road_plane
         if "points" in wanted:
-            points = self.get_lidar(frame_id)
-            if self.training and len(points) == 0:
-                raise InputError(
-                    f"frame {frame_id}: its scan in {self.root_split_path / 'velodyne'} has no point, and this is "
-                    f"training; take {frame_id} out of "
-                    "ImageSets/train.txt and make the infos anew"
-                )
+            points = self.points_of(frame_id, self.root_split_path / "velodyne")
             if self.dataset_cfg.FOV_POINTS_ONLY:
                 points = self._crop_to_image(points, image_shape, calib)
             frame["points"] = points

@@ -1,8 +1,8 @@
 """KITTI average precision of a folder of result files, on the command line::
 
-    python -m pcdet_focal.datasets.kitti.kitti_object_eval_python.evaluate --label_path data/kitti/training/label_2
-        --result_path output/final_result/data --label_split_file data/kitti/ImageSets/val.txt
-        --current_class Car Pedestrian Cyclist
+python -m pcdet_focal.datasets.kitti.kitti_object_eval_python.evaluate --label_path data/kitti/training/label_2
+    --result_path output/final_result/data --label_split_file data/kitti/ImageSets/val.txt
+    --current_class Car Pedestrian Cyclist
 """
 
 from __future__ import annotations
