@@ -19,7 +19,6 @@ docs/differences.md.
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import sys
 import warnings
@@ -31,7 +30,7 @@ import yaml
 from easydict import EasyDict
 
 from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
-from .errors import InputError
+from .errors import InputError, did_you_mean, nearest_names
 from .registry import import_modules, plugin_config_keys
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
@@ -56,7 +55,7 @@ class Config(EasyDict):
 
     def __missing__(self, name: str) -> Any:
         path = self.__dict__.get("_key_path", "")
-        near = difflib.get_close_matches(str(name), [str(k) for k in self], n=2, cutoff=0.7)
+        near = nearest_names(name, self, num=2, cutoff=0.7)
         hint = (
             f" (there is {' and '.join(near)}: a typo?)"
             if near
@@ -255,7 +254,7 @@ def _step(node: Any, name: str, path: str) -> Any:
         if isinstance(node, list)
         else []
     )
-    near = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
+    near = nearest_names(name, choices, num=2)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices[:12]) or 'no keys below it'}"
     )
@@ -359,11 +358,8 @@ def _warn_unknown_keys(config: EasyDict, source: str) -> None:
             if key in known or full in OPTIONAL_KEYS or (source, full) in _warned:
                 continue
             _warned.add((source, full))
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.75)
-            warnings.warn(
-                f"{source}: nothing here reads the key {full}" + (f"; did you mean {near[0]}?" if near else ""),
-                stacklevel=3,
-            )
+            hint = did_you_mean(key, known, cutoff=0.75)
+            warnings.warn(f"{source}: nothing here reads the key {full}{hint}", stacklevel=3)
 
 
 def _root_dir() -> Path:

@@ -16,13 +16,21 @@ class InputError(ValueError):
     """
 
 
-def did_you_mean(word: Any, known: Iterable[Any]) -> str:
-    """The end of a sentence about an unknown name: "; did you mean X?" with the nearest of ``known``, or "."; case does
-    not matter.
+def nearest_names(word: Any, known: Iterable[Any], num: int = 1, cutoff: float = 0.6) -> list[str]:
+    """At most ``num`` of ``known`` that are spelt like ``word``, nearest first; case does not matter.
+
+    >>> nearest_names("focalloss", ["FocalLoss", "L1Loss"])
+    ['FocalLoss']
+    """
+    by_lower_case = {str(name).lower(): str(name) for name in known}
+    return [by_lower_case[m] for m in difflib.get_close_matches(str(word).lower(), by_lower_case, num, cutoff)]
+
+
+def did_you_mean(word: Any, known: Iterable[Any], cutoff: float = 0.5) -> str:
+    """The end of a sentence about an unknown name: "; did you mean X?" with the nearest of ``known``, or ".".
 
     >>> did_you_mean("focalloss", ["FocalLoss", "L1Loss"]), did_you_mean("x", ["FocalLoss"])
     ('; did you mean FocalLoss?', '.')
     """
-    by_lower_case = {str(name).lower(): name for name in known}
-    match = difflib.get_close_matches(str(word).lower(), by_lower_case, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower_case[match[0]]}?" if match else "."
+    nearest = nearest_names(word, known, cutoff=cutoff)
+    return f"; did you mean {nearest[0]}?" if nearest else "."

@@ -21,7 +21,7 @@ from pathlib import Path
 import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli, compare
-from pcdet_focal.engine.checkpoint import whole_file
+from pcdet_focal.engine.checkpoint import atomic_write
 from pcdet_focal.errors import InputError
 from pcdet_focal.visualization import losses as pictures
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     if results:
         command = shlex.join(["python", "tools/compare_losses.py", *(sys.argv[1:] if argv is None else argv)])
         text = compare.table(results, command, failed)
-        with whole_file(out / "table.md") as part:
+        with atomic_write(out / "table.md") as part:
             part.write_text(text, encoding="utf-8")
         print(f"\n{text}")
         pictures.draw_ap({name: [result["ap"] for result in group] for name, group in results.items()}, out / "ap.png")

@@ -21,7 +21,7 @@ from pcdet_focal.config import log_config_to_file
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.engine import cli, evaluate
 from pcdet_focal.engine.checkpoint import newest_checkpoint
-from pcdet_focal.engine.memory import keep_freed_memory
+from pcdet_focal.engine.memory import disable_malloc_trim
 from pcdet_focal.engine.optimization import build_optimizer, build_scheduler
 from pcdet_focal.engine.repeat_eval import repeat_eval_ckpt
 from pcdet_focal.engine.run_log import ScalarLog, file_only, set_random_seed
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     several, world_size = cli.start_processes(args, cfg)
     device = cli.pick_device(args)
     if device.type == "cpu":
-        keep_freed_memory()
+        disable_malloc_trim()
     batch_size = cli.batch_size_per_process(args, cfg, world_size)
     epochs = cfg.OPTIMIZATION.NUM_EPOCHS if args.epochs is None else args.epochs
     if args.sync_bn and device.type != "cuda":

@@ -4,17 +4,16 @@ spelling.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pcdet_focal.errors import InputError
+from ..errors import InputError, nearest_names
 
 
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """``"did you mean X?"`` for the closest of ``choices``, else the list of them."""
     choices = sorted(str(choice) for choice in choices)
-    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    near = nearest_names(name, choices)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices) or 'none'}."
 
 
@@ -22,7 +21,7 @@ def require_keys(config: Mapping[str, Any], keys: Iterable[str], key_path: str) 
     """Raise InputError naming ``key_path.KEY`` for the first of ``keys`` that ``config`` lacks."""
     for key in keys:
         if key not in config:
-            near = difflib.get_close_matches(key, [str(k) for k in config if k not in keys], n=1, cutoff=0.6)
+            near = nearest_names(key, [k for k in config if k not in keys])
             typo = f"; there is {near[0]!r}, is that a typo of it?" if near else "."
             raise InputError(f"{key_path}.{key} is missing (step {config.get('NAME', '?')}){typo}")
 

@@ -16,7 +16,7 @@ from .dataset import DatasetTemplate
 from .image_sets import read_split
 from .info_files import load_infos, no_infos
 from .kitti import database
-from .over_frames import over_frames
+from .parallel_map import parallel_map
 from .paths import data_path_candidates
 from .publish import published, save_pickle
 from .safe_pickle import load_pickle
@@ -98,7 +98,7 @@ class InfoDataset(DatasetTemplate):
                 f"there is no {self.root_path / 'ImageSets' / f'{self.split}.txt'}: it lists the frames of the split, "
                 "one id a line"
             )
-        return over_frames(partial(self.get_info, **options), ids, len(ids), f"infos {self.split}", num_workers)
+        return parallel_map(partial(self.get_info, **options), ids, len(ids), f"infos {self.split}", num_workers)
 
     def create_groundtruth_database(
         self,

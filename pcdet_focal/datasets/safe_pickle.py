@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
+from ..errors import InputError
 
 _NUMPY = {
     "_reconstruct": np.zeros(1).__reduce__()[0],

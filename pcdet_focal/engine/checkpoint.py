@@ -18,7 +18,7 @@ from ..models.model_utils.checkpoint_loading import match_state, model_state
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A file to write beside ``path``; it takes that name when it is complete and disappears when writing it fails or
     is interrupted.
     """
@@ -53,7 +53,7 @@ def save_checkpoint(state: dict, filename: str | Path) -> Path:
     by a whole one.
     """
     path = Path(f"{filename}" if str(filename).endswith(".pth") else f"{filename}.pth")
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         torch.save(state, part)
     return path
 
@@ -67,7 +67,7 @@ def save_safetensors(state: dict, filename: str | Path) -> Path:
     path = Path(f"{filename}" if str(filename).endswith(".safetensors") else f"{filename}.safetensors")
     header = {key: str(state[key]) for key in ("epoch", "it", "version") if state.get(key) is not None}
     weights = {key: value.detach().contiguous() for key, value in state["model_state"].items()}
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         safetensors_torch().save_file(weights, part, metadata={"format": "pt", **header})
     return path
 

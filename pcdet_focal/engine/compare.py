@@ -32,8 +32,8 @@ from ..datasets import build_dataloader
 from ..errors import InputError
 from ..models import build_network, model_fn_decorator
 from . import cli, evaluate
-from .checkpoint import whole_file
-from .memory import keep_freed_memory
+from .checkpoint import atomic_write
+from .memory import disable_malloc_trim
 from .optimization import build_optimizer, build_scheduler
 from .run_log import create_logger, set_random_seed
 from .train import Trainer
@@ -289,7 +289,7 @@ def train_one(cfg: Config, run: Run) -> dict[str, Any]:
     """Train and evaluate one run on the CPU, write its result.json and return it: ap {class: 3-D AP_R40 moderate},
     figures, shares, seconds.
     """
-    keep_freed_memory()
+    disable_malloc_trim()
     started = time.monotonic()
     cfg = with_recipe(cfg, run.recipe)
     evaluate.check_settings(cfg)
@@ -344,7 +344,7 @@ def train_one(cfg: Config, run: Run) -> dict[str, Any]:
         "figures": {key: float(value) for key, value in figures.items()},
         SHARE: shares.points,
     }
-    with whole_file(run.result) as part:
+    with atomic_write(run.result) as part:
         part.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 

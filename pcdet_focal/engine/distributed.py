@@ -135,7 +135,7 @@ def concat_all_gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """Rank 0's ``value``, on every rank."""
     if get_dist_info()[1] == 1:
         return value

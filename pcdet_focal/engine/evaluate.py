@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..models import load_data_to_device
-from .checkpoint import whole_file
+from .checkpoint import atomic_write
 from .distributed import get_dist_info, is_main_process, merge_results_dist
 from .run_log import AverageMeter
 
@@ -125,7 +125,7 @@ def eval_one_epoch(
             figures[f"recall/{stage}_{threshold}"] = recall[f"{stage}_{threshold}"] / max(recall["gt"], 1)
         logger.info("recall at IoU %s: %.4f of %d boxes", threshold, figures[f"recall/rcnn_{threshold}"], recall["gt"])
 
-    with whole_file(result_dir / "result.pkl") as part, open(part, "wb") as file:
+    with atomic_write(result_dir / "result.pkl") as part, open(part, "wb") as file:
         pickle.dump(annos, file)
     text, scores = dataloader.dataset.evaluation(
         annos, dataloader.dataset.class_names, eval_metric=cfg.MODEL.POST_PROCESSING.EVAL_METRIC, output_path=files
@@ -133,6 +133,6 @@ def eval_one_epoch(
     logger.info("results of epoch %s:\n%s", epoch_id, text or "the frames have no labels to compare with")
     logger.info("saved to %s", result_dir)
     figures.update(scores)
-    with whole_file(result_dir / "result.json") as part:
+    with atomic_write(result_dir / "result.json") as part:
         part.write_text(json.dumps({key: float(value) for key, value in figures.items()}, indent=1), encoding="utf-8")
     return figures

@@ -8,7 +8,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's mallopt(3)
 
 
-def keep_freed_memory() -> bool:
+def disable_malloc_trim() -> bool:
     """Let glibc keep the memory that tensors give back, for the next ones, instead of returning it to the system each
     time.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from .checkpoint import epoch_checkpoints, load_for_use
-from .distributed import from_first, is_main_process
+from .distributed import broadcast_from_rank0, is_main_process
 from .evaluate import eval_one_epoch
 from .run_log import ScalarLog
 
@@ -42,7 +42,9 @@ def repeat_eval_ckpt(
             (epoch, path) for epoch, path in epoch_checkpoints(ckpt_dir) if epoch >= start_epoch and epoch not in done
         ]
         over = not todo and time.monotonic() - looking_since >= max_waiting_mins * 60
-        todo, over = from_first((todo, over))  # rank 0 looks: another process may see another folder a moment later
+        todo, over = broadcast_from_rank0(
+            (todo, over)
+        )  # rank 0 looks: another process may see another folder a moment later
         if over:
             return results
         for epoch, path in todo:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
+from ..errors import InputError
 
 Array = np.ndarray | torch.Tensor
 

@@ -25,7 +25,7 @@ from functools import cache
 
 import torch
 
-from pcdet_focal.errors import InputError
+from ..errors import InputError
 
 VARIABLE = "PCDET_FOCAL_BACKEND"
 BACKENDS = ("reference", "cpu", "cuda")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.ops.backend import choose_backend
+from .backend import choose_backend
 
 _TYPES = torch.Tensor, torch.nn.Parameter
 _DTYPES = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
+from ..errors import InputError
 
 
 def message(what: str) -> str:
-    """What is said of ``what``, a loss, where its second derivative is asked for."""
+    """The error message where the second derivative of ``what``, a loss, is asked for."""
     return (
         f"The fused {what} has no second derivative. Compute the loss in float64, or set "
         "PCDET_FOCAL_BACKEND=reference: plain torch can be "
@@ -16,12 +16,12 @@ def message(what: str) -> str:
     )
 
 
-def once(gradient: torch.Tensor, refusal: str, *inputs: torch.Tensor) -> torch.Tensor:
+def forbid_double_backward(gradient: torch.Tensor, refusal: str, *inputs: torch.Tensor) -> torch.Tensor:
     """The gradient, which raises ``refusal`` when it is differentiated (create_graph=True)."""
-    return _Once.apply(gradient, refusal, *inputs) if torch.is_grad_enabled() else gradient
+    return _ForbidDoubleBackward.apply(gradient, refusal, *inputs) if torch.is_grad_enabled() else gradient
 
 
-class _Once(torch.autograd.Function):
+class _ForbidDoubleBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gradient, refusal, *inputs):
         ctx.refusal = refusal

@@ -100,7 +100,7 @@ def test_evaluation_has_every_frame_once_in_order_and_the_results_of_one_process
 @pytest.mark.slow
 def test_objects_travel_between_the_ranks(run):
     seen, _, _ = run
-    assert seen["from_first"] == {"rank": 0}
+    assert seen["broadcast_from_rank0"] == {"rank": 0}
     assert [tensor.tolist() for tensor in seen["reduced"]] == [[3.0], [1.5], [2.0]]
     assert seen["gathered"] == [["rank 0", "rank 1"], 5.0, 2]
     assert seen["joined"] == [{"a": 5.0, "b": 1.5}, {"a": 10.0, "b": 3.0}]
@@ -111,7 +111,7 @@ def test_objects_travel_between_the_ranks(run):
 def test_one_process_alone():
     assert distributed.get_dist_info() == (0, 1) and len(distributed.get_dist_info(return_gpu_per_machine=True)) == 3
     assert distributed.merge_results_dist([1, 2, 3], 2, tmpdir="unused") == [1, 2]
-    assert distributed.from_first("x") == "x"
+    assert distributed.broadcast_from_rank0("x") == "x"
     assert (
         distributed.all_gather("x") == ["x"]
         and distributed.average_reduce_value(3.0) == 3.0

@@ -8,8 +8,8 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from pcdet_focal.engine.memory import keep_freed_memory
-if sys.argv[1] == "keep" and not keep_freed_memory():
+from pcdet_focal.engine.memory import disable_malloc_trim
+if sys.argv[1] == "keep" and not disable_malloc_trim():
     sys.exit(77)
 for _ in range(20):  # the heap grows to what is needed
     torch.ones(16_000_000)

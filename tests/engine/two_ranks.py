@@ -13,7 +13,7 @@ from torch import nn
 
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.engine import cli
-from pcdet_focal.engine.distributed import from_first, get_dist_info, merge_results_dist
+from pcdet_focal.engine.distributed import broadcast_from_rank0, get_dist_info, merge_results_dist
 from pcdet_focal.engine.train import Trainer
 from pcdet_focal.models import build_network, model_fn_decorator
 from pcdet_focal.utils import commu_utils
@@ -92,7 +92,7 @@ def main(workplace: str) -> None:
     os.chdir(workplace)
     seen = {"train": train(), "gradients": gradients()}
     rank, _ = get_dist_info()
-    seen["from_first"] = from_first({"rank": rank})
+    seen["broadcast_from_rank0"] = broadcast_from_rank0({"rank": rank})
     seen["reduced"] = [
         commu_utils.all_reduce(torch.tensor([rank + 1.0]), **how) for how in ({}, {"average": True}, {"op": "max"})
     ]

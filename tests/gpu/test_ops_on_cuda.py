@@ -25,7 +25,7 @@ from pcdet_focal.ops.rotated_iou import (
     paired_iou,
 )
 from pcdet_focal.ops.scatter import scatter_max, scatter_mean
-from pcdet_focal.ops.voxelize import dynamic_voxelize, group_by_voxel, voxelize
+from pcdet_focal.ops.voxelize import dynamic_voxelize, voxelize
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -175,16 +175,9 @@ def test_voxels(max_voxels):
         voxelize(points.cuda(), **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels),
         voxelize(points, **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels),
     )
-    batch = torch.arange(len(points)) % 3
     assert_same(dynamic_voxelize(points.cuda(), **CONFIG), dynamic_voxelize(points, **CONFIG))
-    assert_same(
-        group_by_voxel(points.cuda(), **CONFIG, batch_index=batch.cuda()),
-        group_by_voxel(points, **CONFIG, batch_index=batch),
-    )
     device = points.cuda()
-    assert (
-        waits(lambda: dynamic_voxelize(device, **CONFIG)) == 0 and waits(lambda: group_by_voxel(device, **CONFIG)) <= 1
-    )
+    assert waits(lambda: dynamic_voxelize(device, **CONFIG)) == 0
     assert waits(lambda: voxelize(device, **CONFIG, max_points_per_voxel=5, max_voxels=max_voxels)) <= 1
 
 

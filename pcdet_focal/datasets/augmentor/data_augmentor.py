@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.geometry.angles import limit_period
-
+from ...errors import InputError
+from ...geometry.angles import limit_period
 from ...registry import AUGMENTORS
 from ..config_checks import choice_list, number_range, require_keys, step_name
 from . import augmentor_utils

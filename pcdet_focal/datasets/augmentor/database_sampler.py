@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
-
+from ...errors import InputError
+from ...geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
 from ..config_checks import nearest_hint, require_keys
 from ..safe_pickle import load_pickle
 from .kernels import collides, outside_boxes

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 MAKE_DATABASE = (
     "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG' (KITTI's folder layout) "

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pcdet_focal.geometry.boxes import boxes_to_corners_3d
-
+from ...geometry.boxes import boxes_to_corners_3d
 from .kernels import in_pyramids, index_near
 
 # +x, top, -x, bottom, -y, +y

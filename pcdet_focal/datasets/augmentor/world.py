@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 
 def check_boxes(gt_boxes: np.ndarray) -> np.ndarray:

@@ -179,8 +179,8 @@ class CustomDataset(InfoDataset):
         FILTER_MIN_POINTS_IN_GT.
         """
         annos = drop_info_with_name(annos, name="DontCare")
-        least = self.dataset_cfg.get("FILTER_MIN_POINTS_IN_GT", 0)
-        if not least:
+        min_points = self.dataset_cfg.get("FILTER_MIN_POINTS_IN_GT", 0)
+        if not min_points:
             return annos
         if "num_points_in_gt" not in annos:
             raise InputError(
@@ -188,5 +188,5 @@ class CustomDataset(InfoDataset):
                 "box has (OpenPCDet's do not); "
                 f"make them with: {HOW_TO_MAKE_INFOS}"
             )
-        kept = annos["num_points_in_gt"] >= least
+        kept = annos["num_points_in_gt"] >= min_points
         return {key: rows[kept] for key, rows in annos.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ops.points_in_boxes import points_in_boxes_mask
 from ..augmentor.object_points import pack_objects, packed_file
-from ..over_frames import over_frames
+from ..parallel_map import parallel_map
 
 
 def write_database(
@@ -64,7 +64,7 @@ def write_database(
         return entries
 
     index: dict[str, list[dict[str, Any]]] = {}
-    for entries in over_frames(write_frame, infos, len(infos), "database", num_workers):
+    for entries in parallel_map(write_frame, infos, len(infos), "database", num_workers):
         for entry in entries:
             if used_classes is None or entry["name"] in used_classes:
                 index.setdefault(str(entry["name"]), []).append(entry)

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.geometry.boxes import mask_boxes_outside_range_numpy
-from pcdet_focal.geometry.points import mask_points_by_range
-from pcdet_focal.ops.voxelize import grid_size, voxelize
-
+from ...errors import InputError
+from ...geometry.boxes import mask_boxes_outside_range_numpy
+from ...geometry.points import mask_points_by_range
+from ...ops.voxelize import grid_size, voxelize
 from ...registry import DATA_PROCESSORS
 from ..config_checks import require_keys, step_name
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from ..config_checks import nearest_hint, require_keys
 
 KEY_PATH = "DATA_CONFIG.POINT_FEATURE_ENCODING"

@@ -34,6 +34,6 @@ class SyntheticConfig:
                     f"{name} {limits} of the synthetic data must be (fewest, most) with 0 <= fewest <= most."
                 )
         # steeper, and the ground hides itself, which the ray caster does not model
-        for name, most in (("slope", 0.03), ("undulation", 0.1)):
-            if not 0.0 <= getattr(self, name) <= most:
-                raise InputError(f"{name} {getattr(self, name)} of the synthetic data must be from 0 to {most}.")
+        for name, maximum in (("slope", 0.03), ("undulation", 0.1)):
+            if not 0.0 <= getattr(self, name) <= maximum:
+                raise InputError(f"{name} {getattr(self, name)} of the synthetic data must be from 0 to {maximum}.")

@@ -166,16 +166,16 @@ def points_in_boxes(device: torch.device, quick: bool) -> Iterator[Case]:
 
 def voxels(device: torch.device, quick: bool) -> Iterator[Case]:
     """A whole scan of 360 degrees into second.yaml's voxels of 5 x 5 x 10 cm."""
-    for most in (16_000, 40_000):
-        yield _voxels(most, device, quick)
+    for max_voxels in (16_000, 40_000):
+        yield _voxels(max_voxels, device, quick)
 
 
-def _voxels(most: int, device: torch.device, quick: bool) -> Case:
+def _voxels(max_voxels: int, device: torch.device, quick: bool) -> Case:
     points = torch.from_numpy(workloads.scan(0, full=not quick).points).to(device)
     array = points.numpy() if device.type == "cpu" else points
 
     def ours():
-        return voxelize(array, VOXEL_SIZE, LIMITS, 5, most)
+        return voxelize(array, VOXEL_SIZE, LIMITS, 5, max_voxels)
 
     sides = {"ours": ours, "reference": forced(ours)}
     if device.type == "cpu" and (library := spconv()) is not None:
@@ -186,11 +186,11 @@ def _voxels(most: int, device: torch.device, quick: bool) -> Case:
             vsize_xyz=VOXEL_SIZE,
             coors_range_xyz=LIMITS,
             num_point_features=4,
-            max_num_voxels=most,
+            max_num_voxels=max_voxels,
             max_num_points_per_voxel=5,
         )
         sides[library] = lambda: peer(points)
-    return Case("voxels", f"at most {most:,} voxels", f"{len(points):,} points", sides, device)
+    return Case("voxels", f"at most {max_voxels:,} voxels", f"{len(points):,} points", sides, device)
 
 
 def spconv() -> str | None:

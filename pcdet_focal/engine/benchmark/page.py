@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import whole_file
+from ..checkpoint import atomic_write
 from . import SUITES, goals, results, step
 
 NOT_YET = "not measured yet"
@@ -55,7 +55,7 @@ def write(path: str | Path) -> None:
     """
     path = Path(path)
     text = render(results.read_all(path.parent))
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -44,7 +44,7 @@ import torch
 
 from ... import __version__
 from ...errors import InputError
-from ..checkpoint import whole_file
+from ..checkpoint import atomic_write
 
 SCHEMA = 1
 _KEYS = {
@@ -140,7 +140,7 @@ def write(content: Mapping[str, Any], path: str | Path) -> None:
     """Numbers are written with four digits: more were noise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
 
 

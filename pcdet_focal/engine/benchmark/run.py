@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, did_you_mean
 from . import SUITES, goals
 from .measure import Case, time_case
 from .ops import environment
@@ -20,9 +19,7 @@ def choose_rows(known: Sequence[str], only: Sequence[str] | None) -> list[str]:
     """The rows that ``--only`` names, all without it. Raises InputError for a name that is none."""
     for name in only or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"--only {name}: there is no such row; {hint}there are {', '.join(known)}")
+            raise InputError(f"--only {name}: the rows are {', '.join(known)}{did_you_mean(name, known)}")
     return [name for name in known if not only or name in only]
 
 

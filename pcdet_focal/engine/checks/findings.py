@@ -38,11 +38,11 @@ class Finding:
     examples: tuple[Example, ...] = ()
 
 
-def some(values: Sequence[Any], most: int = 5) -> str:
+def some(values: Sequence[Any], max_values: int = 5) -> str:
     """``"a, b, c and 4 more"``."""
     values = list(dict.fromkeys(str(value) for value in values))
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(values[:most]) + more
+    more = f" and {len(values) - max_values} more" if len(values) > max_values else ""
+    return ", ".join(values[:max_values]) + more
 
 
 def report_lines(findings: Sequence[Finding], width: int = 150) -> list[str]:

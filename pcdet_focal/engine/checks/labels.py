@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...errors import nearest_names
 from ...ops.rotated_iou import boxes_iou3d
 from .collect import Boxes
 from .findings import Finding, some
@@ -19,7 +19,6 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
         change = "write a line for each object: x y z dx dy dz heading class"
         return [Finding("error", "no labels", "not one object is labelled", "the labels", change)]
     found, counts = np.unique(boxes.names, return_counts=True)
-    folded = {name.lower(): name for name in class_names}
     absent = [name for name in class_names if name not in found]
     findings = []
     for name, count in zip(found.tolist(), counts):
@@ -27,7 +26,7 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
             continue
         called = f"{'1 box is' if count == 1 else f'{count} boxes are'} called {name!r}"
         where = boxes.where(np.flatnonzero(boxes.names == name))
-        near = [folded[match] for match in difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.8)]
+        near = nearest_names(name, class_names, cutoff=0.8)
         if near and (near[0] in absent or name.lower() == near[0].lower()):
             change = f"write {near[0]} in the labels, or {name} in CLASS_NAMES and wherever {near[0]} stands in the configuration"
             findings.append(
@@ -59,9 +58,9 @@ def check_balance(boxes: Boxes, class_names: Sequence[str], sampled_classes: Seq
     present = {name: count for name, count in counts.items() if count}
     if not present:
         return []
-    most = max(present, key=present.get)
+    most_frequent = max(present, key=present.get)
     table = f"boxes of each class: {', '.join(f'{name} {count}' for name, count in counts.items())}"
-    rare = [name for name, count in present.items() if count * 30 < present[most]]
+    rare = [name for name, count in present.items() if count * 30 < present[most_frequent]]
     unsampled = [name for name in rare if name not in sampled_classes]
     if not rare:
         return [Finding("note", "class balance", table, "the labels")]
@@ -69,7 +68,7 @@ def check_balance(boxes: Boxes, class_names: Sequence[str], sampled_classes: Seq
         return [
             Finding("note", "class balance", f"{table}; gt_sampling pastes more of {', '.join(rare)}", "the labels")
         ]
-    what = f"{table}; {most} is more than 30 times as frequent as {', '.join(rare)}"
+    what = f"{table}; {most_frequent} is more than 30 times as frequent as {', '.join(rare)}"
     groups = ", ".join(repr(f"{name}:15") for name in unsampled)
     change = f"paste more of them: add {groups} to SAMPLE_GROUPS of gt_sampling, or label more frames; a loss for rare classes: docs/losses.md"
     return [Finding("warning", "class imbalance", what, "the labels", change)]

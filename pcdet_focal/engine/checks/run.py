@@ -149,7 +149,7 @@ def voxel_step(data_cfg: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((step for step in data_cfg.DATA_PROCESSOR if "VOXEL_SIZE" in step), None)
 
 
-def _ordinary(found: Collected, most: int = 12) -> list[int]:
+def _ordinary(found: Collected, max_turns: int = 12) -> list[int]:
     """Rows of boxes that hold many points, in turns of the classes."""
     if not len(found.scanned):
         return []
@@ -158,5 +158,5 @@ def _ordinary(found: Collected, most: int = 12) -> list[int]:
         [row for row in np.argsort(-inside, kind="stable") if names[row] == name and inside[row]]
         for name in np.unique(names)
     ]
-    turns = [queue[turn] for turn in range(most) for queue in queues if turn < len(queue)]
-    return [int(found.scanned[row]) for row in turns[:most]]
+    turns = [queue[turn] for turn in range(max_turns) for queue in queues if turn < len(queue)]
+    return [int(found.scanned[row]) for row in turns[:max_turns]]

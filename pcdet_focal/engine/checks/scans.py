@@ -48,7 +48,7 @@ def check_voxels(
     training shuffles, decides which
     voxels are left out: the sparse ones, mostly.
     """
-    most, places = int(step["MAX_NUMBER_OF_VOXELS"][mode]), int(step["MAX_POINTS_PER_VOXEL"])
+    max_voxels, max_points = int(step["MAX_NUMBER_OF_VOXELS"][mode]), int(step["MAX_POINTS_PER_VOXEL"])
     nx, ny, _ = grid_size(step["VOXEL_SIZE"], point_cloud_range)
     lost_voxels, lost_points, voxels = {}, [], []
     outside = 0
@@ -60,9 +60,9 @@ def check_voxels(
             continue
         _, counts = np.unique((cells[:, 0] * ny + cells[:, 1]) * nx + cells[:, 2], return_counts=True)
         voxels.append(len(counts))
-        lost_points.append(np.maximum(counts - places, 0).sum() / counts.sum())
-        if len(counts) > most:
-            lost_voxels[frame_id] = 1 - most / len(counts)
+        lost_points.append(np.maximum(counts - max_points, 0).sum() / counts.sum())
+        if len(counts) > max_voxels:
+            lost_voxels[frame_id] = 1 - max_voxels / len(counts)
     findings = []
     if outside:
         what = f"{outside} of {len(scans)} scans have no point inside POINT_CLOUD_RANGE"
@@ -70,7 +70,7 @@ def check_voxels(
         findings.append(Finding("error", "empty grid", what, "DATA_CONFIG.POINT_CLOUD_RANGE", change))
     if lost_voxels:
         lost = np.sum(list(lost_voxels.values())) / len(scans)
-        what = f"{len(lost_voxels)} of {len(scans)} scans have more than {most} voxels, up to {max(voxels)}; {lost:.0%} of all voxels are lost"
+        what = f"{len(lost_voxels)} of {len(scans)} scans have more than {max_voxels} voxels, up to {max(voxels)}; {lost:.0%} of all voxels are lost"
         where = f"MAX_NUMBER_OF_VOXELS.{mode}; frames {some(list(lost_voxels))}"
         change = (
             f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels"
@@ -82,8 +82,8 @@ def check_voxels(
         )
     if lost_points and np.mean(lost_points) > 0.02:
         lost = float(np.mean(lost_points))
-        what, where = f"voxels with more than {places} points lose {lost:.0%} of the points", "MAX_POINTS_PER_VOXEL"
-        change = f"set MAX_POINTS_PER_VOXEL to {2 * places}, or take smaller voxels"
+        what, where = f"voxels with more than {max_points} points lose {lost:.0%} of the points", "MAX_POINTS_PER_VOXEL"
+        change = f"set MAX_POINTS_PER_VOXEL to {2 * max_points}, or take smaller voxels"
         findings.append(
             Finding("warning", "full voxels", what, where, change)
             if lost > 0.5

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 _COLUMNS = {"alpha": 1, "bbox": 4, "dimensions": 3, "location": 3, "rotation_y": 1}
 _GT_COLUMNS = {**_COLUMNS, "truncated": 1, "occluded": 1}

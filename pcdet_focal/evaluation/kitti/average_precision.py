@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from . import rules
 from .annotations import FlatAnnotations, flatten_detections, flatten_ground_truth
 from .matching import NUM_RECALLS, count_at_thresholds, keep_pairs, matched_scores, score_thresholds

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pcdet_focal.ops.rotated_iou import OVERLAP_BEV
-from pcdet_focal.ops.rotated_iou.cpu import iou_aligned
-
+from ...ops.rotated_iou import OVERLAP_BEV
+from ...ops.rotated_iou.cpu import iou_aligned
 from .annotations import DONT_CARE, FlatAnnotations
 
 

@@ -9,13 +9,11 @@ counts it).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import numpy as np
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError, nearest_names
 from .annotations import FlatAnnotations
 
 CLASS_NAMES = ("Car", "Pedestrian", "Cyclist", "Van", "Person_sitting", "Truck")
@@ -64,7 +62,7 @@ def resolve_classes(classes: str | int | Iterable[str | int]) -> tuple[str, ...]
         elif isinstance(entry, str) and entry in CLASS_NAMES:
             names.append(str(entry))
         else:
-            nearest = difflib.get_close_matches(str(entry).capitalize(), CLASS_NAMES, n=1)
+            nearest = nearest_names(entry, CLASS_NAMES)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             raise InputError(
                 f"KITTI evaluation knows no class {entry!r}; it evaluates {', '.join(CLASS_NAMES)} (or 0 to 5).{hint}"

@@ -399,10 +399,10 @@ class CenterHead(nn.Module):
         """Boxes of all samples padded with zeros to one length R, at least 1: rois (B, R, 7 or 9), scores and 1-based
         labels (B, R).
         """
-        most = max(1, *(len(found["pred_boxes"]) for found in pred_dicts))
+        max_rois = max(1, *(len(found["pred_boxes"]) for found in pred_dicts))
         boxes = pred_dicts[0]["pred_boxes"]
-        rois, scores = boxes.new_zeros(batch_size, most, boxes.shape[-1]), boxes.new_zeros(batch_size, most)
-        labels = torch.zeros(batch_size, most, dtype=torch.long, device=boxes.device)
+        rois, scores = boxes.new_zeros(batch_size, max_rois, boxes.shape[-1]), boxes.new_zeros(batch_size, max_rois)
+        labels = torch.zeros(batch_size, max_rois, dtype=torch.long, device=boxes.device)
         for b, found in enumerate(pred_dicts):
             count = len(found["pred_boxes"])
             rois[b, :count], scores[b, :count], labels[b, :count] = (

@@ -20,7 +20,7 @@ def class_agnostic_nms(
     Args:
         box_scores: (N,) score of each box.
         box_preds: (N, 7+) boxes.
-        nms_config: NMS_TYPE, NMS_THRESH, NMS_PRE_MAXSIZE (best boxes that enter), NMS_POST_MAXSIZE (most that leave).
+        nms_config: NMS_TYPE, NMS_THRESH, NMS_PRE_MAXSIZE (best boxes that enter), NMS_POST_MAXSIZE (max that leave).
         score_thresh: boxes below it are dropped first.
 
     Returns:
@@ -56,8 +56,8 @@ def multi_classes_nms(
     return scores[keep], groups[keep], box_preds[candidates[keep]]
 
 
-def _best(scores: Tensor, most: int, score_thresh: float | None) -> Tensor:
-    """Indices (k,) of the at most ``most`` best scores (N,) that reach the threshold, best first."""
+def _best(scores: Tensor, max_num: int, score_thresh: float | None) -> Tensor:
+    """Indices (k,) of the at most ``max_num`` best scores (N,) that reach the threshold, best first."""
     candidates = (
         torch.arange(len(scores), device=scores.device)
         if score_thresh is None
@@ -65,21 +65,21 @@ def _best(scores: Tensor, most: int, score_thresh: float | None) -> Tensor:
     )
     # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are
     # kept.
-    return candidates[scores[candidates].topk(min(most, len(candidates))).indices]
+    return candidates[scores[candidates].topk(min(max_num, len(candidates))).indices]
 
 
-def _best_of_classes(cls_scores: Tensor, most: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+def _best_of_classes(cls_scores: Tensor, max_num: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
     """``_best`` of each column of (N, classes): indices (k,) and their classes (k,)."""
-    best = [_best(scores, most, score_thresh) for scores in cls_scores.unbind(1)]
+    best = [_best(scores, max_num, score_thresh) for scores in cls_scores.unbind(1)]
     return torch.cat(best), torch.cat([torch.full_like(candidates, label) for label, candidates in enumerate(best)])
 
 
-def _best_of_classes_on_gpu(cls_scores: Tensor, most: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+def _best_of_classes_on_gpu(cls_scores: Tensor, max_num: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
     """The same without waiting for how many reach the threshold: those that do not are there too, in the class -1."""
     scores = (
         cls_scores if score_thresh is None else cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
     )
-    scores, candidates = scores.topk(min(most, len(scores)), dim=0)  # (k, classes), columns in descending order
+    scores, candidates = scores.topk(min(max_num, len(scores)), dim=0)  # (k, classes), columns in descending order
     labels = torch.arange(cls_scores.shape[1], device=cls_scores.device).expand_as(candidates)
     return candidates.flatten(), (
         labels if score_thresh is None else torch.where(scores >= score_thresh, labels, -1)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.dispatch import backend_of
-
+from ...errors import InputError
+from ..dispatch import backend_of
 from . import operators, reference
 from .autograd import BoxAndDirection, kernels
 

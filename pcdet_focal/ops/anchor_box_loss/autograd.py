@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from pcdet_focal.ops.second_derivative import message, once
+from ..second_derivative import forbid_double_backward, message
 
 NO_SECOND_DERIVATIVE = message("box and direction loss")
 
@@ -37,6 +37,7 @@ class BoxAndDirection(torch.autograd.Function):
         )
         predictions = [t for t in ctx.saved_tensors[:2] if t is not None]
         gradients = [
-            g if g is None else once(g, NO_SECOND_DERIVATIVE, grad_box, grad_dir, *predictions) for g in gradients
+            g if g is None else forbid_double_backward(g, NO_SECOND_DERIVATIVE, grad_box, grad_dir, *predictions)
+            for g in gradients
         ]
         return *gradients, None, None, None, None, None, None, None

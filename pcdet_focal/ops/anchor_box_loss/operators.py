@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.dispatch import backend_of
-
+from ...errors import InputError
+from ..dispatch import backend_of
 from .autograd import NO_SECOND_DERIVATIVE, kernels
 
 _ARGUMENTS = (

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.backend import choose_backend
+from ...errors import InputError
+from ..backend import choose_backend
 
 __all__ = ["search_anchors"]
 
@@ -57,15 +57,15 @@ def search_anchors(
     boxes = boxes[:, :7].detach().double()
     backend = choose_backend(boxes.device, "anchor_search", has_cuda=True)
     if backend == "cuda":
-        from pcdet_focal.ops.anchor_search import cuda
+        from . import cuda
 
         return cuda.search(anchors, boxes, wanted, topk, match_height)
     if backend == "cpu":
-        from pcdet_focal.ops.anchor_search import cpu
+        from . import cpu
 
         found = cpu.search(anchors, boxes, wanted, topk, match_height)
         if found is not None:
             return found
-    from pcdet_focal.ops.anchor_search import reference
+    from . import reference
 
     return reference.search(anchors, boxes, wanted, topk, match_height)

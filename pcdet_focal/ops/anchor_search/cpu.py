@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pcdet_focal.ops.rotated_iou.cpu import most_overlapping
+from ..rotated_iou.cpu import most_overlapping
 
 
 class _Lattice(NamedTuple):

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pcdet_focal.ops.rotated_iou.cuda import circles_meet, measure, prepare
+from ..rotated_iou.cuda import circles_meet, measure, prepare
 
 _NEAREST_BLOCK, _OVERLAP_BLOCK = 1024, 256
 
@@ -43,11 +43,11 @@ def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_heig
     return nearest, best
 
 
-@triton.jit(do_not_specialize=["count", "most", "topk"])
-def _find_nearest(anchors, boxes, wanted, nearest, count, most, topk, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "max_boxes", "topk"])
+def _find_nearest(anchors, boxes, wanted, nearest, count, max_boxes, topk, BLOCK: tl.constexpr):
     box = tl.program_id(0)
     if tl.load(wanted + box) != 0:
-        x, y, z = tl.load(boxes + box), tl.load(boxes + most + box), tl.load(boxes + 2 * most + box)
+        x, y, z = tl.load(boxes + box), tl.load(boxes + max_boxes + box), tl.load(boxes + 2 * max_boxes + box)
         beyond = float("inf")
         before, before_index = x * 0 - 1, -1  # the one found last
         k = 0
@@ -74,8 +74,8 @@ def _find_nearest(anchors, boxes, wanted, nearest, count, most, topk, BLOCK: tl.
             k += 1
 
 
-@triton.jit(do_not_specialize=["count", "most"])
-def _find_most_overlapping(anchors, boxes, wanted, best, count, most, WHAT: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "max_boxes"])
+def _find_most_overlapping(anchors, boxes, wanted, best, count, max_boxes, WHAT: tl.constexpr, BLOCK: tl.constexpr):
     box = tl.program_id(0)
     if tl.load(wanted + box) != 0:
         largest, index = tl.load(boxes + box).to(tl.float32) * 0, 0
@@ -83,10 +83,10 @@ def _find_most_overlapping(anchors, boxes, wanted, best, count, most, WHAT: tl.c
         while start < count:
             i = start + tl.arange(0, BLOCK)
             row = tl.minimum(i, count - 1)
-            near = circles_meet(anchors, row, count, boxes, box + tl.arange(0, 1), most) & (i < count)
+            near = circles_meet(anchors, row, count, boxes, box + tl.arange(0, 1), max_boxes) & (i < count)
             if tl.max(near.to(tl.int32), axis=0) > 0:
                 overlap = tl.where(
-                    near, measure(anchors, row, count, boxes, box + tl.arange(0, 1), most, WHAT), 0.0
+                    near, measure(anchors, row, count, boxes, box + tl.arange(0, 1), max_boxes, WHAT), 0.0
                 ).to(tl.float32)
                 here = tl.max(overlap, axis=0)
                 if here > largest:

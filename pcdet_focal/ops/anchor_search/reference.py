@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcdet_focal.ops.rotated_iou import boxes_iou3d, boxes_iou_bev
+from ..rotated_iou import boxes_iou3d, boxes_iou_bev
 
 _PAIRS_AT_ONCE = 1 << 22  # 32 MB a table in float64
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.anchor_targets import reference
-from pcdet_focal.ops.anchor_targets.reference import AssignmentRules
-from pcdet_focal.ops.backend import choose_backend
+from ...errors import InputError
+from ..backend import choose_backend
+from . import reference
+from .reference import AssignmentRules
 
 __all__ = ["AssignmentRules", "assign_anchor_targets"]
 
@@ -69,11 +69,11 @@ def assign_anchor_targets(all_anchors: list[Tensor], gt_boxes: Tensor, rules: As
 
     backend, result = choose_backend(gt_boxes.device, "anchor_targets", has_cuda=True), None
     if backend == "cpu":
-        from pcdet_focal.ops.anchor_targets import cpu
+        from . import cpu
 
         result = cpu.assign(all_anchors, gt_boxes, rules)
     elif backend == "cuda":
-        from pcdet_focal.ops.anchor_targets import cuda
+        from . import cuda
 
         result = cuda.assign(all_anchors, gt_boxes, rules)
     if result is None:

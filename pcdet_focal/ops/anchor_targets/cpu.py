@@ -10,15 +10,14 @@ overlaps are equal here too.
 
 from __future__ import annotations
 
-
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcdet_focal.geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
-from pcdet_focal.ops.anchor_targets.layout import LARGEST, class_view, grid_of, places
-from pcdet_focal.ops.anchor_targets.reference import AssignmentRules, keep_at_random
+from ...geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
+from .layout import LARGEST, class_view, grid_of, places
+from .reference import AssignmentRules, keep_at_random
 
 SMALLEST_UNION = 1e-6  # square metres, that of boxes_iou_normal
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -34,11 +33,11 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     if any(grid is None for grid in grids):
         return None
     dtype, device = gt_boxes.dtype, gt_boxes.device
-    batch, most = gt_boxes.shape[:2]
+    batch, max_boxes = gt_boxes.shape[:2]
     total = sum(anchors[..., 0].numel() for anchors in all_anchors)
-    flat_boxes = gt_boxes.detach().reshape(batch * most, gt_boxes.shape[2])
-    rectangles = boxes3d_lidar_to_aligned_bev_boxes(flat_boxes[:, :7]).cpu().numpy().reshape(batch, most, 4)
-    classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, most)
+    flat_boxes = gt_boxes.detach().reshape(batch * max_boxes, gt_boxes.shape[2])
+    rectangles = boxes3d_lidar_to_aligned_bev_boxes(flat_boxes[:, :7]).cpu().numpy().reshape(batch, max_boxes, 4)
+    classes = flat_boxes[:, -1].int().cpu().numpy().reshape(batch, max_boxes)
 
     labels = torch.zeros((batch, total), dtype=torch.int32)
     label_weights = torch.ones(batch, total, dtype=dtype)
@@ -99,7 +98,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
                 for i in range(len(all_anchors))
             ]
             values = values / torch.cat(
-                [count[own[:, 1].to(device) // most] for count, own in zip(examples, found)]
+                [count[own[:, 1].to(device) // max_boxes] for count, own in zip(examples, found)]
             ).clamp(min=1)
         weights.view(-1)[rows[:, 0]] = values
     return {
@@ -193,15 +192,15 @@ def _match(
 
     ``best`` and ``claimed`` are scratch, zero before and after.
     """
-    batch, most = classes.shape
+    batch, max_boxes = classes.shape
     kinds = low_x.shape[0]
     total = labels.shape[1]
     found = np.empty((256, 3), np.int64)
     count = 0
-    best_of_box = np.zeros(most, best.dtype)
-    window = np.zeros((most, kinds, 4), np.int64)  # first and last + 1 column, first and last + 1 row
+    best_of_box = np.zeros(max_boxes, best.dtype)
+    window = np.zeros((max_boxes, kinds, 4), np.int64)  # first and last + 1 column, first and last + 1 row
     for b in range(batch):
-        for t in range(most):
+        for t in range(max_boxes):
             if classes[b, t] != class_id:
                 continue
             for side in range(4):
@@ -231,7 +230,7 @@ def _match(
                             owner[anchor] = t
                         if iou > best_of_box[t]:
                             best_of_box[t] = iou
-        for t in range(most):
+        for t in range(max_boxes):
             if classes[b, t] != class_id or best_of_box[t] == 0:
                 continue
             x1, y1, x2, y2 = rectangles[b, t, 0], rectangles[b, t, 1], rectangles[b, t, 2], rectangles[b, t, 3]
@@ -251,7 +250,7 @@ def _match(
                         )
                         if iou == best_of_box[t]:
                             claimed[own[k] + row * own_row + column * own_column] = True
-        for t in range(most):
+        for t in range(max_boxes):
             if classes[b, t] != class_id:
                 continue
             for k in range(kinds):
@@ -269,7 +268,7 @@ def _match(
                                 found = longer
                             found[count, 0], found[count, 1], found[count, 2] = (
                                 b * total + place,
-                                b * most + owner[anchor],
+                                b * max_boxes + owner[anchor],
                                 anchor,
                             )
                             count += 1

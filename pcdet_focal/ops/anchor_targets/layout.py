@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pcdet_focal.geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
+from ...geometry.boxes import boxes3d_lidar_to_aligned_bev_boxes
 
 LARGEST = 1e15  # metres: anchors beyond it (or not finite) make no grid, because areas may overflow
 

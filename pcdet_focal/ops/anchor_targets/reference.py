@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcdet_focal.geometry.boxes import boxes3d_nearest_bev_iou
-from pcdet_focal.ops.rotated_iou import boxes_iou3d
+from ...geometry.boxes import boxes3d_nearest_bev_iou
+from ..rotated_iou import boxes_iou3d
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pcdet_focal.ops.backend import choose_backend
-
+from ..backend import choose_backend
 from . import operators, reference
 from .autograd import Elementwise, FromLabels
 from .backends import backend_of

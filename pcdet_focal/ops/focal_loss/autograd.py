@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.ops.second_derivative import message, once
-
+from ..second_derivative import forbid_double_backward, message
 from . import backends
 
 NO_SECOND_DERIVATIVE = message("sigmoid focal loss")
@@ -42,7 +41,16 @@ class FromLabels(torch.autograd.Function):
             )
         else:
             gradient = backends.scale_gradient_(ctx.backend, grad_output.detach(), gradient, logits.dtype)
-        return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None, None
+        return (
+            forbid_double_backward(gradient, NO_SECOND_DERIVATIVE, logits, grad_output),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class Elementwise(torch.autograd.Function):
@@ -58,4 +66,12 @@ class Elementwise(torch.autograd.Function):
     def backward(ctx, grad_output):
         logits, targets, weights = ctx.saved_tensors
         gradient = backends.elementwise(ctx.backend, logits, targets, weights, *ctx.numbers, grad_output.detach())
-        return once(gradient, NO_SECOND_DERIVATIVE, logits, grad_output), None, None, None, None, None, None
+        return (
+            forbid_double_backward(gradient, NO_SECOND_DERIVATIVE, logits, grad_output),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )

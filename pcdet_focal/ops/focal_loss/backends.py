@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.ops import dispatch
-
+from .. import dispatch
 from .kinds import Kind, check_highest
 
 

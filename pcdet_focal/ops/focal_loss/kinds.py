@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 
 class Focal(NamedTuple):

@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch.library import custom_op
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from . import backends
 from .autograd import NO_SECOND_DERIVATIVE
 from .kinds import Focal, QualityFocal, Varifocal

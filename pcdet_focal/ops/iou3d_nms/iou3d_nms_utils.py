@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcdet_focal.ops.arrays import Array
-from pcdet_focal.ops.nms import nms_axis_aligned, nms_rotated
-from pcdet_focal.ops.rotated_iou import boxes_aligned_iou3d, boxes_iou3d, boxes_iou_bev
+from ..arrays import Array
+from ..nms import nms_axis_aligned, nms_rotated
+from ..rotated_iou import boxes_aligned_iou3d, boxes_iou3d, boxes_iou_bev
 
 __all__ = [
     "boxes_bev_iou_cpu",

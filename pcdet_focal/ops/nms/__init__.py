@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
-from pcdet_focal.ops.backend import choose_backend
+from ...errors import InputError
+from ..arrays import Array, as_tensors, check_columns, like_input
+from ..backend import choose_backend
 
 __all__ = ["nms_rotated", "nms_axis_aligned"]
 
@@ -106,7 +106,7 @@ def _positions(
     """
     backend = choose_backend(ranked.device, "nms", has_cuda=True)
     if backend == "cuda":
-        from pcdet_focal.ops.nms import cuda
+        from . import cuda
 
         return cuda.nms_rotated(ranked, group, thresholds, pre, post)
     if group is None:
@@ -121,10 +121,10 @@ def _positions(
 def _one_group(ranked: torch.Tensor, thresh: float, backend: str) -> torch.Tensor:
     """Positions that stay of boxes (N, 7) in the order of their scores."""
     if backend == "cpu":
-        from pcdet_focal.ops.nms import cpu
+        from . import cpu
 
         return torch.from_numpy(cpu.nms_rotated(ranked.cpu().numpy(), thresh)).to(ranked.device)
-    from pcdet_focal.ops.nms import reference
+    from . import reference
 
     return reference.nms_rotated(ranked, thresh)
 

@@ -18,8 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pcdet_focal.ops.arrays import small_table
-from pcdet_focal.ops.rotated_iou.cuda import circles_meet, measure, prepare
+from ..arrays import small_table
+from ..rotated_iou.cuda import circles_meet, measure, prepare
 
 SLOTS = tl.constexpr(64)  # in a tile: the bits of a word
 _ROWS = 4  # boxes that a program compares with a tile: two pairs a thread with four warps

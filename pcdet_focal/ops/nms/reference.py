@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.ops.rotated_iou.reference import iou_aligned, pairs_that_may_meet
+from ..rotated_iou.reference import iou_aligned, pairs_that_may_meet
 
 
 def nms_rotated(boxes: torch.Tensor, thresh: float) -> torch.Tensor:

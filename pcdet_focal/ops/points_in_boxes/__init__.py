@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
-from pcdet_focal.ops.backend import choose_backend
+from ...errors import InputError
+from ..arrays import Array, as_tensors, check_columns, like_input
+from ..backend import choose_backend
 
 __all__ = ["points_in_boxes_mask", "points_in_boxes_index", "count_points_in_boxes", "CPU_MARGIN", "CUDA_MARGIN"]
 
@@ -46,7 +46,7 @@ def points_in_boxes_index(points: Array, boxes: Array, margin: float = CUDA_MARG
         if choose_backend(batch_points.device, "points_in_boxes", has_cuda=True) == "cuda":
             check_columns("points", batch_points, 3, dims=3)
             check_columns("boxes", batch_boxes, 7, dims=3)
-            from pcdet_focal.ops.points_in_boxes import cuda
+            from . import cuda
 
             return like_input(cuda.index(batch_points.float(), batch_boxes[..., :7].float(), margin), was_numpy)
         samples = [points_in_boxes_index(p, b, margin) for p, b in zip(batch_points, batch_boxes)]
@@ -80,9 +80,9 @@ def _backend(points: torch.Tensor):
     """The module that serves these points and the device of the result."""
     backend = choose_backend(points.device, "points_in_boxes", has_cuda=True)
     if backend == "cpu":
-        from pcdet_focal.ops.points_in_boxes import cpu as module
+        from . import cpu as module
     elif backend == "cuda":
-        from pcdet_focal.ops.points_in_boxes import cuda as module
+        from . import cuda as module
     else:
-        from pcdet_focal.ops.points_in_boxes import reference as module
+        from . import reference as module
     return module, points.device

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pcdet_focal.ops.arrays import Array
-from pcdet_focal.ops.points_in_boxes import CPU_MARGIN, CUDA_MARGIN, points_in_boxes_index, points_in_boxes_mask
+from ..arrays import Array
+from ..points_in_boxes import CPU_MARGIN, CUDA_MARGIN, points_in_boxes_index, points_in_boxes_mask
 
 __all__ = ["points_in_boxes_cpu", "points_in_boxes_gpu"]
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
-from pcdet_focal.ops.backend import choose_backend
-from pcdet_focal.ops.rotated_iou import operators
-from pcdet_focal.ops.rotated_iou.differentiable import paired_iou
+from ...errors import InputError
+from ..arrays import Array, as_tensors, check_columns, like_input
+from ..backend import choose_backend
+from . import operators
+from .differentiable import paired_iou
 
 __all__ = [
     "boxes_overlap_bev",
@@ -75,15 +75,15 @@ def _matrix(boxes_a: Array, boxes_b: Array, what: int) -> Array:
     a, b, dtype, was_numpy = _checked(boxes_a, boxes_b)
     backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
     if backend == "cpu":
-        from pcdet_focal.ops.rotated_iou import cpu
+        from . import cpu
 
         result = torch.from_numpy(cpu.iou_matrix(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
     elif backend == "cuda":
-        from pcdet_focal.ops.rotated_iou import cuda
+        from . import cuda
 
         result = cuda.iou_matrix(a, b, what, _written(dtype))
     else:
-        from pcdet_focal.ops.rotated_iou import reference
+        from . import reference
 
         result = reference.iou_matrix(a, b, what)
     return like_input(result.to(dtype), was_numpy)
@@ -97,15 +97,15 @@ def _aligned(boxes_a: Array, boxes_b: Array, what: int) -> Array:
         raise InputError(f"boxes_a and boxes_b must have as many rows for an aligned IoU, not {len(a)} and {len(b)}.")
     backend = choose_backend(a.device, "rotated_iou", has_cuda=True)
     if backend == "cpu":
-        from pcdet_focal.ops.rotated_iou import cpu
+        from . import cpu
 
         result = torch.from_numpy(cpu.iou_aligned(a.cpu().numpy(), b.cpu().numpy(), what)).to(a.device)
     elif backend == "cuda":
-        from pcdet_focal.ops.rotated_iou import cuda
+        from . import cuda
 
         result = cuda.iou_aligned(a, b, what, _written(dtype))
     else:
-        from pcdet_focal.ops.rotated_iou import reference
+        from . import reference
 
         result = reference.iou_aligned(a, b, what)
     return like_input(result.to(dtype), was_numpy)

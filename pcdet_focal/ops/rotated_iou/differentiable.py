@@ -28,9 +28,9 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.backend import choose_backend
-from pcdet_focal.ops.rotated_iou.reference import overlap_of_pairs
+from ...errors import InputError
+from ..backend import choose_backend
+from .reference import overlap_of_pairs
 
 KINDS = ("iou", "giou", "diou")
 SPACES = ("bev", "3d")
@@ -124,7 +124,7 @@ class _Overlap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pairs: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling() and choose_backend(pairs.device, "rotated_iou", has_cuda=True) == "cuda":
-            from pcdet_focal.ops.rotated_iou import cuda
+            from . import cuda
 
             # one kernel for both: the time is that of its launch
             area, derivative = cuda.overlap_with_derivative(pairs)
@@ -184,7 +184,7 @@ def _border_inside(
     half = size / 2
     # in the other rectangle's frame: middle of the edge, and its direction anticlockwise (the next edge's normal)
     turn = heading - other_heading
-    cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
+    cos, sin = turn.cos(), turn.sin()
     out = torch.stack(
         [
             torch.stack([cos, sin], 1),

@@ -10,7 +10,7 @@ from torch.library import custom_op
 
 @custom_op("pcdet_focal::aligned_iou", mutates_args=(), schema="(Tensor boxes_a, Tensor boxes_b, int what) -> Tensor")
 def aligned_iou(boxes_a, boxes_b, what):
-    from pcdet_focal.ops.rotated_iou import _aligned
+    from . import _aligned
 
     return _aligned(boxes_a, boxes_b, what)
 

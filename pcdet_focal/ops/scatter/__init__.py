@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 __all__ = ["scatter_mean", "scatter_max"]
 

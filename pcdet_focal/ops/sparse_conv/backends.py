@@ -1,12 +1,8 @@
-"""Who computes a sparse convolution: our own CPU code, or one of the two GPU packages with spconv's interface.
+"""The backend of a sparse convolution: native CPU code, or one of the two GPU packages with spconv's interface.
 
-=================  ==================================================================================================
-backend            used for
-=================  ==================================================================================================
-``own``            CPU tensors. On another device, only when forced: the plain torch reference, correct and slow.
-``spconv``         CUDA tensors, when a wheel spconv-cuXXX is installed. Forced on the CPU: its one-thread debugging
-path. ``spconv_triton``  CUDA tensors, when no spconv-cuXXX wheel is installed but spconv-triton is.
-=================  ==================================================================================================
+- ``native``: CPU tensors. On another device only when forced, with the plain torch reference, correct and slow.
+- ``spconv``: CUDA tensors where a wheel spconv-cuXXX is installed. Forced on the CPU: its one-thread debugging path.
+- ``spconv_triton``: CUDA tensors where spconv-triton is installed and no wheel spconv-cuXXX.
 
 The environment variable PCDET_FOCAL_SPARSE forces one by name. Neither package is imported before it is chosen.
 """
@@ -24,10 +20,10 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 VARIABLE = "PCDET_FOCAL_SPARSE"
-BACKENDS = ("own", "spconv", "spconv_triton")
+BACKENDS = ("native", "spconv", "spconv_triton")
 _WHEELS = tuple(f"spconv-cu{version}" for version in (126, 124, 121, 120, 118, 117, 116, 114, 113))
 _EXTRAS = (
     "pip install 'pcdet_focal[cu126]' (Python 3.9 to 3.13), 'pcdet_focal[cu120]' (Python 3.8 to 3.11) or "
@@ -59,10 +55,10 @@ def _installed_wheel() -> tuple[str | None, str | None]:
 
 
 def select_backend(device: torch.device | str) -> str:
-    """The backend for tensors on ``device``: ``"own"``, ``"spconv"`` or ``"spconv_triton"``.
+    """The backend for tensors on ``device``: ``"native"``, ``"spconv"`` or ``"spconv_triton"``.
 
-    Decided once in a process for each kind of device (and value of PCDET_FOCAL_SPARSE), and said in the log. Call it
-    when a model is built or moved, so that a missing package is reported before the first batch.
+    Decided once in a process for each kind of device (and value of PCDET_FOCAL_SPARSE), and written to the
+    log at the first forward pass.
 
     Raises:
         InputError: PCDET_FOCAL_SPARSE has an unknown value, or no package for this device is installed; the message
@@ -81,7 +77,7 @@ def _select(device_type: str, forced: str) -> str:
     if forced:
         backend, why = forced, f"{VARIABLE} asks for it"
     elif device_type != "cuda":
-        backend, why = "own", f"tensors on {device_type}"
+        backend, why = "native", f"tensors on {device_type}"
     elif wheel is not None:
         backend, why = "spconv", f"CUDA tensors, {wheel} {version} is installed"
     elif _version("spconv-triton") is not None:
@@ -98,7 +94,7 @@ def _select(device_type: str, forced: str) -> str:
         raise InputError(
             f"Sparse convolution: {faulty}{_EXTRAS}. {VARIABLE}=own runs the slow plain torch reference on the GPU."
         )
-    if backend != "own":
+    if backend != "native":
         load_library(backend)
     logger.info("sparse convolution on %s: %s (%s)", device_type, backend, why)
     return backend

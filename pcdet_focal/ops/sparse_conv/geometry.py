@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 
 @dataclass(frozen=True)

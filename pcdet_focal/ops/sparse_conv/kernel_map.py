@@ -16,8 +16,7 @@ import numba
 import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from ..threads import parallel_for
 from .geometry import MapGeometry, conv_output_shape
 

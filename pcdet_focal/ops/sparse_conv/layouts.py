@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 LAYOUTS = {
     "KRSC": "(out, *kernel, in): spconv 2.x, spconv-triton and this package",

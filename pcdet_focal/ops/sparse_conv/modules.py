@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from ..backend import choose_backend
 from . import reference
 from .backends import load_library, select_backend
@@ -169,7 +168,7 @@ class SparseConvolution(SparseModule):
                 f"this layer takes {self.in_channels}"
             )
         backend = select_backend(x.features.device)
-        if backend != "own":
+        if backend != "native":
             return self._forward_library(x, backend)
         features, weight, bias = self._same_type(x.features)
         if self.conv1x1:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pcdet_focal.errors import InputError
-
+from ...errors import InputError
 from .geometry import MapGeometry, conv_output_shape
 
 

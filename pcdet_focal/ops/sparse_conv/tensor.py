@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pcdet_focal.errors import InputError
+from ...errors import InputError
 
 
 class SparseConvTensor:

@@ -1,7 +1,7 @@
 """Points into the voxels of a regular grid.
 
 ``voxelize`` gives the same voxels, in the same order, with the same points left out as spconv's PointToVoxel on a CPU,
-which is what OpenPCDet's ``transform_points_to_voxels`` calls. ``dynamic_voxelize`` and ``group_by_voxel`` leave no
+which is what OpenPCDet's ``transform_points_to_voxels`` calls. ``dynamic_voxelize`` leaves no
 point out. On CUDA tensors all are plain torch, around one sort: the same points in the same order as on the CPU.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.ops.arrays import Array, as_tensors, check_columns, like_input
-from pcdet_focal.ops.backend import choose_backend
+from ...errors import InputError
+from ..arrays import Array, as_tensors, check_columns, like_input
+from ..backend import choose_backend
 
-__all__ = ["voxelize", "dynamic_voxelize", "group_by_voxel", "grid_size"]
+__all__ = ["voxelize", "dynamic_voxelize", "grid_size"]
 
 
 def voxelize(
@@ -57,12 +57,12 @@ def voxelize(
         )
     points = points.float().contiguous()
     if choose_backend(points.device, "voxelize") == "cpu":
-        from pcdet_focal.ops.voxelize import cpu
+        from . import cpu
 
         arrays = cpu.voxelize(points.cpu().numpy(), low, size, grid, int(max_points_per_voxel), int(max_voxels))
         result = tuple(torch.from_numpy(array).to(points.device) for array in arrays)
     else:
-        from pcdet_focal.ops.voxelize import reference
+        from . import reference
 
         result = reference.voxelize(points, low, size, grid, int(max_points_per_voxel), int(max_voxels))
     return tuple(like_input(array, was_numpy) for array in result)
@@ -74,60 +74,12 @@ def dynamic_voxelize(points: Array, voxel_size: Sequence[float], point_cloud_ran
 
     Same rule for the cell, and same errors, as ``voxelize``.
     """
-    from pcdet_focal.ops.voxelize import reference  # a few tensor operations: no kernel would be faster by much
+    from . import reference  # a few tensor operations: no kernel would be faster by much
 
     (points,), was_numpy = as_tensors(points=points)
     low, size, grid = _grid(voxel_size, point_cloud_range)
     check_columns("points", points, 3)
     return like_input(reference.cells(points.float(), low, size, grid), was_numpy)
-
-
-def group_by_voxel(
-    points: Array, voxel_size: Sequence[float], point_cloud_range: Sequence[float], batch_index: Array | None = None
-) -> tuple[Array, Array]:
-    """The voxels that hold points, and the one that each point is in, for a dynamic voxel encoder: no limit of points
-    or of voxels.
-
-    With ``pcdet_focal.ops.scatter`` the features of a voxel's points become one:
-    ``scatter_mean(points, voxel_of_point, len(voxel_coords))``.
-
-    Args:
-        points: (N, 3+) x, y, z in metres and any further features; floating point.
-        voxel_size, point_cloud_range: as of ``voxelize``.
-        batch_index: (N,) the sample of each point, an integer or a whole number; None: all are of sample 0.
-
-    Returns:
-        voxel_coords (M, 4) int32 as batch, z, y, x, in ascending order of batch, x, y, z (OpenPCDet's dynamic encoders
-        have the same); voxel_of_point (N,) int64 into them, -1 for a point outside the grid.
-
-    Raises:
-        InputError: as ``voxelize``, and a batch_index of another length.
-    """
-    from pcdet_focal.ops.voxelize import reference
-
-    (points, *batch), was_numpy = (
-        as_tensors(points=points) if batch_index is None else as_tensors(points=points, batch_index=batch_index)
-    )
-    low, size, grid = _grid(voxel_size, point_cloud_range)
-    check_columns("points", points, 3)
-    if batch and batch[0].shape != points.shape[:1]:
-        raise InputError(
-            f"batch_index must have shape ({len(points)},), one for each point, not {tuple(batch[0].shape)}."
-        )
-    if np.prod(grid, dtype=np.float64) >= 2**47:  # the number of a voxel in a batch must fit in 63 bits
-        raise InputError(
-            f"voxel_size {voxel_size} in point_cloud_range {point_cloud_range} makes {grid} cells along x, y, z: too "
-            "many to number."
-        )
-    z, y, x = reference.cells(points.float(), low, size, grid).long().unbind(1)
-    number = (x * grid[1] + y) * grid[2] + z
-    if batch:
-        number = batch[0].long() * int(np.prod(grid)) + number
-    number, voxel_of_point = reference.group(torch.where(x >= 0, number, -1))
-    column, z = number // grid[2], number % grid[2]
-    column, y = column // grid[1], column % grid[1]
-    coords = torch.stack([column // grid[0], z, y, column % grid[0]], dim=1).int()
-    return like_input(coords, was_numpy), like_input(voxel_of_point, was_numpy)
 
 
 def grid_size(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> tuple[int, int, int]:

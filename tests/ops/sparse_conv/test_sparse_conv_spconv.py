@@ -170,8 +170,8 @@ def forget_choices():
 def test_cpu_tensors_use_our_own_code_whatever_is_installed(monkeypatch, caplog):
     installed(monkeypatch, spconv_cu126="2.3.8", spconv_triton="1.0.0")
     with caplog.at_level("INFO"):
-        assert sc.select_backend("cpu") == "own" and sc.select_backend(torch.device("cpu")) == "own"
-    assert caplog.text.count("sparse convolution on cpu: own") == 1
+        assert sc.select_backend("cpu") == "native" and sc.select_backend(torch.device("cpu")) == "native"
+    assert caplog.text.count("sparse convolution on cpu: native") == 1
 
 
 def test_cuda_tensors_use_spconv_then_spconv_triton(monkeypatch):
@@ -195,7 +195,7 @@ def test_missing_and_faulty_packages_are_named(monkeypatch):
     with pytest.raises(InputError, match="plain 'spconv' is the CPU build"):
         sc.select_backend("cpu")
     monkeypatch.setenv("PCDET_FOCAL_SPARSE", "minkowski")
-    with pytest.raises(InputError, match="own, spconv, spconv_triton"):
+    with pytest.raises(InputError, match="native, spconv, spconv_triton"):
         sc.select_backend("cpu")
 
 

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.errors import InputError
-from pcdet_focal.ops.scatter import scatter_mean
-from pcdet_focal.ops.voxelize import dynamic_voxelize, grid_size, group_by_voxel, voxelize
+from pcdet_focal.ops.voxelize import dynamic_voxelize, grid_size, voxelize
 
 SECOND = dict(voxel_size=[0.05, 0.05, 0.1], point_cloud_range=[0, -40, -3, 70.4, 40, 1], max_points_per_voxel=5)
 PILLARS = dict(voxel_size=[0.16, 0.16, 4], point_cloud_range=[0, -39.68, -3, 69.12, 39.68, 1], max_points_per_voxel=32)
@@ -204,76 +203,6 @@ def test_points_on_cell_borders_fall_as_in_float32(backend):
     )
     coords = voxelize(points, **SECOND, max_voxels=2000)[1]
     np.testing.assert_array_equal(coords[:, 2], np.unique(expected))
-
-
-def test_groups_by_hand():
-    """Cells of one metre; the first point of sample 1 shares its cell with one of sample 0 but not its voxel."""
-    points = torch.tensor(
-        [
-            [2.5, 0.5, 0.5],
-            [0.5, 1.5, 0.5],
-            [2.1, 0.9, 0.1],
-            [-0.5, 0.5, 0.5],
-            [0.5, 0.5, 1.5],
-            [2.5, 0.5, 0.5],
-            [9.0, 0.5, 0.5],
-        ]
-    )
-    batch = torch.tensor([0, 0, 0, 0, 0, 1, 1])
-    coords, voxel_of_point = group_by_voxel(points, [1, 1, 1], [0, 0, 0, 4, 2, 2], batch)
-    # by batch, x, y, z
-    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [1, 0, 0, 2]] and coords.dtype == torch.int32
-    assert voxel_of_point.tolist() == [2, 1, 2, -1, 0, 3, -1]
-    coords, voxel_of_point = group_by_voxel(points.numpy(), [1, 1, 1], [0, 0, 0, 4, 2, 2])
-    assert coords.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]] and voxel_of_point.tolist() == [
-        2,
-        1,
-        2,
-        -1,
-        0,
-        2,
-        -1,
-    ]
-    coords, voxel_of_point = group_by_voxel(points[:0], [1, 1, 1], [0, 0, 0, 4, 2, 2])
-    assert coords.shape == (0, 4) and voxel_of_point.shape == (0,)
-    assert group_by_voxel(points - 50, [1, 1, 1], [0, 0, 0, 4, 2, 2])[1].tolist() == [-1] * 7
-    with pytest.raises(InputError, match=r"batch_index must have shape \(7,\)"):
-        group_by_voxel(points, [1, 1, 1], [0, 0, 0, 4, 2, 2], batch[:3])
-    with pytest.raises(InputError, match="too many to number"):
-        group_by_voxel(points, [1e-4] * 3, [0, 0, 0, 50, 50, 50])
-
-
-@needs_golden
-@pytest.mark.parametrize("model", CONFIGS)
-def test_groups_are_those_of_the_published_formula_and_their_means_those_of_recorded_voxels(model):
-    """The keys of OpenPCDet's dynamic encoders, in numpy; and hard voxels that are not full hold the same points."""
-    scans = [cases("05_forward/voxels_second.npz")[name]["points"] for name in ("f000000", "f000001")]
-    points = np.concatenate(scans)
-    batch = np.repeat([0, 1], [len(scan) for scan in scans])
-    size, limits = np.float32(CONFIGS[model]["voxel_size"]), np.float32(CONFIGS[model]["point_cloud_range"])
-    nx, ny, nz = np.round((limits[3:] - limits[:3]) / size).astype(np.int64)
-    cell = np.floor((points[:, :3] - limits[:3]) / size).astype(np.int64)
-    inside = ((cell >= 0) & (cell < [nx, ny, nz])).all(axis=1)
-    key = batch * (nx * ny * nz) + cell[:, 0] * (ny * nz) + cell[:, 1] * nz + cell[:, 2]
-    keys, inverse = np.unique(key[inside], return_inverse=True)
-    coords, voxel_of_point = group_by_voxel(
-        points, CONFIGS[model]["voxel_size"], CONFIGS[model]["point_cloud_range"], batch
-    )
-    np.testing.assert_array_equal(
-        coords, np.stack([keys // (nx * ny * nz), keys % nz, keys // nz % ny, keys // (ny * nz) % nx], axis=1)
-    )
-    np.testing.assert_array_equal(voxel_of_point[inside], inverse)
-    assert (voxel_of_point[~inside] == -1).all() and inside.sum() > 10000
-
-    means = scatter_mean(torch.from_numpy(points), torch.from_numpy(voxel_of_point), len(coords)).numpy()
-    voxels, hard_coords, num_points = voxelize(scans[1], **CONFIGS[model], max_voxels=40000)
-    place = {tuple(c): i for i, c in enumerate(coords.tolist())}
-    rows = [place[1, z, y, x] for z, y, x in hard_coords.tolist()]
-    partial = num_points < CONFIGS[model]["max_points_per_voxel"]
-    assert partial.sum() > 1000
-    np.testing.assert_allclose(
-        means[rows][partial], (voxels.sum(axis=1) / num_points[:, None])[partial], rtol=1e-4, atol=1e-5
-    )
 
 
 def scan_like(seed):

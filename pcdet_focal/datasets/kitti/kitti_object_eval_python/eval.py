@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pcdet_focal.evaluation.kitti.average_precision import evaluate_kitti
-from pcdet_focal.evaluation.kitti.coco_style import coco_style_text
+from ....evaluation.kitti.average_precision import evaluate_kitti
+from ....evaluation.kitti.coco_style import coco_style_text
 
 __all__ = ["get_official_eval_result", "get_coco_eval_result"]
 

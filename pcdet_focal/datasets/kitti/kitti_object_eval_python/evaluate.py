@@ -12,10 +12,9 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.evaluation.kitti.filters import filter_annos_low_score
-from pcdet_focal.evaluation.kitti.labels import get_label_annos, read_image_ids
-
+from ....errors import InputError
+from ....evaluation.kitti.filters import filter_annos_low_score
+from ....evaluation.kitti.labels import get_label_annos, read_image_ids
 from .eval import get_coco_eval_result, get_official_eval_result
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pcdet_focal.errors import InputError
-from pcdet_focal.evaluation.kitti.filters import (
+from ....errors import InputError
+from ....evaluation.kitti.filters import (
     add_difficulty_to_annos,
     area,
     filter_annos_low_score,
@@ -14,8 +14,8 @@ from pcdet_focal.evaluation.kitti.filters import (
     intersection,
     iou,
 )
-from pcdet_focal.evaluation.kitti.labels import get_label_anno, get_label_annos, kitti_result_line
-from pcdet_focal.evaluation.kitti.labels import image_index_str as get_image_index_str
+from ....evaluation.kitti.labels import get_label_anno, get_label_annos, kitti_result_line
+from ....evaluation.kitti.labels import image_index_str as get_image_index_str
 
 __all__ = [
     "add_difficulty_to_annos",

@@ -63,7 +63,7 @@ class ATSSTargetAssigner:
             ``use_multihead``, set by set.
         """
         sets = anchors_list if isinstance(anchors_list, list) else [anchors_list]
-        batch, most = gt_boxes_with_classes.shape[:2]
+        batch, max_boxes = gt_boxes_with_classes.shape[:2]
         boxes = gt_boxes_with_classes[..., :-1].flatten(0, 1)  # (M, 7+), M = B * T
         classes = gt_boxes_with_classes[..., -1].flatten().int()
         places = self._places(sets, use_multihead or self.use_multihead)
@@ -76,7 +76,7 @@ class ATSSTargetAssigner:
             if not anchors.numel() or not len(boxes):
                 continue
             anchor, box, positive = self._claims(anchors, boxes, wanted, batch)
-            place = places[i](anchor) + box // most * count
+            place = places[i](anchor) + box // max_boxes * count
             # what is no claim is written into one more row, which is cut off
             place = torch.where(positive, place, batch * count)
             codes = self.box_coder.encode_torch(boxes[box], anchors.reshape(-1, anchors.shape[-1])[anchor])

@@ -63,7 +63,7 @@ class CenterTargetAssigner(nn.Module):
             Boxes of a size that is not positive, or not finite, take a slot but are no objects. Centres beyond the map
             are moved to its border.
         """
-        (batch_size, rows, columns), (width, height) = gt_boxes.shape, map_size
+        (batch_size, rows, _), (width, height) = gt_boxes.shape, map_size
         heads, slots = len(self.widths), self.num_max_objs
         labels = gt_boxes[..., -1].long().clamp(min=0)
         head, place = self.head_of[labels], self.place_of[labels]  # (B, T)

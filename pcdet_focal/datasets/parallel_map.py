@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 
-def over_frames(
+def parallel_map(
     work: Callable[[Any], Any], frames: Iterable[Any], total: int, what: str, num_workers: int
 ) -> list[Any]:
     """``[work(frame) for frame in frames]`` in ``num_workers`` threads, with a progress bar; the first error stops it
