@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..ops.anchor_box_loss import reference
+from .kernel_agreement import kernel_agreement
 from .numerics import at_least_float32, bounded
 from .weights import check_elementwise_weights, require_same_shape
 
@@ -66,11 +68,15 @@ class WeightedCrossEntropyLoss(nn.Module):
 
     fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
 
-    def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
-        subclass with its own.
+    def is_per_anchor(self) -> bool:
+        """Whether the loss of an anchor depends on that anchor alone, so that the positives suffice; an overridden
+        ``forward`` may look at the others.
         """
-        return self.fused and type(self).forward is WeightedCrossEntropyLoss.forward
+        return type(self).forward is WeightedCrossEntropyLoss.forward
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``."""
+        return self.fused and self.is_per_anchor() and _cross_entropy_has_kernel()
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -85,3 +91,21 @@ class WeightedCrossEntropyLoss(nn.Module):
         """
         loss = one_hot_cross_entropy(input, target)
         return loss if weights is None else loss * check_elementwise_weights(weights, loss.shape, type(self).__name__)
+
+
+@kernel_agreement(lambda: (WeightedCrossEntropyLoss.forward, one_hot_cross_entropy))
+def _cross_entropy_has_kernel():
+    """Whether the kernel computes WeightedCrossEntropyLoss as it stands in this file."""
+    logits = torch.linspace(-2.0, 2.0, 8, dtype=torch.float64, device="cpu").view(1, 4, 2)
+    codes, labels = logits.new_zeros(1, 4, 7), torch.ones(1, 4, dtype=torch.long, device="cpu")
+    codes[..., 6] = logits.new_tensor([1.0, 4.0, 2.0, 5.0])  # headings: sectors 0, 1, 0, 1
+    targets = torch.eye(2, dtype=torch.float64, device="cpu")[[0, 1, 0, 1]].unsqueeze(0)
+    loss, weights, headings = WeightedCrossEntropyLoss(), logits.new_full((1, 4), 0.5), logits.new_zeros(4)
+
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return loss(logits, targets, weights=weights).sum()
+
+    def kernel(logits: torch.Tensor) -> torch.Tensor:
+        return 0.5 * reference.direction_sums(logits, codes, labels, headings, 0.0).sum()
+
+    return plain, kernel, logits

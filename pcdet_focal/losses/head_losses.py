@@ -19,20 +19,15 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InputError, did_you_mean
-from ..registry import LOSSES
-from .arguments import parameters_of, require_number
-from .focal_from_labels import sigmoid_focal_loss_from_labels
+from .arguments import require_number
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer, one_hot_from_labels
-from .quality_focal import QualityFocalLoss
-from .quality_from_labels import quality_focal_loss_from_labels, varifocal_loss_from_labels
-from .registry import build_loss, loss_style
+from .registry import build_loss, loss_style, parameters_of, registered_losses
 from .schedules import GammaSchedule, accepts_gamma, build_gamma_schedule
 from .smooth_l1 import code_weights_tensor
 from .varifocal import VarifocalLoss
@@ -170,54 +165,24 @@ class HeadClassificationLoss(nn.Module):
             gamma = self.gamma_schedule.value
             setattr(self.loss, accepts_gamma(self.loss), gamma)
             logged["focal_gamma"] = torch.full((), gamma, device=logits.device)
-        from_labels = self._loss_from_labels()
-        if from_labels is not None:
-            tensors = (logits, labels, quality(self.quality_space)) if self.needs_quality else (logits, labels)
+        iou = quality(self.quality_space) if self.needs_quality else None  # (B, A)
+        if getattr(self.loss, "has_kernel", bool)():  # one pass from the labels
+            tensors = (logits, labels) if iou is None else (logits, labels, iou)
             if isinstance(self.normalizer, PerSampleNormalizer):
-                loss = from_labels(*tensors, loss_weight=self.loss_weight)
-            else:
-                # one for all
-                loss = (
-                    from_labels(*tensors, loss_weight=self.loss_weight, normalizer="none")
-                    / self._divisor(logits, labels, logged)[0]
-                )
+                loss = self.loss.from_labels(*tensors, loss_weight=self.loss_weight)
+            else:  # one divisor for the batch
+                total = self.loss.from_labels(*tensors, loss_weight=self.loss_weight, normalizer="none")
+                loss = total / self._divisor(logits, labels, logged)[0]
         elif self.kind == _HARMONISED:
             loss = self.loss_weight * self.loss(
                 logits, self._one_hot(labels, logits), label_weight=(labels >= 0).to(logits.dtype)
             )
         else:
             weights = (labels >= 0) / self._divisor(logits, labels, logged).unsqueeze(1)  # (B, A)
-            qualities = quality(self.quality_space) if self.needs_quality else None
-            elementwise = self._elementwise(logits, labels, qualities)  # (B, A) or (B, A, C)
+            elementwise = self._elementwise(logits, labels, iou)  # (B, A) or (B, A, C)
             weights = weights.unsqueeze(-1) if elementwise.dim() == 3 else weights
             loss = self.loss_weight * self.normalizer.average((elementwise * weights).sum(), logits.shape[0])
         return loss, logged
-
-    def _loss_from_labels(self) -> Callable[..., torch.Tensor] | None:
-        """The form of this loss that takes labels: one pass by a kernel, or for quality targets its reference; None
-        where there is no such form.
-        """
-        loss = self.loss
-        if self.kind == _FOCAL:
-            return (
-                partial(sigmoid_focal_loss_from_labels, alpha=loss.alpha, gamma=loss.gamma)
-                if loss.has_kernel()
-                else None
-            )
-        if self.kind != _QUALITY:
-            return None
-        if type(loss).forward not in (QualityFocalLoss.forward, VarifocalLoss.forward):
-            return None
-        use_kernels = getattr(loss, "fused", True)
-        if isinstance(loss, QualityFocalLoss):
-            return partial(quality_focal_loss_from_labels, beta=loss.beta, use_kernels=use_kernels)
-        return partial(
-            varifocal_loss_from_labels,
-            alpha=loss.alpha,
-            gamma=loss.gamma,
-            iou_weighted=loss.iou_weighted,
-            use_kernels=use_kernels,
-        )
 
     def _divisor(self, logits: torch.Tensor, labels: torch.Tensor, logged: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B,); asked once a step, since a running mean counts the times."""
@@ -226,15 +191,17 @@ class HeadClassificationLoss(nn.Module):
             logged["rpn_cls_normalizer"] = divisor[0]
         return divisor
 
-    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor, qualities: torch.Tensor | None) -> torch.Tensor:
+    def _elementwise(self, logits: torch.Tensor, labels: torch.Tensor, iou: torch.Tensor | None) -> torch.Tensor:
         if self.kind == _SOFTMAX:
             # (B * A, 1 + C), background first
             rows = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1).flatten(0, 1)
             classes = labels.long().clamp(min=0, max=1 if logits.shape[-1] == 1 else None).flatten()
             return self.loss(rows, classes, reduction_override="none").view(labels.shape)
         target = self._one_hot(labels, logits)  # (B, A, C)
-        if qualities is not None:
-            target = torch.where(target > 0, qualities.unsqueeze(-1).to(target.dtype), target)
+        if iou is not None:
+            target = torch.where(target > 0, iou.detach().to(target.dtype).unsqueeze(-1), 0.0)
+            logits = logits.masked_fill((labels < 0).unsqueeze(-1), 0.0)
+            return self.loss(logits, target, reduction_override="none")
         if loss_style(self.loss) == "openpcdet":
             return self.loss(logits, target)
         # running counts of a loss must not see the ignored ones
@@ -297,6 +264,19 @@ class HeadBoxLoss(nn.Module):
         loss = self.loss(pred, target, reduction_override="none") if pred.numel() else (pred - target).abs()
         return loss * expand_anchor_weights(weights, loss.shape, "REG_LOSS")
 
+    def is_per_anchor(self) -> bool:
+        """Whether the positive anchors suffice."""
+        return True
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel computes this loss with ``code_weights`` and ``beta`` of ``kernel_loss``."""
+        return type(self).forward is HeadBoxLoss.forward and getattr(self.loss, "has_kernel", bool)()
+
+    @property
+    def kernel_loss(self) -> nn.Module:
+        """The loss whose ``code_weights`` and ``beta`` the kernel takes."""
+        return self.loss
+
     def average(self, loss: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Weighted loss -> the result."""
         total = loss.sum()
@@ -324,6 +304,14 @@ class HeadDirectionLoss(nn.Module):
             return self.loss(logits, target, reduction_override="none").sum(-1) * weights
         rows = self.loss(logits.flatten(0, -2), target.argmax(dim=-1).flatten(), reduction_override="none")
         return rows.view(weights.shape) * weights
+
+    def is_per_anchor(self) -> bool:
+        """Whether the positive anchors suffice."""
+        return True
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this loss."""
+        return type(self).forward is HeadDirectionLoss.forward and getattr(self.loss, "has_kernel", bool)()
 
     def average(self, loss: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Weighted loss -> the result."""

@@ -12,8 +12,12 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError
+from ..ops.focal_loss import reference
+from . import sigmoid_focal
 from .arguments import one_hot, require_number, require_tensors, require_values_between
+from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .gaussian_focal import gaussian_focal_loss
+from .kernel_agreement import kernel_agreement, probe_logits_and_labels
 from .mmdet_cross_entropy import CrossEntropyLoss
 from .mmdet_l1 import L1Loss, MSELoss, SmoothL1Loss
 from .numerics import at_least_float32, power
@@ -24,7 +28,6 @@ from .sigmoid_focal import (
     focal_setting,
     focus,
     for_classes,
-    kernels_have_the_formula,
     sigmoid_focal_loss,
     weigh_classes,
 )
@@ -87,8 +90,15 @@ class FocalLoss(ReducedLoss):
 
     def has_kernel(self) -> bool:
         """Whether the kernels of the focal loss from labels compute this object's ``forward``."""
-        return (
-            self.fused and not self.activated and type(self).forward is FocalLoss.forward and kernels_have_the_formula()
+        changed = type(self).forward is not FocalLoss.forward or type(self).elementwise is not FocalLoss.elementwise
+        return self.fused and not self.activated and not changed and _kernels_have_the_formula()
+
+    def from_labels(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, normalizer: str = "per_sample", loss_weight: float = 1.0
+    ) -> torch.Tensor:
+        """The loss of a whole head by the kernels, for ``has_kernel()``; see ``sigmoid_focal_loss_from_labels``."""
+        return sigmoid_focal_loss_from_labels(
+            logits, labels, alpha=self.alpha, gamma=self.gamma, normalizer=normalizer, loss_weight=loss_weight
         )
 
     def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -110,6 +120,24 @@ class FocalLoss(ReducedLoss):
     def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """One per row (N,) or (N, 1), or one per element (N, C) or flat (N * C,)."""
         return row_or_element_weight(weight, loss.shape, "FocalLoss")
+
+
+@kernel_agreement(lambda: (FocalLoss.forward, FocalLoss.elementwise, sigmoid_focal_loss, sigmoid_focal.focal_formula))
+def _kernels_have_the_formula():
+    """Whether the kernels compute FocalLoss as it stands in this file."""
+    logits, labels = probe_logits_and_labels()
+    targets = torch.where(labels > 0, labels - 1, 2).flatten()  # here 2 is background
+    loss = FocalLoss(gamma=1.3, alpha=0.4, reduction="sum", loss_weight=0.5)
+    alpha_pos, alpha_neg, gamma = (logits.new_full((2,), value) for value in (0.4, 0.6, 1.3))
+    scale = logits.new_full((1,), 0.5)
+
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return loss(logits.flatten(0, 1), targets)
+
+    def kernel(logits: torch.Tensor) -> torch.Tensor:
+        return reference.from_labels(logits, labels, alpha_pos, alpha_neg, gamma, scale)
+
+    return plain, kernel, logits
 
 
 @register_loss("GaussianFocalLoss")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError
+from ..ops.focal_loss import reference
 from .arguments import one_hot, require_labels, require_number, require_sigmoid, require_tensors, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
+from .kernel_agreement import kernel_agreement, probe_logits_and_labels
 from .numerics import at_least_float32, finite_log, power
+from .quality_from_labels import quality_focal_loss_from_labels
 from .reduction import ReducedLoss
 from .registry import register_loss
 from .weights import check_elementwise_weights, require_same_shape
@@ -111,6 +114,29 @@ class QualityFocalLoss(ReducedLoss):
         """One per row (N,)."""
         return check_elementwise_weights(weight, loss.shape, type(self).__name__)
 
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
+    def has_kernel(self) -> bool:
+        """Whether ``from_labels`` computes this object's ``forward``."""
+        changed = any(
+            getattr(type(self), name) is not getattr(QualityFocalLoss, name) for name in ("forward", "elementwise")
+        )
+        return self.fused and not self.activated and not changed and _kernels_have_the_formula()
+
+    def from_labels(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        quality: torch.Tensor,
+        *,
+        normalizer: str = "per_sample",
+        loss_weight: float = 1.0,
+    ) -> torch.Tensor:
+        """The loss of a whole head by the kernels, for ``has_kernel()``; see ``quality_focal_loss_from_labels``."""
+        return quality_focal_loss_from_labels(
+            logits, labels, quality, beta=self.beta, normalizer=normalizer, loss_weight=loss_weight
+        )
+
     def _dense(self, pred: torch.Tensor, target: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """(label, score) as the dense target: the score in the label's column."""
         if isinstance(target, torch.Tensor):
@@ -124,3 +150,19 @@ class QualityFocalLoss(ReducedLoss):
         (score,) = at_least_float32(score)
         positive = one_hot(label, pred.shape[-1], torch.bool)
         return torch.where(positive, score.unsqueeze(-1), score.new_zeros(()))
+
+
+@kernel_agreement(lambda: (QualityFocalLoss.forward, QualityFocalLoss.elementwise, quality_focal_loss))
+def _kernels_have_the_formula():
+    """Whether the kernels compute QualityFocalLoss as it stands in this file."""
+    logits, labels = probe_logits_and_labels()
+    quality, scale = torch.linspace(0.1, 0.9, 12, dtype=torch.float64, device="cpu").view(1, 12), logits.new_ones(1)
+    loss = QualityFocalLoss(beta=1.3, reduction="sum")
+
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return loss(logits, (labels - 1, quality))
+
+    def kernel(logits: torch.Tensor) -> torch.Tensor:
+        return reference.quality_focal_from_labels(logits, labels, quality, 1.3, scale)
+
+    return plain, kernel, logits

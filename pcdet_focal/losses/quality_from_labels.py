@@ -18,7 +18,6 @@ def quality_focal_loss_from_labels(
     beta: float = 2.0,
     normalizer: str = "per_sample",
     loss_weight: float = 1.0,
-    use_kernels: bool = True,
 ) -> torch.Tensor:
     r"""``quality_focal_loss`` of a whole head, summed and normalised, without a dense target::
 
@@ -35,7 +34,6 @@ def quality_focal_loss_from_labels(
         quality: (B, A) in [0, 1], such as the IoU of each positive's decoded box with its object; not read at other
             anchors; no gradient.
         beta: focusing exponent >= 0. normalizer: 'per_sample' or 'none'. loss_weight: factor of the result.
-        use_kernels: False for plain torch.
     Returns:
         Scalar, float32 or, for float64 logits, float64.
     Raises:
@@ -50,9 +48,7 @@ def quality_focal_loss_from_labels(
     name = "quality_focal_loss_from_labels"
     _check(name, logits, labels, quality, normalizer)
     require_number(name, "beta", beta)
-    return fused.quality_focal_loss_from_labels(
-        logits, labels, quality, beta, normalizer == "per_sample", loss_weight, use_kernels
-    )
+    return fused.quality_focal_loss_from_labels(logits, labels, quality, beta, normalizer == "per_sample", loss_weight)
 
 
 def varifocal_loss_from_labels(
@@ -65,7 +61,6 @@ def varifocal_loss_from_labels(
     iou_weighted: bool = True,
     normalizer: str = "per_sample",
     loss_weight: float = 1.0,
-    use_kernels: bool = True,
 ) -> torch.Tensor:
     r"""``varifocal_loss`` of a whole head, summed and normalised, without a dense target. With t the quality of the
     anchor in the column of its label, 0 elsewhere, an entry costs::
@@ -88,7 +83,7 @@ def varifocal_loss_from_labels(
     require_number(name, "alpha", alpha)
     require_number(name, "gamma", gamma)
     return fused.varifocal_loss_from_labels(
-        logits, labels, quality, alpha, gamma, bool(iou_weighted), normalizer == "per_sample", loss_weight, use_kernels
+        logits, labels, quality, alpha, gamma, bool(iou_weighted), normalizer == "per_sample", loss_weight
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 
@@ -14,6 +13,7 @@ from .arguments import one_hot, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .from_labels import LossFromLabels
+from .kernel_agreement import kernel_agreement, probe_logits_and_labels
 from .numerics import at_least_float32, bounded, power
 from .reduction import weight_reduce_loss
 from .weights import expand_anchor_weights, require_same_shape
@@ -115,26 +115,30 @@ def focal_factor(logits: torch.Tensor, targets: torch.Tensor, alpha: PerClass | 
     return weigh_classes(focus(one_minus_pt, gamma), t, alpha)
 
 
-def kernels_have_the_formula() -> bool:
-    """Whether ``focal_formula`` is what the kernels compute; False after somebody changed it."""
-    return _agrees_with_the_kernels(focal_formula)
+@kernel_agreement(
+    lambda: (
+        focal_formula,
+        SigmoidFocalClassificationLoss.forward,
+        SigmoidFocalClassificationLoss._weighted,
+        SigmoidFocalClassificationLoss.sigmoid_cross_entropy_with_logits,
+    )
+)
+def kernels_have_the_formula():
+    """Whether the kernels compute SigmoidFocalClassificationLoss as it stands in this file."""
+    logits, labels = probe_logits_and_labels()
+    targets, weights = one_hot(labels - 1, 2, torch.float64), torch.full((1, 12), 0.5, dtype=torch.float64)
+    loss = SigmoidFocalClassificationLoss(gamma=1.3, alpha=0.4)
+    loss.fused = False
+    alpha_pos, alpha_neg, gamma = (logits.new_full((2,), value) for value in (0.4, 0.6, 1.3))
+    scale = logits.new_full((1,), 0.5)
 
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return loss(logits, targets, weights=weights).sum()
 
-@lru_cache(maxsize=8)
-def _agrees_with_the_kernels(formula: Callable[..., torch.Tensor]) -> bool:
-    logits = torch.linspace(-6.0, 6.0, 24, dtype=torch.float64).view(1, 12, 2)
-    labels = torch.arange(12).view(1, 12) % 3
-    targets = one_hot(labels - 1, 2, torch.float64)
-    for alpha, gamma in ((0.25, 2.0), (0.4, 1.3)):
-        constants = (logits.new_full((2,), value) for value in (alpha, 1 - alpha, gamma))
-        expected = fused.reference.from_labels(logits, labels, *constants, scale=logits.new_ones(1))
-        found = formula(logits, targets, alpha, gamma, binary_cross_entropy_with_logits).sum()
-        if not torch.allclose(found, expected, rtol=1e-9):
-            return False
-    return True
+    def kernel(logits: torch.Tensor) -> torch.Tensor:
+        return fused.reference.from_labels(logits, labels, alpha_pos, alpha_neg, gamma, scale)
 
-
-kernels_have_the_formula._dynamo_marked_constant = True  # a compiler asks once and does not look inside
+    return plain, kernel, logits
 
 
 def focus(one_minus_pt: torch.Tensor, gamma: float | torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..ops.anchor_box_loss import reference
+from .kernel_agreement import kernel_agreement
 from .numerics import at_least_float32
 from .weights import expand_anchor_weights, require_same_shape
 
@@ -110,11 +112,15 @@ class WeightedSmoothL1Loss(nn.Module):
         self.beta = beta
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
 
-    def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
-        subclass with its own.
+    def is_per_anchor(self) -> bool:
+        """Whether the loss of an anchor depends on that anchor alone, so that the positives suffice; an overridden
+        ``forward`` may look at the others.
         """
-        return self.fused and type(self).forward is WeightedSmoothL1Loss.forward
+        return type(self).forward is WeightedSmoothL1Loss.forward
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``."""
+        return self.fused and self.is_per_anchor() and _smooth_l1_has_kernel()
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:.6g}, code_weights={None if self.code_weights is None else self.code_weights.tolist()}"
@@ -142,10 +148,12 @@ class WeightedSmoothL1Loss(nn.Module):
 class WeightedL1Loss(nn.Module):
     """``|input - target|`` with per-code and per-anchor weights, not reduced; otherwise like WeightedSmoothL1Loss.
 
-    >>> WeightedL1Loss(code_weights=[1.0, 0.5])(torch.ones(1, 1, 2), torch.zeros(1, 1, 2), weights=torch.full((1, 1), 3.0))
+    >>> loss_func = WeightedL1Loss(code_weights=[1.0, 0.5])
+    >>> loss_func(torch.ones(1, 1, 2), torch.zeros(1, 1, 2), weights=torch.full((1, 1), 3.0))
     tensor([[[3.0000, 1.5000]]])
     """
 
+    beta: float = 0.0  # L1 is smooth L1 without the quadratic part
     fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
 
     def __init__(self, code_weights: Sequence[float] | np.ndarray | None = None) -> None:
@@ -156,11 +164,15 @@ class WeightedL1Loss(nn.Module):
         super().__init__()
         self.register_buffer("code_weights", code_weights_tensor(code_weights, type(self).__name__), persistent=False)
 
-    def has_kernel(self) -> bool:
-        """Whether the head's kernel for box and direction losses computes this object's ``forward``; not that of a
-        subclass with its own.
+    def is_per_anchor(self) -> bool:
+        """Whether the loss of an anchor depends on that anchor alone, so that the positives suffice; an overridden
+        ``forward`` may look at the others.
         """
-        return self.fused and type(self).forward is WeightedL1Loss.forward
+        return type(self).forward is WeightedL1Loss.forward
+
+    def has_kernel(self) -> bool:
+        """Whether the head's kernel for box and direction losses computes this object's ``forward``."""
+        return self.fused and self.is_per_anchor() and _l1_has_kernel()
 
     def extra_repr(self) -> str:
         return f"code_weights={None if self.code_weights is None else self.code_weights.tolist()}"
@@ -178,6 +190,35 @@ class WeightedL1Loss(nn.Module):
         """
         loss = code_difference(input, target, self.code_weights, type(self).__name__).abs()
         return loss if weights is None else loss * expand_anchor_weights(weights, loss.shape, type(self).__name__)
+
+
+def _probe(loss: WeightedSmoothL1Loss | WeightedL1Loss):
+    """The sides of ``kernel_agreement``: four positive anchors, a NaN target, headings against a target of 0."""
+    predictions = torch.linspace(-2.0, 2.0, 28, dtype=torch.float64, device="cpu").view(1, 4, 7)
+    targets, labels = torch.zeros_like(predictions), torch.ones(1, 4, dtype=torch.long, device="cpu")
+    targets[0, 1, 2] = float("nan")
+    weights = predictions.new_full((1, 4), 0.5)
+
+    def plain(codes: torch.Tensor) -> torch.Tensor:
+        codes = torch.cat([codes[..., :6], codes[..., 6:].sin()], dim=-1)
+        return loss(codes, targets, weights=weights).sum()
+
+    def kernel(codes: torch.Tensor) -> torch.Tensor:
+        return 0.5 * reference.box_sums(codes, targets, labels, loss.code_weights, loss.beta).sum()
+
+    return plain, kernel, predictions
+
+
+@kernel_agreement(lambda: (WeightedSmoothL1Loss.forward, smooth_l1, code_difference))
+def _smooth_l1_has_kernel():
+    """Whether the kernel computes WeightedSmoothL1Loss as it stands in this file."""
+    return _probe(WeightedSmoothL1Loss(beta=0.3, code_weights=[1.0, 0.5, 2.0, 1.0, 1.5, 1.0, 3.0]))
+
+
+@kernel_agreement(lambda: (WeightedL1Loss.forward, code_difference))
+def _l1_has_kernel():
+    """Whether the kernel computes WeightedL1Loss as it stands in this file."""
+    return _probe(WeightedL1Loss(code_weights=[1.0, 0.5, 2.0, 1.0, 1.5, 1.0, 3.0]))
 
 
 class L1Loss(nn.Module):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import require_number, require_sigmoid, require_tensors
+from ..ops.focal_loss import reference
+from .arguments import one_hot, require_number, require_sigmoid, require_tensors
 from .cross_entropy import binary_cross_entropy_with_logits
+from .kernel_agreement import kernel_agreement, probe_logits_and_labels
 from .numerics import at_least_float32, power
+from .quality_from_labels import varifocal_loss_from_labels
 from .reduction import ReducedLoss
 from .registry import register_loss
 from .weights import expand_anchor_weights, require_same_shape
@@ -94,3 +97,50 @@ class VarifocalLoss(ReducedLoss):
     def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """One per row (N,) or (N, 1), or one per element (N, C)."""
         return expand_anchor_weights(weight, loss.shape, type(self).__name__)
+
+    fused: bool = True  # False keeps to plain torch (LOSS_CONFIG.FUSED: False)
+
+    def has_kernel(self) -> bool:
+        """Whether ``from_labels`` computes this object's ``forward``."""
+        changed = any(
+            getattr(type(self), name) is not getattr(VarifocalLoss, name) for name in ("forward", "elementwise")
+        )
+        return self.fused and not changed and _kernels_have_the_formula()
+
+    def from_labels(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        quality: torch.Tensor,
+        *,
+        normalizer: str = "per_sample",
+        loss_weight: float = 1.0,
+    ) -> torch.Tensor:
+        """The loss of a whole head by the kernels, for ``has_kernel()``; see ``varifocal_loss_from_labels``."""
+        return varifocal_loss_from_labels(
+            logits,
+            labels,
+            quality,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            iou_weighted=self.iou_weighted,
+            normalizer=normalizer,
+            loss_weight=loss_weight,
+        )
+
+
+@kernel_agreement(lambda: (VarifocalLoss.forward, VarifocalLoss.elementwise, varifocal_loss))
+def _kernels_have_the_formula():
+    """Whether the kernels compute VarifocalLoss as it stands in this file."""
+    logits, labels = probe_logits_and_labels()
+    quality, scale = torch.linspace(0.1, 0.9, 12, dtype=torch.float64, device="cpu").view(1, 12), logits.new_ones(1)
+    target = one_hot(labels - 1, 2, torch.float64) * quality.unsqueeze(-1)
+    loss = VarifocalLoss(alpha=0.4, gamma=1.3, reduction="sum")
+
+    def plain(logits: torch.Tensor) -> torch.Tensor:
+        return loss(logits, target)
+
+    def kernel(logits: torch.Tensor) -> torch.Tensor:
+        return reference.varifocal_from_labels(logits, labels, quality, 0.4, 1.3, True, scale)
+
+    return plain, kernel, logits

@@ -2,6 +2,8 @@
 LOSS_CONFIG.FUSED.
 """
 
+import importlib
+
 import pytest
 import torch
 from head_cases import small_head, with_predictions
@@ -55,6 +57,52 @@ def test_an_edited_formula_is_what_trains(config, monkeypatch):
     torch.testing.assert_close(edited_parts["rpn_loss_cls"], 3 * parts["rpn_loss_cls"])
     torch.testing.assert_close(edited["cls_preds"], 3 * gradients["cls_preds"], rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(edited["box_preds"], gradients["box_preds"])
+
+
+@pytest.mark.parametrize(
+    "config, module, formula, part",
+    [
+        ({}, "smooth_l1", "smooth_l1", "loc"),
+        ({"REG_LOSS_TYPE": "WeightedL1Loss"}, "smooth_l1", "code_difference", "loc"),
+        ({"REG_LOSS": "WeightedSmoothL1Loss", "DIR_LOSS": "WeightedCrossEntropyLoss"}, "smooth_l1", "smooth_l1", "loc"),
+        ({}, "cross_entropy", "one_hot_cross_entropy", "dir"),
+        ({"CLS_LOSS": "QualityFocalLoss"}, "quality_focal", "quality_focal_loss", "cls"),
+        ({"CLS_LOSS": "VarifocalLoss"}, "varifocal", "varifocal_loss", "cls"),
+    ],
+)
+def test_an_edited_box_direction_or_quality_formula_is_what_trains(config, module, formula, part, monkeypatch):
+    _, parts, gradients = results(small_head(**config))
+    module = importlib.import_module(f"pcdet_focal.losses.{module}")
+    original = getattr(module, formula)
+    monkeypatch.setattr(module, formula, lambda *arguments: 3 * original(*arguments))
+    _, edited, edited_gradients = results(small_head(**config))
+    for name in ("cls", "loc", "dir"):
+        factor = 3 if name == part else 1
+        expected = factor * parts[f"rpn_loss_{name}"]
+        torch.testing.assert_close(edited[f"rpn_loss_{name}"], expected, rtol=1e-5, atol=0)
+    key = {"cls": "cls_preds", "loc": "box_preds", "dir": "dir_cls_preds"}[part]
+    torch.testing.assert_close(edited_gradients[key], 3 * gradients[key], rtol=1e-4, atol=1e-8)
+
+
+def test_an_edit_of_the_gradient_alone_is_what_trains(monkeypatch):
+    parts, gradients = results(small_head())[1:]
+    factor = sigmoid_focal.focal_factor
+    monkeypatch.setattr(sigmoid_focal, "focal_formula", lambda x, t, a, g, bce: factor(x, t, a, g).detach() * bce(x, t))
+    edited_parts, edited = results(small_head())[1:]
+    torch.testing.assert_close(edited_parts["rpn_loss_cls"], parts["rpn_loss_cls"])
+    assert not torch.allclose(edited["cls_preds"], gradients["cls_preds"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["QualityFocalLoss", "VarifocalLoss", "FocalLoss"])
+@pytest.mark.parametrize("method", ["forward", "elementwise"])
+def test_a_subclass_of_a_loss_with_mmdetections_call_is_what_trains(name, method):
+    head = small_head(CLS_LOSS=name)
+    _, parts, _ = results(head)
+    base = type(head.cls_loss_func.loss)
+    doubled = type(base.__name__, (base,), {method: lambda *args, **kw: 2 * getattr(base, method)(*args, **kw)})
+    head.cls_loss_func.loss = doubled()
+    _, changed, _ = results(head)
+    torch.testing.assert_close(changed["rpn_loss_cls"], 2 * parts["rpn_loss_cls"], rtol=1e-5, atol=0)
 
 
 def test_a_subclass_of_each_loss_is_what_trains():

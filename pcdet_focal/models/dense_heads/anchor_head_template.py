@@ -33,11 +33,6 @@ def _normalizer_of(loss_func: nn.Module):
     return getattr(loss_func, "normalizer", _PER_SAMPLE)
 
 
-def _inner(loss_func: nn.Module) -> nn.Module:
-    """The loss itself, without what the configuration put around it."""
-    return loss_func.loss if isinstance(loss_func, (losses.HeadBoxLoss, losses.HeadDirectionLoss)) else loss_func
-
-
 def _can_list_positives(labels: Tensor) -> bool:
     """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph
     has no answer.
@@ -268,7 +263,7 @@ class AnchorHeadTemplate(nn.Module):
         ret = self.forward_ret_dict
         directions = ret.get("dir_cls_preds")
         asked = [self.reg_loss_func] if directions is None else [self.reg_loss_func, self.dir_loss_func]
-        if not self.use_sin_difference or not all(getattr(_inner(loss), "has_kernel", bool)() for loss in asked):
+        if not self.use_sin_difference or not all(getattr(loss, "has_kernel", bool)() for loss in asked):
             return False
         return has_kernels(
             ret["box_preds"],
@@ -279,7 +274,8 @@ class AnchorHeadTemplate(nn.Module):
 
     def _fused_box_losses(self) -> tuple[Tensor, Tensor | None]:
         """Box loss and direction loss (None without a direction) of each sample, (B,), divided by the normalisers."""
-        ret, loss, normalizer = self.forward_ret_dict, _inner(self.reg_loss_func), _normalizer_of(self.reg_loss_func)
+        ret, normalizer = self.forward_ret_dict, _normalizer_of(self.reg_loss_func)
+        loss = getattr(self.reg_loss_func, "kernel_loss", self.reg_loss_func)
         labels, directions = ret["box_cls_labels"], ret.get("dir_cls_preds")
         shape, direction = (labels.shape[0], -1, self.box_coder.code_size), {}
         if directions is not None:
@@ -293,7 +289,7 @@ class AnchorHeadTemplate(nn.Module):
             ret["box_reg_targets"].reshape(shape),
             labels,
             code_weights=loss.code_weights,
-            beta=getattr(loss, "beta", 0.0),
+            beta=loss.beta,
             **direction,
         )
         divisor = normalizer.divisor(num_positives)
@@ -351,11 +347,9 @@ class AnchorHeadTemplate(nn.Module):
         return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
-        ours = type(self.reg_loss_func) in (*_REGRESSION_LOSSES.values(), losses.HeadBoxLoss)
-        ours = ours and (
-            not has_direction or type(self.dir_loss_func) in (losses.WeightedCrossEntropyLoss, losses.HeadDirectionLoss)
-        )
-        return ours and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
+        asked = [self.reg_loss_func, self.dir_loss_func] if has_direction else [self.reg_loss_func]
+        per_anchor = all(getattr(loss, "is_per_anchor", bool)() for loss in asked)
+        return per_anchor and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
 
     def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:
         """Box codes (n, code) of the anchors at ``rows``, or all, of the B * N -> (n, 7+) boxes in the LiDAR frame,
