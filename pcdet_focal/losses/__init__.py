@@ -30,15 +30,9 @@ from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .from_labels import LossFromLabels
 from .gaussian_focal import GaussianFocalLoss, gaussian_focal_loss
 from .ghm import GHMC, GHMR, authentic_smooth_l1, ghmc_loss, ghmr_loss
-from .head_losses import (
-    HeadBoxLoss,
-    HeadClassificationLoss,
-    HeadDirectionLoss,
-    build_head_box_loss,
-    build_head_classification_loss,
-    build_head_direction_loss,
-    logits_of_softmax,
-)
+from .head_classification import HeadClassificationLoss, logits_of_softmax
+from .head_losses import build_head_box_loss, build_head_classification_loss, build_head_direction_loss
+from .head_regression import HeadBoxLoss, HeadDirectionLoss
 from .image import (
     CIoULoss,
     DIoULoss,

@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to a loss, and the class labels most of them take. Every message names the loss, the
+"""Checks of the arguments of losses, and conversion of class labels. Every message names the loss, the
 argument and what is right.
 
 Shapes, dtypes and devices are always checked. The values of a tensor are checked on the CPU only, and not inside
@@ -59,9 +59,9 @@ def require_number(
     """Raise InputError unless the number lies in [low, high] (or (low, high] with ``low_allowed=False``)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not (low <= value <= high) or (value == low and not low_allowed):
-        least = "at least" if low_allowed else "more than"
-        most = "" if high == float("inf") else f" and at most {high:g}"
-        raise InputError(f"{loss_name}: {name}={value!r} is not allowed: a number of {least} {low:g}{most}.")
+        lower_bound = f"{'at least' if low_allowed else 'more than'} {low:g}"
+        upper_bound = "" if high == float("inf") else f" and at most {high:g}"
+        raise InputError(f"{loss_name}: {name}={value!r} is not allowed: a number of {lower_bound}{upper_bound}.")
 
 
 def require_count(loss_name: str, name: str, value: int) -> None:

@@ -97,8 +97,7 @@ def asymmetric_loss_single_label(
     """Asymmetric loss on one softmax over the classes, one value a row. With s = softmax(x) and k the label::
 
         w_k  = (1 - s_k)^gamma_pos,        w_c = s_c^gamma_neg  for the other classes
-        loss = - sum over c of y_c w_c log s_c                with y = one-hot (1 - label_smoothing) + label_smoothing /
-        C
+        loss = - sum over c of y_c w_c log s_c,       y = one-hot (1 - label_smoothing) + label_smoothing / C
 
     Source: the code of arXiv:2009.14119 (its smoothing comes after the factors).
 

@@ -26,8 +26,8 @@ def sigmoid_focal_loss_from_labels(
     one-hot targets or weights::
 
         p_t   = sigmoid(x) where the label names the class, 1 - sigmoid(x) elsewhere
-        L_b   = sum_{a, c} alpha_t (1 - p_t)^gamma (-log p_t)          over the anchors of sample b whose label is not
-        below 0 loss  = loss_weight / B  sum_b  L_b / max(positives of b, 1)   'per_sample' (OpenPCDet)
+        L_b   = sum_{a, c} alpha_t (1 - p_t)^gamma (-log p_t)          anchors of sample b with a label >= 0
+        loss  = loss_weight / B  sum_b  L_b / max(positives of b, 1)   'per_sample' (OpenPCDet)
                 loss_weight  sum_b  L_b                                'none'
 
     One pass over the logits gives loss and gradient, on the CPU and on a CUDA device, which nothing waits for; the

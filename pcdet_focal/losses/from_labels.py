@@ -1,4 +1,4 @@
-"""What a head asks of a classification loss: one number from logits and labels."""
+"""Base of the classification losses of a head: one number from logits and labels."""
 
 from __future__ import annotations
 

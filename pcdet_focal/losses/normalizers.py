@@ -1,15 +1,14 @@
-"""What a head divides its losses by, and the anchor weights and one-hot targets that follow from the labels.
+"""Loss normalisers, and the anchor weights and one-hot targets that follow from the labels.
 
-A normaliser is one object with a name. It answers two questions: by what each sample's weights are divided
-(``divisor``), and how the sum of the weighted loss becomes the result (``average``; ``reduce`` for a whole tensor).
+A normaliser gives the divisor of each sample's weights (``divisor``) and turns the sum of the weighted loss into the
+result (``average``; ``reduce`` for a whole tensor).
 With n_b positive anchors in sample b of a batch of B, a loss whose weighted elements in sample b sum up to L_b becomes
 
     per_sample   1/B sum_b L_b / max(n_b, 1)                     OpenPCDet: every sample counts alike
     batch        sum_b L_b / max(sum_b n_b, 1)                   mmdetection's avg_factor: every object counts alike
-    global       W sum_b L_b / max(sum over all W ranks of n, 1) the same over the batches of all ranks together, whose
-    gradients DDP averages ema          sum_b L_b / m,  m <- 0.9 m + 0.1 max(n, 1)      detectron2: a running mean from
-    100, for batches with very few objects none         sum_b L_b                                       divided by
-    nothing, not by the batch size either
+    global       W sum_b L_b / max(sum over all W ranks of n, 1) batch over all ranks, whose gradients DDP averages
+    ema          sum_b L_b / m,  m <- 0.9 m + 0.1 max(n, 1)      detectron2: a running mean from 100, for few objects
+    none         sum_b L_b                                       no division, not by the batch size either
 
 Positives are counted on the device; nothing waits for it. In a configuration: ``NORMALIZER: batch`` or ``NORMALIZER:
 {NAME: ema, START: 100}``.
@@ -138,11 +137,11 @@ class EmaNormalizer(OneDivisor, nn.Module):
     """detectron2's: an exponential moving average of the positives of a batch, for steps that hardly depend on how many
     there happen to be::
 
-        m    <- momentum * m + (1 - momentum) * max(number of positive anchors of the batch, 1)          in training
-        mode, once a call loss  = (sum of the loss over the batch) / m
+        m    <- momentum * m + (1 - momentum) * max(number of positive anchors of the batch, 1)
+        loss  = (sum of the loss over the batch) / m
 
-    m starts at ``start``, is a float64 buffer and is saved with the model; on several ranks the mean over the ranks
-    goes in, so that all have the same m (detectron2: each its own). In evaluation mode m is used and not changed.
+    m is updated once a call in training mode only. It starts at ``start``, is a float64 buffer and is saved with the
+    model. On several ranks the mean over the ranks goes in, so that all have the same m (detectron2: each its own).
 
     >>> normalizer = EmaNormalizer()
     >>> normalizer.divisor(torch.tensor([50, 0]))
@@ -230,8 +229,8 @@ def anchor_weights_from_labels(
     AnchorHeadTemplate)::
 
         cls_weights = (pos_cls_weight if label > 0, neg_cls_weight if label = 0, 0 if label < 0) / divisor
-        reg_weights = (1 if label > 0, else 0) / divisor,      divisor = max(number of positives of the sample, 1) for
-        'per_sample'
+        reg_weights = (1 if label > 0, else 0) / divisor
+        divisor     = max(number of positives of the sample, 1)    for 'per_sample'
 
     Args:
         labels: (B, A) integers: -1 ignored, 0 background, 1..C the class. Not changed.

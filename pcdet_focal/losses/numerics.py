@@ -17,8 +17,7 @@ def at_least_float32(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def bounded(logits: torch.Tensor) -> torch.Tensor:
-    """Hold logits within +-sqrt(largest number), 1.8e19 in float32: products with them stay finite, so that a factor of
-    0 beside them gives 0.
+    """Clamp logits to +-sqrt(largest number), 1.8e19 in float32, so that 0 * x is 0, not NaN.
 
     +-inf becomes the bound; the gradient beyond the bound is 0. NaN stays NaN: it must be seen.
     """

@@ -22,8 +22,8 @@ def quality_focal_loss_from_labels(
     r"""``quality_focal_loss`` of a whole head, summed and normalised, without a dense target::
 
         t      = quality of the anchor in the column of its label, 0 elsewhere
-        L_b    = sum_{a, c} |t - p|^beta (-t log p - (1 - t) log(1 - p))   over the anchors of sample b whose label is
-        not below 0 loss   = loss_weight / B  sum_b  L_b / max(positives of b, 1)      'per_sample'
+        L_b    = sum_{a, c} |t - p|^beta (-t log p - (1 - t) log(1 - p))   anchors of sample b with a label >= 0
+        loss   = loss_weight / B  sum_b  L_b / max(positives of b, 1)      'per_sample'
                  loss_weight  sum_b  L_b                                   'none'
 
     How it is computed, what may be differentiated, and what logits and labels may be: as in

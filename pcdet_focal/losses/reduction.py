@@ -18,7 +18,7 @@ EPS = torch.finfo(torch.float32).eps  # what mmdetection adds to avg_factor, als
 
 
 def choose_reduction(reduction: str, reduction_override: str | None = None, loss_name: str = "loss") -> str:
-    """The reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything
+    """Reduction of one call: ``reduction_override`` where it is given, else the loss's own. InputError for anything
     but 'none', 'mean', 'sum'.
     """
     argument, chosen = (

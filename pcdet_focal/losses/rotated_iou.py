@@ -40,8 +40,8 @@ def rotated_iou_loss(pred: torch.Tensor, target: torch.Tensor, kind: str = "iou"
     >>> box = torch.tensor([[10.0, 5.0, -1.0, 4.0, 2.0, 1.5, 0.0]])
     >>> # C = 12 x 2, U = 2 x 4 x 2; D^2 = 12^2 + 2^2
     >>> apart = torch.tensor([[18.0, 5.0, -1.0, 4.0, 2.0, 1.5, 0.0]])
-    >>> rotated_iou_loss(box, apart, "iou", "bev"), rotated_iou_loss(box, apart, "giou", "bev"), rotated_iou_loss(box, apart, "diou", "bev")
-    (tensor([1.]), tensor([1.3333]), tensor([1.4324]))
+    >>> [rotated_iou_loss(box, apart, kind, "bev") for kind in ("iou", "giou", "diou")]
+    [tensor([1.]), tensor([1.3333]), tensor([1.4324])]
     """
     _check_choice("rotated_iou_loss", kind, space)
     require_same_shape("rotated_iou_loss", pred=pred, target=target)
@@ -62,7 +62,8 @@ class RotatedIoULoss(ReducedLoss):
 
     >>> box = torch.tensor([[10.0, 5.0, -1.0, 4.0, 2.0, 1.5, 0.3], [10.0, 5.0, -1.0, 4.0, 2.0, 1.5, 0.3]])
     >>> shorter = box * torch.tensor([1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0])
-    >>> RotatedIoULoss(kind="iou", space="3d", loss_weight=2.0)(shorter, box, weight=torch.tensor([1.0, 0.0]), avg_factor=1)
+    >>> loss_func = RotatedIoULoss(kind="iou", space="3d", loss_weight=2.0)
+    >>> loss_func(shorter, box, weight=torch.tensor([1.0, 0.0]), avg_factor=1)
     tensor(1.0000)
     """
 

@@ -34,7 +34,7 @@ class GammaSchedule(nn.Module):
     iteration)`` and is registered as ``@GAMMA_SCHEDULES.register("name")`` of pcdet_focal.registry; its constructor's
     parameters are the keys of its entry.
 
-    >>> schedule = build_gamma_schedule({"TYPE": "linear", "START": 0.0, "END": 2.0, "BY": "epoch", "FROM": 0, "TO": 20})
+    >>> schedule = build_gamma_schedule({"TYPE": "linear", "START": 0.0, "END": 2.0, "BY": "epoch", "TO": 20})
     >>> schedule.at(epoch=0, iteration=0), schedule.at(epoch=5, iteration=700), schedule.at(epoch=40, iteration=5600)
     (0.0, 0.5, 2.0)
     """
@@ -184,7 +184,8 @@ def build_gamma_schedule(cfg: Mapping[str, Any], key_path: str = "GAMMA_SCHEDULE
         InputError: an unknown type or argument (with the nearest match), a missing one, a gamma below 0, times that do
             not increase.
 
-    >>> build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100}).at(epoch=0, iteration=100)
+    >>> schedule = build_gamma_schedule({"TYPE": "cosine", "START": 0.0, "END": 2.0, "BY": "iteration", "TO": 100})
+    >>> schedule.at(epoch=0, iteration=100)
     2.0
     """
     if not isinstance(cfg, Mapping):

@@ -157,7 +157,7 @@ class SoftmaxFocalLoss(Float32Buffers, ReducedLoss):
         self.ignore_index = ignore_index
 
     def elementwise(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """(N, C, ...) logits, classes on axis 1; (N, ...) labels in [0, C), or (N, C, ...) one-hot or soft -> (N, ...)."""
+        """(N, C, ...) logits; (N, ...) labels in [0, C), or (N, C, ...) one-hot or soft targets -> (N, ...)."""
         return _terms(type(self).__name__, pred, target, self.alpha, self.gamma, self.ignore_index)[0]
 
     def broadcast_weight(self, weight: torch.Tensor, pred: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,8 @@ def gather_rows(rows: torch.Tensor, mask: torch.Tensor, ind: torch.Tensor, batch
     Raises:
         IndexError: a slot with mask 1 points beyond its sample's rows (RuntimeError on an accelerator).
 
-    >>> gather_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.ones(2, 1), torch.tensor([[1], [0]]), torch.tensor([0, 1, 0]))
+    >>> rows, ind, batch_index = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1], [0]]), torch.tensor([0, 1, 0])
+    >>> gather_rows(rows, torch.ones(2, 1), ind, batch_index)
     tensor([[[3.]],
     <BLANKLINE>
             [[2.]]])
@@ -189,14 +190,15 @@ class IouLossSparse(nn.Module):
 class IouRegLossSparse(nn.Module):
     """Distance-IoU loss of decoded boxes (Zheng et al. 2020, arXiv:1911.08287) with the heading left out::
 
-        sum (1 - DIoU) / (number of objects + 1e-4),     DIoU = IoU - centre distance^2 / enclosing diagonal^2, clamped
-        to [-1, 1]
+        sum (1 - DIoU) / (number of objects + 1e-4)
+        DIoU = IoU - centre distance^2 / enclosing diagonal^2, clamped to [-1, 1]
 
     Without objects: a differentiable scalar 0.
 
     >>> box = torch.tensor([[10.0, 0.0, -1.0, 4.0, 2.0, 1.5, 0.3]])
     >>> one = torch.ones(1, 1, dtype=torch.long)
-    >>> round(IouRegLossSparse()(box + torch.tensor([4.0, 0, 0, 0, 0, 0, 0]), one, 0 * one, [box], torch.tensor([0])).item(), 2)
+    >>> ahead = box + torch.tensor([4.0, 0, 0, 0, 0, 0, 0])
+    >>> round(IouRegLossSparse()(ahead, one, 0 * one, [box], torch.tensor([0])).item(), 2)
     1.23
     """
 

@@ -353,7 +353,7 @@ def test_a_whole_step_from_features():
         ),
         (
             {"CLS_LOSS": {"NAME": "FocalLoss", "NORMALISER": "batch"}},
-            r"CLS_LOSS\.NORMALISER: .*\bNORMALIZER\b",
+            r"CLS_LOSS\.NORMALISER: .* did you mean NORMALIZER\?",
         ),
         (
             {"CLS_LOSS": {"NAME": "FocalLoss", "NORMALIZER": "bach"}},

@@ -18,8 +18,8 @@ def compute_fg_mask(
 ) -> torch.Tensor:
     """Foreground mask of down-sampled images (CaDDN's depth loss, Reading et al. 2021, arXiv:2103.01100)::
 
-        mask[b, v, u] = some box n of image b has floor(u1 / f) <= u < ceil(u2 / f) and floor(v1 / f) <= v < ceil(v2 /
-        f)
+        mask[b, v, u] = any box of image b has
+                        floor(u1 / f) <= u < ceil(u2 / f) and floor(v1 / f) <= v < ceil(v2 / f)
 
     Boxes are clipped to the image; an all-zero (padding) row covers nothing; the input is not changed.
 

@@ -74,8 +74,9 @@ def giou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> to
 def diou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
     """Distance IoU loss of paired boxes (Zheng et al. 2020, arXiv:1911.08287), in [0, 2]::
 
-        1 - IoU + |centre - centre'|^2 / (diagonal of the enclosing box)^2          eps is added to the union and to the
-        diagonal
+        1 - IoU + |centre - centre'|^2 / (diagonal of the enclosing box)^2
+
+    eps is added to the union and to the squared diagonal.
 
     Args, result, errors: as ``iou_loss``; (N, 4), (N, 4) -> (N,).
 

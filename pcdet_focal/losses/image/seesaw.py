@@ -28,8 +28,8 @@ def seesaw_loss(
     """Seesaw loss (Wang et al. 2021, arXiv:2008.10032), one value a row. For a row of class i, with s = softmax(x)::
 
         M_ij = min(1, n_j / n_i)^p                  mitigation: class j is rarer than i by the counts so far
-        C_ij = max(1, s_j / max(s_i, eps))^q        compensation: j is scored higher than i, so it is a real mistake;
-        detached loss = -log( e^x_i / (e^x_i + sum over j != i of M_ij C_ij e^x_j) )
+        C_ij = max(1, s_j / max(s_i, eps))^q        compensation (detached): j is scored higher than i
+        loss = -log( e^x_i / (e^x_i + sum over j != i of M_ij C_ij e^x_j) )
 
     Args:
         pred: (N, C) logits of the classes. Half precision is computed, and returned, in float32.

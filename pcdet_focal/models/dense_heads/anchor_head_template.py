@@ -1,4 +1,4 @@
-"""What every anchor head shares: anchors, target assignment, the losses, decoding."""
+"""Base of the anchor heads: anchors, target assignment, losses, decoding."""
 
 from __future__ import annotations
 
@@ -29,19 +29,17 @@ _PER_SAMPLE = losses.PerSampleNormalizer()
 
 
 def _normalizer_of(loss_func: nn.Module):
-    """Who divides: what the configuration names, OpenPCDet's way for a loss function that says nothing."""
+    """The normaliser of a loss function: the configured one, or OpenPCDet's for a loss function without one."""
     return getattr(loss_func, "normalizer", _PER_SAMPLE)
 
 
 def _can_list_positives(labels: Tensor) -> bool:
-    """Whether asking how many positives there are costs nothing: a device has to be waited for, and a compiled graph
-    has no answer.
-    """
+    """True where the positives can be counted without a device sync or graph break (eager CPU)."""
     return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def joined_convolution(convolutions: list[nn.Conv2d], features: Tensor) -> tuple[Tensor, ...]:
-    """What each of several 1 x 1 convolutions gives for one map (B, C, H, W), computed as one: the map is read once.
+    """Outputs of several 1 x 1 convolutions of one map (B, C, H, W), computed as one: the map is read once.
 
     >>> convolutions = [nn.Conv2d(8, 2, 1), nn.Conv2d(8, 14, 1)]
     >>> [made.shape[1] for made in joined_convolution(convolutions, torch.zeros(1, 8, 4, 4))]
@@ -191,8 +189,8 @@ class AnchorHeadTemplate(nn.Module):
                 for module in loss.modules():
                     module.fused = False
         elif not torch.cuda.is_available():
-            for room in (focal_loss, anchor_box_loss):
-                room.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
+            for kernels in (focal_loss, anchor_box_loss):
+                kernels.load_kernels()  # seconds, the first time on a machine: here rather than in the first step
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
         """``gt_boxes`` (B, T, 8) -> ``box_cls_labels`` (B, N) int32, ``box_reg_targets`` (B, N, code), ``reg_weights``

@@ -33,10 +33,10 @@ class ComputeLoss(nn.Module):
     r"""Loss of a head that predicts na boxes in every cell of nl bird's-eye grids. Sums over the grids l, means over
     the assigned rows or all cells::
 
-        lbox = box * sum_l mean(1 - CIoU)                            over the cells and anchors that an object is
-        assigned to lobj = obj * sum_l balance_l mean(BCE(objectness, quality))  over all; quality = 1 - gr + gr *
-        max(CIoU, 0) where assigned, else 0 lcls = cls * sum_l mean(BCE(class logits, smoothed one-hot)) over the
-        assigned ones; only with more than one class
+        lbox = box * sum_l mean(1 - CIoU)                                   over the assigned cells and anchors
+        lobj = obj * sum_l balance_l mean(BCE(objectness, quality))         over all
+        lcls = cls * sum_l mean(BCE(class logits, smoothed one-hot))        over the assigned ones, if C > 1
+        quality = 1 - gr + gr * max(CIoU, 0) where an object is assigned, else 0
 
         x, y = 2 sigmoid - 0.5,   w, h = (2 sigmoid)^2 * anchor      decoding of the raw outputs, in cells
 
