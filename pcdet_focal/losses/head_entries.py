@@ -45,10 +45,10 @@ def split_entry(
     if not isinstance(cfg, Mapping):
         raise InputError(f"{key_path}: {cfg!r} is not a loss: a name, or a mapping with NAME and arguments, is needed.")
     settings = {key.upper(): value for key, value in cfg.items() if str(key).upper() in head_keys}
-    own = {
+    loss_entry = {
         str(key): value for key, value in cfg.items() if str(key).upper() not in head_keys and key != "_BASE_CONFIG_"
     }
-    names = [value for key, value in own.items() if key.lower() in ("name", "type")]
+    names = [value for key, value in loss_entry.items() if key.lower() in ("name", "type")]
     name = str(names[0]).removeprefix("mmdet.") if names else None
     if len(names) == 1 and name not in known:
         plug_ins = [
@@ -56,20 +56,20 @@ def split_entry(
         ]
         if name not in plug_ins:
             allowed = [*known, *plug_ins]
-            key = next(key for key in own if key.lower() in ("name", "type"))
+            key = next(key for key in loss_entry if key.lower() in ("name", "type"))
             raise InputError(
                 f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
                 f"Known are: {', '.join(sorted(allowed))}."
             )
     parameters = list(parameters_of(registered_losses()[name])) if name in registered_losses() else None
     allowed = [*(parameter.upper() for parameter in parameters or ()), *head_keys]
-    for key in own:
+    for key in loss_entry:
         if key.lower() in _NOT_HERE:
             raise InputError(f"{key_path}.{key}: leave it out: {_NOT_HERE[key.lower()]}.")
         if parameters is not None and key.lower() not in {"name", "type", *map(str.lower, parameters)}:
             hint = did_you_mean(key, allowed)
             raise InputError(f"{key_path}.{key}: {name} has no such argument{hint} Allowed are: {', '.join(allowed)}.")
-    return str(name), own, settings
+    return str(name), loss_entry, settings
 
 
 def normalizer_of(settings: Mapping[str, Any], key_path: str, default: Any, kind: str, name: str) -> Normalizer:

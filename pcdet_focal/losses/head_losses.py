@@ -90,12 +90,12 @@ def build_head_classification_loss(
     >>> build_head_classification_loss(entry, "CLS_LOSS", 1.0, num_class=3).loss_weight
     2.0
     """
-    name, own, settings = split_entry(
+    name, loss_entry, settings = split_entry(
         cfg, key_path, _CLASSIFICATION, _NAMES, ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE")
     )
-    if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in own):
-        own["NUM_CLASSES"] = num_class
-    loss = build_loss(own, key_path)
+    if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in loss_entry):
+        loss_entry["NUM_CLASSES"] = num_class
+    loss = build_loss(loss_entry, key_path)
     kind = _CLASSIFICATION.get(name, DENSE)
     if name == "CrossEntropyLoss" and loss.use_sigmoid:
         kind = DENSE
@@ -107,7 +107,7 @@ def build_head_classification_loss(
                 f"{key_path}.GAMMA_SCHEDULE: {name} has no focusing exponent; a focal loss has, such as "
                 "SigmoidFocalClassificationLoss."
             )
-        if any(key.lower() == exponent for key in own):
+        if any(key.lower() == exponent for key in loss_entry):
             raise InputError(
                 f"{key_path}: {exponent.upper()} and GAMMA_SCHEDULE both set the focusing exponent: leave one of them "
                 "out."
@@ -145,13 +145,15 @@ def build_head_box_loss(
     >>> build_head_box_loss({"NAME": "RotatedIoULoss", "KIND": "diou"}, "REG_LOSS", 2.0, None).on_boxes
     True
     """
-    name, own, settings = split_entry(cfg, key_path, _BOX, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
+    name, loss_entry, settings = split_entry(cfg, key_path, _BOX, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
     kind = _BOX.get(name, CODES)
-    if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(key.lower() == "code_weights" for key in own):
-        own["CODE_WEIGHTS"] = code_weights
+    if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(
+        key.lower() == "code_weights" for key in loss_entry
+    ):
+        loss_entry["CODE_WEIGHTS"] = code_weights
     chosen = normalizer_of(settings, key_path, normalizer, kind, name)
     head_loss = HeadBoxLoss(
-        build_loss(own, key_path),
+        build_loss(loss_entry, key_path),
         kind,
         chosen,
         weight_of(settings, key_path, loss_weight),
@@ -171,8 +173,8 @@ def build_head_direction_loss(
     >>> build_head_direction_loss("SoftmaxFocalLoss", "DIR_LOSS", 0.2).loss.gamma
     2.0
     """
-    name, own, settings = split_entry(cfg, key_path, _DIRECTION, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
-    loss = build_loss(own, key_path)
+    name, loss_entry, settings = split_entry(cfg, key_path, _DIRECTION, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
+    loss = build_loss(loss_entry, key_path)
     if getattr(loss, "use_sigmoid", False):
         raise InputError(f"{key_path}: the sectors of a direction exclude each other: USE_SIGMOID has no place here.")
     kind = _DIRECTION.get(name, DENSE)

@@ -35,8 +35,8 @@ def kernel_agreement(definitions: Callable[[], tuple[Callable, ...]]) -> Callabl
         def agrees(_: tuple[Callable, ...]) -> bool:
             with torch.inference_mode(False):
                 plain, kernel, predictions = probe()
-                found, expected = (_gradient_and_value(loss, predictions) for loss in (plain, kernel))
-            return all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, expected))
+                plain_result, kernel_result = (_gradient_and_value(loss, predictions) for loss in (plain, kernel))
+            return all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(plain_result, kernel_result))
 
         @wraps(probe)
         def ask() -> bool:

@@ -1,10 +1,7 @@
-"""mmdetection's FocalLoss and GaussianFocalLoss; and the door to all of its classes that are not beside a loss function
-of their own.
+"""mmdetection's FocalLoss and GaussianFocalLoss; its other classes are imported here as well.
 
-They take mmdetection's constructor arguments and its call, ``loss(pred, target, weight=None, avg_factor=None,
-reduction_override=None)``. Each is an elementwise loss of this room, then ``weight_reduce_loss``, then ``loss_weight``.
-``avg_factor`` divides under reduction 'mean', is ignored under 'none' and is an error under 'sum'. Where mmdetection's
-mean of nothing is NaN, it is 0 here. Build them by name: ``build_loss(dict(type="FocalLoss"))``.
+They have mmdetection's constructor arguments and call; see ``ReducedLoss``. The mean of no elements, NaN in
+mmdetection, is 0 here. Build them by name: ``build_loss(dict(type="FocalLoss"))``.
 """
 
 from __future__ import annotations
@@ -191,7 +188,7 @@ class GaussianFocalLoss(ReducedLoss):
             pred: probabilities, any shape. target: Gaussian heat map in [0, 1], same shape; exactly 1 at object
                 centres.
             weight: broadcasts to that shape.
-            avg_factor, reduction_override: as everywhere in this file.
+            avg_factor, reduction_override: see ReducedLoss.
             pos_inds, pos_labels: (M,) rows and classes of the positives, for (N, C) maps whose targets hold no exact 1:
                 every element is a negative then, and the positives are added. 'mean' without avg_factor averages both
                 parts separately. By keyword only (in mmdetection they stand before weight).

@@ -88,7 +88,7 @@ class CrossEntropyLoss(ReducedLoss):
                 shape of cls_score.
             weight: (N,), one per row (softmax: the shape of ``label``); with one-hot or soft targets any shape that
                 broadcasts to them.
-            avg_factor, reduction_override: as everywhere in this file. ignore_index: replaces the constructor's for
+            avg_factor, reduction_override: see ReducedLoss. ignore_index: replaces the constructor's for
                 this call.
         Returns:
             Scalar; for 'none' (N,) (softmax) or (N, C) (sigmoid).

@@ -86,7 +86,7 @@ def focal_formula(
     gamma: PerClass,
     cross_entropy: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
-    """The focal loss, elementwise. This is the place to change it: heads train with what stands here.
+    """The focal loss, elementwise. Change it here: heads train with this code.
 
     The kernels of ``ops.focal_loss`` have this formula built in, with its gradient. They are used only while they agree
     with it (``kernels_have_the_formula``), and not at all with LOSS_CONFIG.FUSED: False.

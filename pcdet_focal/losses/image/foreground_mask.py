@@ -26,7 +26,7 @@ def compute_fg_mask(
     Args:
         gt_boxes2d: (B, N, 4) u1, v1, u2, v2 in pixels of the full image, any dtype.
         shape: (B, H, W) of the mask. downsample_factor: f, pixels of the full image per pixel of the mask.
-        device: where the mask is wanted.
+        device: device of the mask.
     Returns:
         (B, H, W) bool.
     Raises:

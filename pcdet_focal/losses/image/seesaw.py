@@ -61,16 +61,16 @@ def seesaw_loss(
     require_number(name, "eps", eps, low_allowed=False)
     (pred,) = at_least_float32(pred)
     pred, labels = bounded(pred), labels.long()
-    own = labels.unsqueeze(-1)
+    own_class = labels.unsqueeze(-1)
     log_factor = pred.new_zeros(())
     if p > 0:
         counts = cum_samples.detach().to(pred.dtype).clamp(min=1)
-        log_factor = log_factor + p * (counts / counts[own]).clamp(max=1).log()  # (N, C)
+        log_factor = log_factor + p * (counts / counts[own_class]).clamp(max=1).log()  # (N, C)
     if q > 0:
         log_scores = torch.log_softmax(pred.detach(), dim=-1)
-        own_score = log_scores.gather(-1, own).exp().clamp(min=eps)
+        own_score = log_scores.gather(-1, own_class).exp().clamp(min=eps)
         log_factor = log_factor + q * finite_log(log_scores.exp() / own_score).clamp(min=0)
-    others = torch.arange(pred.shape[-1], device=pred.device) != own
+    others = torch.arange(pred.shape[-1], device=pred.device) != own_class
     return F.cross_entropy(pred + log_factor * others, labels, reduction="none")
 
 

@@ -198,8 +198,8 @@ class ComputeLoss(nn.Module):
         # of the rows of a cell, the last in order; -1 for none
         last = last.scatter_reduce(0, cell, torch.where(rows.used, order, -1), "amax")
         by_order = quality if not self.sort_obj_iou else quality.sort(stable=True).values
-        wanted = torch.cat([by_order, by_order.new_zeros(1)])[last].view(raw.shape[:4])
-        object_loss = self.BCEobj(raw[..., 4], wanted).mean()
+        quality_targets = torch.cat([by_order, by_order.new_zeros(1)])[last].view(raw.shape[:4])
+        object_loss = self.BCEobj(raw[..., 4], quality_targets).mean()
 
         class_loss = raw.new_zeros(())
         if self.nc > 1:
