@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import InputError, did_you_mean
-from .arguments import require_number
+from ..registry import LOSSES
+from .arguments import parameters_of, require_number
 from .normalizers import Normalizer, PerSampleNormalizer, build_normalizer
-from .registry import loss_style, parameters_of, registered_losses
 
 # Kinds of losses: how a head calls them.
 FOCAL, DENSE, QUALITY, HARMONISED, SOFTMAX = "focal", "dense", "quality", "harmonised", "softmax"
@@ -37,9 +37,13 @@ def dry_run(head_loss: nn.Module, key_path: str, *inputs: Any) -> None:
 
 
 def split_entry(
-    cfg: Any, key_path: str, known: Mapping[str, str], used_elsewhere: Collection[str], head_keys: Sequence[str]
+    cfg: Any, key_path: str, kind_of: Callable[[str], str | None], head_keys: Sequence[str]
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name of the loss, its own entry, and the head's settings (keys in upper case)."""
+    """Name of the loss, its own entry, and the head's settings (keys in upper case).
+
+    Args:
+        kind_of: the kind of a loss by its name, None for one that cannot stand here.
+    """
     if isinstance(cfg, str):
         cfg = {"NAME": cfg}
     if not isinstance(cfg, Mapping):
@@ -50,18 +54,14 @@ def split_entry(
     }
     names = [value for key, value in loss_entry.items() if key.lower() in ("name", "type")]
     name = str(names[0]).removeprefix("mmdet.") if names else None
-    if len(names) == 1 and name not in known:
-        plug_ins = [
-            n for n, made in registered_losses().items() if n not in used_elsewhere and loss_style(made) == "openpcdet"
-        ]
-        if name not in plug_ins:
-            allowed = [*known, *plug_ins]
-            key = next(key for key in loss_entry if key.lower() in ("name", "type"))
-            raise InputError(
-                f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
-                f"Known are: {', '.join(sorted(allowed))}."
-            )
-    parameters = list(parameters_of(registered_losses()[name])) if name in registered_losses() else None
+    if len(names) == 1 and kind_of(name) is None:
+        allowed = sorted(n for n in LOSSES if kind_of(n) is not None)
+        key = next(key for key in loss_entry if key.lower() in ("name", "type"))
+        raise InputError(
+            f"{key_path}.{key}: {names[0]!r} is no loss for this place{did_you_mean(name, allowed)} "
+            f"Known are: {', '.join(allowed)}."
+        )
+    parameters = list(parameters_of(LOSSES[name])) if name in LOSSES else None
     allowed = [*(parameter.upper() for parameter in parameters or ()), *head_keys]
     for key in loss_entry:
         if key.lower() in _NOT_HERE:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..registry import LOSSES
 from .head_classification import HeadClassificationLoss
 from .head_entries import (
     BOXES,
@@ -69,7 +70,23 @@ _DIRECTION = {
     "SoftmaxFocalLoss": SOFTMAX,
     "LabelSmoothingLoss": SOFTMAX,
 }
-_NAMES = {*_CLASSIFICATION, *_BOX, *_DIRECTION}
+
+
+def _kind(name: str, table: Mapping[str, str], default: str) -> str | None:
+    """The kind of the loss ``name`` at the place of ``table``, None where it cannot stand there.
+
+    A registered loss that is in no table has the kind of its ``head_kind``, else of its nearest listed base class, else
+    the default.
+    """
+    loss_class = LOSSES.get(name)
+    if loss_class is None or any(name in other for other in (_CLASSIFICATION, _BOX, _DIRECTION)):
+        return table.get(name)
+    if hasattr(loss_class, "head_kind"):
+        return loss_class.head_kind if loss_class.head_kind in table.values() else None
+    bases = [b.__name__ for b in loss_class.__mro__[1:] if LOSSES.get(b.__name__) is b]
+    if bases or loss_class.__module__.startswith(f"{__package__}."):
+        return table.get(bases[0]) if bases else None
+    return default
 
 
 def build_head_classification_loss(
@@ -91,12 +108,15 @@ def build_head_classification_loss(
     2.0
     """
     name, loss_entry, settings = split_entry(
-        cfg, key_path, _CLASSIFICATION, _NAMES, ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE")
+        cfg,
+        key_path,
+        lambda n: _kind(n, _CLASSIFICATION, DENSE),
+        ("NORMALIZER", "LOSS_WEIGHT", "GAMMA_SCHEDULE", "QUALITY_SPACE"),
     )
     if name == "EqualizedFocalLoss" and not any(key.lower() == "num_classes" for key in loss_entry):
         loss_entry["NUM_CLASSES"] = num_class
     loss = build_loss(loss_entry, key_path)
-    kind = _CLASSIFICATION.get(name, DENSE)
+    kind = _kind(name, _CLASSIFICATION, DENSE)
     if name == "CrossEntropyLoss" and loss.use_sigmoid:
         kind = DENSE
     schedule = None
@@ -145,8 +165,10 @@ def build_head_box_loss(
     >>> build_head_box_loss({"NAME": "RotatedIoULoss", "KIND": "diou"}, "REG_LOSS", 2.0, None).on_boxes
     True
     """
-    name, loss_entry, settings = split_entry(cfg, key_path, _BOX, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
-    kind = _BOX.get(name, CODES)
+    name, loss_entry, settings = split_entry(
+        cfg, key_path, lambda n: _kind(n, _BOX, CODES), ("NORMALIZER", "LOSS_WEIGHT")
+    )
+    kind = _kind(name, _BOX, CODES)
     if name in ("WeightedSmoothL1Loss", "WeightedL1Loss") and not any(
         key.lower() == "code_weights" for key in loss_entry
     ):
@@ -173,11 +195,13 @@ def build_head_direction_loss(
     >>> build_head_direction_loss("SoftmaxFocalLoss", "DIR_LOSS", 0.2).loss.gamma
     2.0
     """
-    name, loss_entry, settings = split_entry(cfg, key_path, _DIRECTION, _NAMES, ("NORMALIZER", "LOSS_WEIGHT"))
+    name, loss_entry, settings = split_entry(
+        cfg, key_path, lambda n: _kind(n, _DIRECTION, DENSE), ("NORMALIZER", "LOSS_WEIGHT")
+    )
     loss = build_loss(loss_entry, key_path)
     if getattr(loss, "use_sigmoid", False):
         raise InputError(f"{key_path}: the sectors of a direction exclude each other: USE_SIGMOID has no place here.")
-    kind = _DIRECTION.get(name, DENSE)
+    kind = _kind(name, _DIRECTION, DENSE)
     head_loss = HeadDirectionLoss(
         loss,
         kind,

@@ -100,8 +100,11 @@ class HeadDirectionLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """(..., K) logits, (..., K) one-hot sectors, (...) weights -> (...) weighted loss."""
+        if loss_style(self.loss) == "openpcdet":
+            loss = self.loss(logits, target, weights=weights)
+            return loss if loss.dim() == weights.dim() else loss.sum(-1)
         if self.kind == DENSE:
-            return self.loss(logits, target, weights=weights)
+            return self.loss(logits, target, reduction_override="none").sum(-1) * weights
         rows = self.loss(logits.flatten(0, -2), target.argmax(dim=-1).flatten(), reduction_override="none")
         return rows.view(weights.shape) * weights
 
