@@ -6,7 +6,7 @@
     cfgs/kitti_models/second.yaml
 
 Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard,
-metrics.jsonl, eval/. Started again with the same --extra_tag it goes on from the newest checkpoint.
+metrics.jsonl, eval/. With the same --extra_tag it resumes from the latest checkpoint.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""Training, evaluation and prediction: the loops, the optimiser and its schedule, checkpoints, several processes,
-logging.
+"""Training, evaluation and prediction: the loops, the optimiser and its schedule, checkpoints, distributed
+processes, logging.
 """

@@ -1,4 +1,4 @@
-"""What the command lines in tools/ share: arguments, configuration, output folders, one-line errors."""
+"""Shared code of the command lines in tools/: arguments, configuration, output folders, one-line errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run_main(main: Callable[..., None], *arguments) -> None:
         finally:
             signal.signal(signal.SIGINT, before)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # ranks leave together: one was seen to abort while another was still busy
+        torch.distributed.barrier()  # wait for all ranks: a rank that exits early aborts the others
         torch.distributed.destroy_process_group()
 
 

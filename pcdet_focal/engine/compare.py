@@ -98,8 +98,7 @@ def plan(recipes: Sequence[Path], seeds: Sequence[int], out: str | Path) -> list
 def with_recipe(cfg: Config, recipe: Path) -> Config:
     """A copy of ``cfg`` with the recipe in LOSS_CONFIG in place of its own CLS_LOSS.
 
-    A gamma schedule by epochs that is longer than the training ends with its last epoch: short runs too shall see it to
-    its end.
+    A gamma schedule by epochs that is longer than the training is scaled so that short runs reach its final value.
     """
     cfg = copy.deepcopy(cfg)
     loss_config = cfg.MODEL.DENSE_HEAD.LOSS_CONFIG

@@ -1,4 +1,4 @@
-"""Several processes: starting the group, who am I, telling the others, gathering results."""
+"""Distributed runs: process group setup, rank and world size, broadcast, gathered results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells: the console, a log file, TensorBoard, and a file of numbers for plots."""
+"""Output of a run: console, log file, TensorBoard, and metrics.jsonl for plots."""
 
 from __future__ import annotations
 

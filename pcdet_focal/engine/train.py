@@ -1,4 +1,4 @@
-"""The training loop, and going on with an interrupted run."""
+"""The training loop, and resuming a run."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ class Trainer:
         saved = began
         while True:
             asked = time.monotonic()
-            with torch.random.fork_rng(devices=[]):  # what loading draws must not depend on where a run was interrupted
+            # the loader's random draws must not depend on where the run was resumed
+            with torch.random.fork_rng(devices=[]):
                 batch = next(batches)
             waiting.update(time.monotonic() - asked)
             scheduler.step(self.iteration, epoch)
@@ -146,7 +147,7 @@ class Trainer:
     def _batches(self) -> Iterator[dict]:
         """Batches from the present iteration on, one pass over the loader after the other."""
         if self.loader.num_workers > 0 and hasattr(self.loader.dataset, "__getitems__"):
-            # compiled functions loaded here need not be loaded by every worker in every epoch
+            # load numba's cache in the parent, so that forked workers inherit it
             self.loader.dataset.__getitems__([0])
         number, done = divmod(self.iteration, len(self.loader))
         while True:

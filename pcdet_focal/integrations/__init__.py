@@ -1,3 +1,3 @@
-"""Doors into other people's code: run OpenPCDet's scripts on this package, put its losses into an installed OpenPCDet
+"""Integrations with other packages: run OpenPCDet's scripts on this package, put its losses into an installed OpenPCDet
 or an mmengine registry.
 """

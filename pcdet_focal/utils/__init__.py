@@ -1,1 +1,1 @@
-"""Doors with OpenPCDet's module names: re-exports only. Nothing inside the package imports from here."""
+"""OpenPCDet's module names: re-exports only. Nothing inside the package imports from here."""

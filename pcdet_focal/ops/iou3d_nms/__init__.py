@@ -1,1 +1,1 @@
-"""Door with OpenPCDet's name: see ``iou3d_nms_utils``."""
+"""OpenPCDet's module name; see ``iou3d_nms_utils``."""

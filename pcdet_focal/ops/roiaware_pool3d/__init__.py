@@ -1,1 +1,1 @@
-"""Door with OpenPCDet's name: see ``roiaware_pool3d_utils``."""
+"""OpenPCDet's module name; see ``roiaware_pool3d_utils``."""

@@ -1,1 +1,1 @@
-"""Door with OpenPCDet's names to :mod:`pcdet_focal.evaluation.kitti`."""
+"""OpenPCDet's module names for :mod:`pcdet_focal.evaluation.kitti`."""
