@@ -1,4 +1,4 @@
-"""What people get wrong in data sets and their configurations, found before a training run is lost to it.
+"""Checks for common mistakes in data sets and configurations, before they cost a training run.
 
 ``check_dataset(cfg)`` reads labels and scans and asks every check; a check is a pure function of arrays and
 configuration entries that returns

@@ -306,8 +306,7 @@ class AnchorHeadMulti(AnchorHeadTemplate):
         loss, logged = self.classification_loss(logits, labels)
         positive, negative = self._class_loss_weights()
         if (positive, negative) != (1.0, 1.0):
-            # The loss is a sum over anchors; that of the positives alone has the same divisor, so what is over or short
-            # of it can be added.
+            # w_neg * L_all + (w_pos - w_neg) * L_pos; both have the same divisor
             of_positives, _ = self.classification_loss(logits, torch.where(labels == 0, -1, labels))
             loss = negative * loss + (positive - negative) * of_positives
             logged = {**logged, "rpn_loss_cls": loss.detach()}
