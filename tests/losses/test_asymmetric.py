@@ -106,14 +106,14 @@ def test_zero_positives_one_class_and_all_ignored():
         (r"gamma_neg=-1", lambda: AsymmetricLoss(gamma_neg=-1)),
         (r"clip=1.5", lambda: asymmetric_loss(LOGITS, SOFT, clip=1.5)),
         (r"reduction='avg'.*batchmean", lambda: AsymmetricLossMultiLabel(reduction="avg")),
-        (r"weight has 2 values, but x has 3", lambda: AsymmetricLossMultiLabel(weight=[1.0, 2.0])(LOGITS, SOFT)),
-        (r"pos_weight of shape \(1, 3\)", lambda: AsymmetricLossMultiLabel(pos_weight=torch.ones(1, 3))),
+        (r"weight .*2 .*3", lambda: AsymmetricLossMultiLabel(weight=[1.0, 2.0])(LOGITS, SOFT)),
+        (r"pos_weight .*\(1, 3\)", lambda: AsymmetricLossMultiLabel(pos_weight=torch.ones(1, 3))),
         (
-            r"targets needs values from 0 to 2, but it holds -1",
+            r"targets .*0 .*2.* -1",
             lambda: asymmetric_loss_single_label(LOGITS, LABELS.clamp(max=2)),
         ),
-        (r"same shape", lambda: asymmetric_loss(LOGITS, SOFT[:, :2])),
-        (r"weights of shape \(5,\)", lambda: AsymmetricLoss()(LOGITS, LABELS, torch.ones(5))),
+        (r"\(7, 3\).*\(7, 2\)", lambda: asymmetric_loss(LOGITS, SOFT[:, :2])),
+        (r"weights .*\(5,\)", lambda: AsymmetricLoss()(LOGITS, LABELS, torch.ones(5))),
     ],
 )
 def test_mistakes_are_named(message, call):

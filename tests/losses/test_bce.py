@@ -75,15 +75,15 @@ def test_the_mean_of_label_smoothing_leaves_ignored_rows_out():
     [
         (r"label_smoothing=1.5", lambda: BinaryCrossEntropyLoss(label_smoothing=1.5)),
         (r"pos_weight=\[-1.0\]", lambda: BinaryCrossEntropyLoss(pos_weight=[-1.0])),
-        (r"pos_weight of shape \(3,\)", lambda: binary_cross_entropy(LOGITS, SOFT, [1.0, 2.0, 3.0])),
-        (r"class_weight of shape \(3,\)", lambda: label_smoothing_cross_entropy(LOGITS, LABELS, 0.1, [1.0, 2.0, 3.0])),
+        (r"pos_weight .*\(3,\)", lambda: binary_cross_entropy(LOGITS, SOFT, [1.0, 2.0, 3.0])),
+        (r"class_weight .*\(3,\)", lambda: label_smoothing_cross_entropy(LOGITS, LABELS, 0.1, [1.0, 2.0, 3.0])),
         (
-            r"targets needs values from 0 to 3 or ignore_index=-100, but it holds 4",
+            r"targets .*0 .*3 .*ignore_index=-100.* 4",
             lambda: LabelSmoothingLoss()(LOGITS, LABELS + 1),
         ),
-        (r"same shape", lambda: binary_cross_entropy(LOGITS, SOFT[:, :2])),
-        (r"weights of shape \(5,\)", lambda: BinaryCrossEntropyLoss()(LOGITS, LABELS, torch.ones(5))),
-        (r"same shape", lambda: BinaryCrossEntropyLoss()(LOGITS, SOFT.flatten()[:, None])),
+        (r"\(8, 4\).*\(8, 2\)", lambda: binary_cross_entropy(LOGITS, SOFT[:, :2])),
+        (r"weights .*\(5,\)", lambda: BinaryCrossEntropyLoss()(LOGITS, LABELS, torch.ones(5))),
+        (r"\(8, 4\).*\(32, 1\)", lambda: BinaryCrossEntropyLoss()(LOGITS, SOFT.flatten()[:, None])),
     ],
 )
 def test_mistakes_are_named(message, call):

@@ -52,7 +52,7 @@ def test_predictions_at_exactly_zero_and_one_are_finite(dtype):
 def test_mask_of_another_shape():
     with pytest.raises(InputError, match=r"\(1, 1, 4, 4\).*\(1, 1, 4, 4\)"):
         FocalLossCenterNet()(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
-    with pytest.raises(InputError, match="same shape"):
+    with pytest.raises(InputError, match=r"\(1, 2, 4, 4\).*\(1, 1, 4, 4\)"):
         FocalLossCenterNet()(torch.full((1, 2, 4, 4), 0.5), torch.zeros(1, 1, 4, 4))
 
 
@@ -97,9 +97,9 @@ def test_gathering_counts_cells_row_by_row():
 
 def test_mistakes():
     output, ind = torch.zeros(1, 8, 4, 4), torch.zeros(1, 2, dtype=torch.long)
-    with pytest.raises(InputError, match="target is missing"):
+    with pytest.raises(InputError, match="target"):
         RegLossCenterNet()(output, torch.ones(1, 2), ind)
-    with pytest.raises(InputError, match="same shape"):
+    with pytest.raises(InputError, match=r"\(1, 2, 8\).*\(1, 2, 7\)"):
         RegLossCenterNet()(output, torch.ones(1, 2), ind, torch.zeros(1, 2, 7))
     with pytest.raises(InputError, match=r"\(1, 3\).*\(1, 2, 8\)"):
         RegLossCenterNet()(output, torch.ones(1, 3), ind, torch.zeros(1, 2, 8))

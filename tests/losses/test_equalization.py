@@ -83,9 +83,9 @@ def test_zero_positives_and_all_ignored():
         (r"scale=-1", lambda: EqualizedFocalLoss(4, scale=-1)),
         (r"alpha=1.5", lambda: EqualizedFocalLoss(4, alpha=1.5)),
         (r"num_classes=True", lambda: EqualizedFocalLoss(True)),
-        (r"pred needs the shape \(N, 3\)", lambda: EqualizedFocalLoss(3)(LOGITS, LABELS)),
-        (r"weights of shape \(4,\)", lambda: EqualizedFocalLoss(4)(LOGITS, LABELS, torch.ones(4))),
-        (r"gradient_ratio needs one value per class, \(4,\)", lambda: equalized_focal_loss(LOGITS, ONE_HOT, RATIO[:2])),
+        (r"pred .*\(N, 3\)", lambda: EqualizedFocalLoss(3)(LOGITS, LABELS)),
+        (r"weights .*\(4,\)", lambda: EqualizedFocalLoss(4)(LOGITS, LABELS, torch.ones(4))),
+        (r"gradient_ratio .*\(4,\)", lambda: equalized_focal_loss(LOGITS, ONE_HOT, RATIO[:2])),
     ],
 )
 def test_mistakes_are_named(message, call):

@@ -113,18 +113,18 @@ def test_repeating_the_anchors_repeats_nothing_per_sample():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"labels": torch.zeros(2, 5)}, "not integers"),
+        ({"labels": torch.zeros(2, 5)}, "labels.*float32"),
         ({"labels": torch.zeros(2, 4, dtype=torch.int32)}, r"\(2, 5, 3\).*\(2, 4\)"),
         ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
-        ({"logits": torch.zeros(2, 5, 3, dtype=torch.int32)}, "floating"),
+        ({"logits": torch.zeros(2, 5, 3, dtype=torch.int32)}, "logits.*int32"),
         ({"alpha": 1.5}, "alpha=1.5"),
         ({"alpha": float("nan")}, "alpha"),
-        ({"alpha": [0.1, 0.2]}, "3 classes"),
+        ({"alpha": [0.1, 0.2]}, "alpha.*3"),
         ({"alpha": [0.1, 0.2, 2.0]}, "alpha"),
         ({"gamma": -1.0}, "gamma=-1.0"),
         ({"gamma": float("nan")}, "gamma"),
-        ({"gamma": [2.0, 2.0]}, "3 classes"),
-        ({"normalizer": "global"}, "'global' is unknown: 'per_sample' or 'none'"),
+        ({"gamma": [2.0, 2.0]}, "gamma.*3"),
+        ({"normalizer": "global"}, "'global'.*'per_sample'.*'none'"),
     ],
 )
 def test_refusals(arguments, message):
@@ -139,6 +139,6 @@ def test_refusals(arguments, message):
 def test_a_label_above_the_classes(dtype, label_dtype):
     labels = torch.zeros(2, 30000, dtype=label_dtype)
     labels[1, -1] = 4
-    with pytest.raises(InputError, match="label 4 is above the 3 classes.*1 to 3"):
+    with pytest.raises(InputError, match="label 4 .*3"):
         sigmoid_focal_loss_from_labels(torch.zeros(2, 30000, 3, dtype=dtype), labels)
     assert sigmoid_focal_loss_from_labels(torch.zeros(2, 30000, 1, dtype=dtype), labels) > 0  # class agnostic

@@ -108,9 +108,9 @@ def test_half_precision_models_keep_their_counts():
         (r"mu=0", lambda: GHMR(mu=0)),
         (r"use_sigmoid=False", lambda: GHMC(use_sigmoid=False)),
         (r"avg_factor", lambda: GHMC()(LOGITS, LABELS, WEIGHT, reduction_override="sum")),
-        (r"weights of shape \(5,\)", lambda: GHMC()(LOGITS, LABELS, torch.ones(5))),
-        (r"target needs the shape \(7,\)", lambda: GHMC()(LOGITS, LABELS[:5], WEIGHT)),
-        (r"same shape.*\(7, 4\).*\(6, 4\)", lambda: GHMR()(CODES, CODE_TARGETS[:6])),
+        (r"weights .*\(5,\)", lambda: GHMC()(LOGITS, LABELS, torch.ones(5))),
+        (r"target .*\(7,\)", lambda: GHMC()(LOGITS, LABELS[:5], WEIGHT)),
+        (r"\(7, 4\).*\(6, 4\)", lambda: GHMR()(CODES, CODE_TARGETS[:6])),
     ],
 )
 def test_mistakes_are_named(message, call):

@@ -234,16 +234,16 @@ def test_positive_rows_take_every_normaliser():
     [
         (
             "batches",
-            r"X\.NORMALIZER: 'batches' is no known normaliser; did you mean batch\?",
+            r"X\.NORMALIZER: 'batches' .*batch",
         ),
         (
             {"NAME": "ema", "MOMENTUN": 0.5},
-            r"X\.NORMALIZER\.MOMENTUN: ema has no such argument; did you mean MOMENTUM\?",
+            r"X\.NORMALIZER\.MOMENTUN: .*\bMOMENTUM\b",
         ),
         ({"NAME": "ema", "MOMENTUM": 1.0}, r"X\.NORMALIZER: .*momentum=1\.0"),
         ({"NAME": "ema", "START": 0}, r"X\.NORMALIZER: .*start=0"),
-        ({"NAME": "batch", "START": 1}, r"START: batch has no such argument\. It takes none"),
-        (3, r"X\.NORMALIZER: 3 is not a normaliser"),
+        ({"NAME": "batch", "START": 1}, r"X\.NORMALIZER\.START: batch"),
+        (3, r"X\.NORMALIZER: 3\b"),
     ],
 )
 def test_mistakes_are_named_with_their_key_path(cfg, message):

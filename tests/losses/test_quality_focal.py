@@ -57,7 +57,7 @@ def test_probabilities_give_what_logits_give_and_0_and_1_are_finite():
     loss = QualityFocalLoss(activated=True)(ends.unsqueeze(-1), torch.tensor([[1.0], [0.0]]))
     loss.backward()
     assert 80 < loss < 101 and torch.isfinite(ends.grad).all()
-    with pytest.raises(InputError, match="pred needs values from 0 to 1"):
+    with pytest.raises(InputError, match="pred .*0 .*1"):
         quality_focal_loss(LOGITS, DENSE, activated=True)
 
 
@@ -103,17 +103,17 @@ def test_one_class_and_a_map_of_anchors():
             r"LOSS: QualityFocalLoss: reduction='avg'",
             lambda: build_loss({"type": "mmdet.QualityFocalLoss", "reduction": "avg"}),
         ),
-        (r"target needs to be \(label, score\)", lambda: QualityFocalLoss()(LOGITS, (LABEL, SCORE, SCORE))),
-        (r"label needs integer class labels.*float64", lambda: QualityFocalLoss()(LOGITS, (SCORE, SCORE))),
-        (r"label needs the shape \(7,\).*\(6,\)", lambda: QualityFocalLoss()(LOGITS, (LABEL[:6], SCORE))),
-        (r"same shape.*\(7, 3\).*\(7, 2\)", lambda: QualityFocalLoss()(LOGITS, DENSE[:, :2])),
+        (r"target .*\(label, score\)", lambda: QualityFocalLoss()(LOGITS, (LABEL, SCORE, SCORE))),
+        (r"label .*float64", lambda: QualityFocalLoss()(LOGITS, (SCORE, SCORE))),
+        (r"label .*\(7,\).*\(6,\)", lambda: QualityFocalLoss()(LOGITS, (LABEL[:6], SCORE))),
+        (r"\(7, 3\).*\(7, 2\)", lambda: QualityFocalLoss()(LOGITS, DENSE[:, :2])),
         (
-            r"weights of shape \(7, 3\) do not fit a loss of shape \(7,\)",
+            r"weights .*\(7, 3\) .*\(7,\)",
             lambda: QualityFocalLoss()(LOGITS, DENSE, torch.ones(7, 3)),
         ),
         (r"avg_factor", lambda: QualityFocalLoss(reduction="sum")(LOGITS, DENSE, avg_factor=2.0)),
-        (r"same device.*meta", lambda: QualityFocalLoss()(LOGITS, DENSE.to("meta"))),
-        (r"pred needs to be a torch.Tensor.*list", lambda: QualityFocalLoss()([1.0], DENSE)),
+        (r"meta", lambda: QualityFocalLoss()(LOGITS, DENSE.to("meta"))),
+        (r"pred .*list", lambda: QualityFocalLoss()([1.0], DENSE)),
     ],
 )
 def test_mistakes_are_named(message, call):

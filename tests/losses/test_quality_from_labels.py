@@ -185,11 +185,11 @@ def test_nothing_at_all():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"quality": torch.zeros(2, 4)}, r"quality of shape \(2, 4\)"),
-        ({"quality": torch.zeros(2, 5, dtype=torch.int64)}, "int64 does not fit"),
-        ({"labels": torch.zeros(2, 5)}, "not integers"),
+        ({"quality": torch.zeros(2, 4)}, r"quality .*\(2, 4\)"),
+        ({"quality": torch.zeros(2, 5, dtype=torch.int64)}, "quality.*int64"),
+        ({"labels": torch.zeros(2, 5)}, "labels.*float32"),
         ({"logits": torch.zeros(2, 5)}, r"\(B, A, C\)"),
-        ({"labels": torch.full((2, 5), 4)}, "label 4 is above the 3 classes"),
+        ({"labels": torch.full((2, 5), 4)}, "label 4 .*3"),
         ({"normalizer": "batch"}, "normalizer='batch'"),
     ],
 )

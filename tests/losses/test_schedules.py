@@ -66,15 +66,15 @@ def test_a_new_process_that_is_told_the_same_iteration_has_the_same_gamma():
 @pytest.mark.parametrize(
     "cfg, message",
     [
-        ("linear", r"S: 'linear' is not a schedule"),
-        ({"TYPE": "liner"}, r"S\.TYPE: 'liner' is no known schedule; did you mean linear\?"),
-        ({**LINEAR, "STRAT": 1}, r"S\.STRAT: linear has no such argument; did you mean START\?"),
-        ({"TYPE": "linear", "START": 0.0, "BY": "epoch"}, r"S: linear needs .* end, to"),
+        ("linear", r"S: 'linear'"),
+        ({"TYPE": "liner"}, r"S\.TYPE: 'liner' .*linear"),
+        ({**LINEAR, "STRAT": 1}, r"S\.STRAT: .*START"),
+        ({"TYPE": "linear", "START": 0.0, "BY": "epoch"}, r"S: .*end, to"),
         ({**LINEAR, "BY": "epochs"}, r"S: .*by='epochs'"),
         ({**LINEAR, "END": -1.0}, r"S: .*gamma=-1\.0"),
-        ({**LINEAR, "TO": 4}, r"\[4, 4\] have to increase"),
-        ({**LINEAR, "TO": 20.5}, r"20\.5 is no epoch"),
-        ({"TYPE": "steps", "VALUES": [0, 1], "AT": [5, 9], "BY": "epoch"}, r"2 VALUES do not fit 2 times"),
+        ({**LINEAR, "TO": 4}, r"\[4, 4\]"),
+        ({**LINEAR, "TO": 20.5}, r"20\.5"),
+        ({"TYPE": "steps", "VALUES": [0, 1], "AT": [5, 9], "BY": "epoch"}, r"2 VALUES"),
         ({"TYPE": "steps", "VALUES": 3, "AT": [5], "BY": "epoch"}, r"S: .*VALUES 3"),
     ],
 )

@@ -165,12 +165,7 @@ def test_weights_that_do_not_fit(input_shape, weight_shape):
     with pytest.raises(InputError) as error:
         SigmoidFocalClassificationLoss()(torch.zeros(input_shape), torch.zeros(input_shape), torch.ones(weight_shape))
     message = str(error.value)
-    assert (
-        str(weight_shape) in message
-        and str(input_shape) in message
-        and str(input_shape[:-1]) in message
-        and "allowed" in message
-    )
+    assert all(str(shape) in message for shape in (weight_shape, input_shape, input_shape[:-1]))
 
 
 def test_targets_of_another_shape():
@@ -275,14 +270,14 @@ def test_settings_per_class_in_half_precision_and_a_compiled_graph():
 @pytest.mark.parametrize("argument", ["alpha", "gamma"])
 @pytest.mark.parametrize("value", [[0.1, 0.2], [0.1, 0.2, 0.3, 0.4], torch.rand(2), torch.rand(1, 3), torch.rand(3, 1)])
 def test_numbers_that_do_not_fit_the_classes(argument, value):
-    with pytest.raises(InputError, match=rf"{argument}.*\(2, 6, 3\).*each of the 3 classes"):
+    with pytest.raises(InputError, match=rf"{argument}.*\(2, 6, 3\).*3"):
         sigmoid_focal_loss(torch.zeros(2, 6, 3), torch.zeros(2, 6, 3), **{argument: value})
     if not isinstance(value, torch.Tensor) or value.dim() == 1:
         for loss in (
             SigmoidFocalClassificationLoss(**{argument: value}),
             build_loss({"type": "FocalLoss", argument: value}),
         ):
-            with pytest.raises(InputError, match=rf"{argument}.*3 classes"):
+            with pytest.raises(InputError, match=rf"{argument}.*3"):
                 loss(torch.zeros(6, 3), torch.zeros(6, 3))
 
 
@@ -359,9 +354,9 @@ def test_ignored_labels_hide_whatever_is_there():
 @pytest.mark.parametrize(
     "targets, words",
     [
-        (torch.tensor([0, 4, 1, 1]), "0 to 3.*holds 4"),
-        (torch.tensor([[0, 2, 0]] * 4), "0 to 1.*one-hot"),
-        (torch.tensor([[0, -1, 0]] * 4), "one-hot"),
+        (torch.tensor([0, 4, 1, 1]), "0 .*3.* 4"),
+        (torch.tensor([[0, 2, 0]] * 4), "0 .*1.* 2"),
+        (torch.tensor([[0, -1, 0]] * 4), "-1"),
         (torch.tensor([0, 1, 1]), r"\(4, 3\).*\(3,\)"),
         (torch.tensor([True, False, True, True]), r"\(4, 3\).*\(4,\)"),
         (torch.zeros(4), r"\(4,\)"),

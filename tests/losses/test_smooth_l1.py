@@ -88,7 +88,7 @@ def test_mistakes(loss_class):
         loss_class()(x, torch.zeros(2, 5, 8))
     with pytest.raises(InputError, match=r"\(5, 2\).*\(2, 5, 7\)"):
         loss_class()(x, x, torch.zeros(5, 2))
-    with pytest.raises(InputError, match="3 code_weights.*7 are needed"):
+    with pytest.raises(InputError, match="3 .*code_weights.*7"):
         loss_class(code_weights=[1.0, 1.0, 1.0])(x, x)
     for wrong in ("abc", [[1.0, 2.0]], 1.0, [1.0, NAN]):
         with pytest.raises(InputError, match="code_weights"):
@@ -105,7 +105,7 @@ def test_l1():
     x = torch.tensor([[1.0, -2.5]], requires_grad=True)
     loss = L1Loss()(x, torch.tensor([[3.0, 0.0]]))
     assert loss.tolist() == [[2.0, 2.5]]
-    with pytest.raises(InputError, match="same shape"):
+    with pytest.raises(InputError, match=r"\(1, 2\).*\(2,\)"):
         L1Loss()(x, torch.zeros(2))
 
 

@@ -105,16 +105,16 @@ def test_a_class_can_be_ignored_and_maps_have_their_classes_on_axis_1():
     [
         (r"LOSS: SoftmaxFocalLoss: gamma=-1", lambda: build_loss({"NAME": "SoftmaxFocalLoss", "GAMMA": -1})),
         (r"alpha=\[1.0, -1.0\]", lambda: SoftmaxFocalLoss(alpha=[1.0, -1.0])),
-        (r"alpha of shape \(3,\).*4 classes", lambda: softmax_focal_loss(LOGITS, LABELS, [1.0, 1.0, 1.0])),
+        (r"alpha .*\(3,\).*4", lambda: softmax_focal_loss(LOGITS, LABELS, [1.0, 1.0, 1.0])),
         (
-            r"targets needs values from 0 to 3 or ignore_index=-100, but it holds 4",
+            r"targets .*0 .*3 .*ignore_index=-100.* 4",
             lambda: softmax_focal_loss(LOGITS, LABELS + 1),
         ),
-        (r"targets need the shape \(8, 4\)", lambda: softmax_focal_loss(LOGITS, SOFT[:, :3])),
-        (r"targets needs integer class labels", lambda: softmax_focal_loss(LOGITS, SOFT[:, 0])),
-        (r"targets needs the shape \(8,\)", lambda: softmax_focal_loss(LOGITS, LABELS[:7])),
-        (r"inputs need the shape \(N, C\)", lambda: softmax_focal_loss(LOGITS[0], LABELS[0])),
-        (r"weights of shape \(8, 4\)", lambda: SoftmaxFocalLoss()(LOGITS, LABELS, SOFT)),
+        (r"targets .*\(8, 4\)", lambda: softmax_focal_loss(LOGITS, SOFT[:, :3])),
+        (r"targets .*float", lambda: softmax_focal_loss(LOGITS, SOFT[:, 0])),
+        (r"targets .*\(8,\)", lambda: softmax_focal_loss(LOGITS, LABELS[:7])),
+        (r"inputs .*\(N, C\)", lambda: softmax_focal_loss(LOGITS[0], LABELS[0])),
+        (r"weights .*\(8, 4\)", lambda: SoftmaxFocalLoss()(LOGITS, LABELS, SOFT)),
     ],
 )
 def test_mistakes_are_named(message, call):

@@ -52,7 +52,7 @@ def test_regression_by_hand(kind):
 
 
 def test_regression_without_its_arguments():
-    with pytest.raises(InputError, match="ind and target and batch_index"):
+    with pytest.raises(InputError, match="ind.*target.*batch_index"):
         RegLossSparse()(torch.zeros(6, 1), MASK)
 
 
@@ -92,9 +92,9 @@ def test_without_objects_a_zero_that_can_be_differentiated(gt):
 
 
 def test_mistakes():
-    with pytest.raises(InputError, match="sample 1 has 1 slots with an object but 4 ground-truth boxes"):
+    with pytest.raises(InputError, match="sample 1 .*1 .*4 "):
         IouRegLossSparse()(boxes(), MASK, IND, [boxes(2), boxes(4), boxes(0)], BATCH_INDEX)
-    with pytest.raises(InputError, match="box_gt has 1 samples, mask has 3"):
+    with pytest.raises(InputError, match="box_gt .*1 .*mask .*3"):
         IouRegLossSparse()(boxes(), MASK, IND, [boxes(2)], BATCH_INDEX)
-    with pytest.raises(InputError, match="'GIoU' is unknown"):
+    with pytest.raises(InputError, match="'GIoU'"):
         IouRegLossSparse(type="GIoU")

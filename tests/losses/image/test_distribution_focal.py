@@ -49,14 +49,14 @@ def test_the_last_bin_is_cross_entropy_and_sides_of_a_box_go_in_one_call():
     "message, call",
     [
         (
-            r"target needs values from 0 to 4 \(pred has 5 bins\), but it holds 4.25",
+            r"target .*0 .*4 .*5.* 4\.25",
             lambda: distribution_focal_loss(LOGITS, TARGET + 0.5),
         ),
-        (r"it holds -0.5", lambda: distribution_focal_loss(LOGITS, TARGET - 0.5)),
-        (r"it holds nan", lambda: distribution_focal_loss(LOGITS, TARGET * float("nan"))),
-        (r"at least 2 bins", lambda: distribution_focal_loss(LOGITS[:, :1], TARGET)),
-        (r"pred is \(6, 5\) and target \(5,\)", lambda: DistributionFocalLoss()(LOGITS, TARGET[1:])),
-        (r"weights of shape \(6, 5\)", lambda: DistributionFocalLoss()(LOGITS, TARGET, torch.ones(6, 5))),
+        (r"target .* -0\.5", lambda: distribution_focal_loss(LOGITS, TARGET - 0.5)),
+        (r"target .*nan", lambda: distribution_focal_loss(LOGITS, TARGET * float("nan"))),
+        (r"pred .*2", lambda: distribution_focal_loss(LOGITS[:, :1], TARGET)),
+        (r"pred .*\(6, 5\).*target .*\(5,\)", lambda: DistributionFocalLoss()(LOGITS, TARGET[1:])),
+        (r"weights .*\(6, 5\)", lambda: DistributionFocalLoss()(LOGITS, TARGET, torch.ones(6, 5))),
     ],
 )
 def test_mistakes_are_named(message, call):
