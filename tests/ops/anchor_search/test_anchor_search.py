@@ -210,12 +210,12 @@ def test_not_finite_and_nothing(backend):
 def test_mistakes():
     anchors, boxes = grid(np.arange(3.0), np.arange(3.0)), torch.zeros(2, 7)
     for arguments, words in [
-        ((anchors.view(-1, 7), boxes, every(boxes), 1), "anchors must have shape"),
-        ((anchors[:, :0], boxes, every(boxes), 1), "none of them 0"),
-        ((anchors, boxes[:, :6], every(boxes), 1), r"boxes must have shape \(M, 7 or more\) and wanted \(M,\)"),
-        ((anchors, boxes, every(boxes)[:1], 1), "and wanted"),
-        ((anchors, boxes, every(boxes), 0), "topk must be at least 1, not 0"),
-        ((anchors.to("meta"), boxes, every(boxes), 1), "must be on one device"),
+        ((anchors.view(-1, 7), boxes, every(boxes), 1), "anchors"),
+        ((anchors[:, :0], boxes, every(boxes), 1), "anchors"),
+        ((anchors, boxes[:, :6], every(boxes), 1), r"boxes .*wanted"),
+        ((anchors, boxes, every(boxes)[:1], 1), "wanted"),
+        ((anchors, boxes, every(boxes), 0), "topk .*0"),
+        ((anchors.to("meta"), boxes, every(boxes), 1), "meta"),
     ]:
         with pytest.raises(InputError, match=words):
             search_anchors(*arguments)

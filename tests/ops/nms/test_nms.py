@@ -268,21 +268,19 @@ def test_empty_numpy_and_further_columns(backend):
 
 def test_mistakes():
     boxes = torch.zeros(3, 7)
-    with pytest.raises(InputError, match=r"scores must have shape \(3,\), one for each box, not \(3, 1\)"):
+    with pytest.raises(InputError, match=r"scores .*\(3,\).*\(3, 1\)"):
         nms_rotated(boxes, torch.zeros(3, 1), 0.1)
-    with pytest.raises(InputError, match="thresh must be an IoU of 0 or more, not -0.1"):
+    with pytest.raises(InputError, match="thresh .*-0.1"):
         nms_rotated(boxes, torch.zeros(3), -0.1)
-    with pytest.raises(InputError, match="pre_maxsize must be None or at least 0, not -1"):
+    with pytest.raises(InputError, match="pre_maxsize .*-1"):
         nms_rotated(boxes, torch.zeros(3), 0.1, -1)
-    with pytest.raises(
-        InputError, match=r"post_maxsize must be one number or one for each of the 2 groups, not \[1, 2, 3\]"
-    ):
+    with pytest.raises(InputError, match=r"post_maxsize .*2 .*\[1, 2, 3\]"):
         nms_rotated(boxes, torch.zeros(3), [0.1, 0.1], None, [1, 2, 3], torch.zeros(3))
-    with pytest.raises(InputError, match="thresh must be a list of one IoU for each group, not 0.1"):
+    with pytest.raises(InputError, match="thresh .*0.1"):
         nms_rotated(boxes, torch.zeros(3), 0.1, groups=torch.zeros(3))
-    with pytest.raises(InputError, match="thresh must be one IoU where there are no groups"):
+    with pytest.raises(InputError, match="thresh .*groups"):
         nms_rotated(boxes, torch.zeros(3), [0.1])
-    with pytest.raises(InputError, match=r"groups must have shape \(3,\), one for each box, not \(2,\)"):
+    with pytest.raises(InputError, match=r"groups .*\(3,\).*\(2,\)"):
         nms_rotated(boxes, torch.zeros(3), [0.1], groups=torch.zeros(2))
-    with pytest.raises(InputError, match=r"boxes must have shape \(N, 7 or more\), not \(3, 5\)"):
+    with pytest.raises(InputError, match=r"boxes .*\(3, 5\)"):
         nms_rotated(boxes[:, :5], torch.zeros(3), 0.1)

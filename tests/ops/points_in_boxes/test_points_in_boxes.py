@@ -217,9 +217,9 @@ def test_inside_is_the_distance_to_the_axes_and_moves_with_the_scene(name, point
 
 
 def test_mistakes():
-    with pytest.raises(InputError, match=r"points must have shape \(N, 3 or more\), not \(5, 2\)"):
+    with pytest.raises(InputError, match=r"points .*\(5, 2\)"):
         points_in_boxes_mask(np.zeros((5, 2)), np.zeros((1, 7)))
-    with pytest.raises(InputError, match=r"boxes must have shape \(N, 7 or more\), not \(7,\)"):
+    with pytest.raises(InputError, match=r"boxes .*\(7,\)"):
         count_points_in_boxes(np.zeros((5, 3)), np.zeros(7))
-    with pytest.raises(InputError, match=r"so boxes must be \(B, M, 7 or more\) with the same B, not \(3, 1, 7\)"):
+    with pytest.raises(InputError, match=r"boxes .*\(3, 1, 7\)"):
         points_in_boxes_index(np.zeros((2, 5, 3)), np.zeros((3, 1, 7)))

@@ -215,7 +215,7 @@ def test_kind_dtype_shape_and_further_columns(backend):
         assert boxes_iou_bev(a[:n], a[:m]).shape == (n, m) and boxes_iou3d(a[:n], a[:m]).shape == (n, m)
     assert boxes_aligned_iou3d(a[:0], a[:0]).shape == (0,)
     assert not boxes_iou_bev(a.clone().requires_grad_(), a).requires_grad
-    with pytest.raises(InputError, match="as many rows for an aligned IoU, not 2 and 1"):
+    with pytest.raises(InputError, match="2 and 1"):
         boxes_aligned_iou3d(a, a[:1])
 
 

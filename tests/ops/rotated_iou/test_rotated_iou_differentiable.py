@@ -334,8 +334,8 @@ def test_compiles_to_one_graph():
     [
         (torch.zeros(3, 6), torch.zeros(3, 7), {}, ["boxes_a", "(3, 6)", "(N, 7 or more)"]),
         (torch.zeros(3, 7), torch.zeros(7), {}, ["boxes_b", "(7,)"]),
-        (torch.zeros(3, 7), torch.zeros(2, 7), {}, ["3 and 2 rows"]),
-        (torch.zeros(3, 7).long(), torch.zeros(3, 7), {}, ["boxes_a", "floating point", "int64"]),
+        (torch.zeros(3, 7), torch.zeros(2, 7), {}, ["3", "2"]),
+        (torch.zeros(3, 7).long(), torch.zeros(3, 7), {}, ["boxes_a", "int64"]),
         ([[0.0] * 7], torch.zeros(1, 7), {}, ["boxes_a", "list"]),
         (torch.zeros(3, 7), torch.zeros(3, 7, device="meta"), {}, ["cpu", "meta"]),
         (torch.zeros(3, 7), torch.zeros(3, 7), {"kind": "ciou"}, ["kind='ciou'", "'diou'"]),

@@ -78,11 +78,11 @@ def test_nothing():
 
 def test_mistakes():
     src = torch.zeros(3, 2)
-    with pytest.raises(InputError, match=r"src must be \(N, ...\) floating point, not \(3, 2\) torch.int64"):
+    with pytest.raises(InputError, match=r"src .*\(3, 2\) torch.int64"):
         scatter_mean(src.long(), torch.zeros(3, dtype=torch.int64), 2)
-    with pytest.raises(InputError, match=r"index must have shape \(3,\), one integer for each row of src, not \(2,\)"):
+    with pytest.raises(InputError, match=r"index .*\(3,\).*\(2,\)"):
         scatter_max(src, torch.zeros(2, dtype=torch.int64), 2)
-    with pytest.raises(InputError, match="one integer for each row"):
+    with pytest.raises(InputError, match="index"):
         scatter_max(src, torch.zeros(3), 2)
-    with pytest.raises(InputError, match="index must be below num_groups 2, but its largest is 2"):
+    with pytest.raises(InputError, match="index .*num_groups 2.* 2"):
         scatter_mean(src, torch.tensor([0, 1, 2]), 2)

@@ -238,17 +238,15 @@ def test_grid_size_and_mistakes():
     assert grid_size(SECOND["voxel_size"], SECOND["point_cloud_range"]) == (1408, 1600, 40)
     assert grid_size(PILLARS["voxel_size"], PILLARS["point_cloud_range"]) == (432, 496, 1)
     points, limits = np.zeros((1, 4), dtype=np.float32), [0, 0, 0, 4, 4, 4]
-    with pytest.raises(
-        InputError, match=r"voxel_size must be three positive numbers \(x, y, z in metres\), not \[1, 0, 1\]"
-    ):
+    with pytest.raises(InputError, match=r"voxel_size .*\[1, 0, 1\]"):
         voxelize(points, [1, 0, 1], limits, 5, 5)
-    with pytest.raises(InputError, match="each max above its min, not"):
+    with pytest.raises(InputError, match=r"\[0, 0, 0, 4, -4, 4\]"):
         voxelize(points, [1, 1, 1], [0, 0, 0, 4, -4, 4], 5, 5)
-    with pytest.raises(InputError, match=r"makes \[4.0, 4.0, 0.0\] cells"):
+    with pytest.raises(InputError, match=r"\[4\.0, 4\.0, 0\.0\]"):
         voxelize(points, [1, 1, 9], limits, 5, 5)
-    with pytest.raises(InputError, match="max_points_per_voxel and max_voxels must be at least 1, not 0 and 5"):
+    with pytest.raises(InputError, match="max_points_per_voxel .*max_voxels .*0 .*5"):
         voxelize(points, [1, 1, 1], limits, 0, 5)
-    with pytest.raises(InputError, match=r"points must have shape \(N, 3 or more\), not \(1, 2\)"):
+    with pytest.raises(InputError, match=r"points .*\(1, 2\)"):
         voxelize(points[:, :2], [1, 1, 1], limits, 5, 5)
 
 
