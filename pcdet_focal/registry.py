@@ -114,8 +114,8 @@ class Registry(dict[str, Any]):
         """
         return find_by_name(self, name, key_path or self.key_path, self.kind)
 
-    def __missing__(self, name: Any) -> Any:
-        return self.find(name)
+    def __getitem__(self, name: Any) -> Any:
+        return super().__getitem__(name) if isinstance(name, str) and name in self else self.find(name)
 
 
 def _origin(entry: Any) -> str:

@@ -1,13 +1,14 @@
-"""Compare classification losses: train one small model once per loss recipe and seed, then write a table and pictures.
+"""Compare classification losses: train one small model per loss recipe and seed, then write a table and pictures.
 
     python -m pcdet_focal.datasets.synthetic --root data/synthetic --num_train 200 --num_val 50
-    python tools/compare_losses.py --cfg_file cfgs/synthetic_models/pointpillar_compare.yaml --recipes all --seeds 0 1
-    --jobs 2 python tools/compare_losses.py --cfg_file cfgs/synthetic_models/pointpillar_compare.yaml --recipes focal
-    cross_entropy own/recipe.yaml
+    python tools/compare_losses.py --cfg_file cfgs/synthetic_models/pointpillar_compare.yaml --recipes all \\
+        --seeds 0 1 --jobs 2
+    python tools/compare_losses.py --cfg_file cfgs/synthetic_models/pointpillar_compare.yaml \\
+        --recipes focal cross_entropy own/recipe.yaml
 
 Run it from the repository's root. Each run is a process of one thread; its log and result.json are in
-<out>/<recipe>/seed_<n>. Started again, it does only what has no result yet. <out> gets table.md, ap.png,
-loss_curves.png and easy_negatives.png.
+<out>/<recipe>/seed_<n>. Re-running computes only the missing results. <out> gets table.md, ap.png, loss_curves.png and
+easy_negatives.png.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Find objects in scans: a table on the console and a bird's-eye picture for each scan.
+"""Find objects in scans: a table on the console and a bird's-eye picture of each scan.
 
     python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path scan.bin
-    python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path folder --ext .npy
-    --score_thresh 0.5
+    python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path folder \\
+        --ext .npy --score_thresh 0.5
 
-A scan is float32 x, y, z, intensity for each point, raw (.bin, as KITTI has it) or an array (N, 4) saved by numpy
-(.npy).
+A scan is float32 x, y, z, intensity of each point, raw (.bin, as in KITTI) or an array (N, 4) saved by numpy (.npy).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Evaluate a checkpoint, or all checkpoints of a run.
 
-    python tools/test.py --cfg_file cfgs/kitti_models/second.yaml --ckpt
-    output/kitti_models/second/default/ckpt/checkpoint_epoch_80.pth python tools/test.py --cfg_file
-    cfgs/kitti_models/second.yaml --eval_all
+    python tools/test.py --cfg_file cfgs/kitti_models/second.yaml \\
+        --ckpt output/kitti_models/second/default/ckpt/checkpoint_epoch_80.pth
+    python tools/test.py --cfg_file cfgs/kitti_models/second.yaml --eval_all
 
 Run it from the repository's root. Prints KITTI average precision; results go to
 output/<group>/<config>/<extra_tag>/eval.

@@ -1,12 +1,12 @@
 """Train a detector, then evaluate it.
 
     python tools/train.py --cfg_file cfgs/kitti_models/second.yaml
-    python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml --batch_size 4 --epochs 80 --workers 4
-    --extra_tag first torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file
-    cfgs/kitti_models/second.yaml
+    python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml \\
+        --batch_size 4 --epochs 80 --workers 4 --extra_tag first
+    torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file cfgs/kitti_models/second.yaml
 
 Run it from the repository's root. Everything goes to output/<group>/<config>/<extra_tag>: ckpt/, the log, TensorBoard,
-metrics.jsonl, eval/. With the same --extra_tag it resumes from the latest checkpoint.
+metrics.jsonl, eval/. Re-running with the same --extra_tag resumes from the latest checkpoint.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Draw what an evaluation found: bird's-eye pictures with ground truth, detections and scores, precision over recall,
-and the training curves.
+"""Draw an evaluation: bird's-eye pictures with ground truth, detections and scores, precision over recall, and the
+training curves.
 
     python tools/visualize.py --cfg_file cfgs/synthetic_models/pointpillar.yaml --extra_tag demo --out output/demo
-    python tools/visualize.py --cfg_file cfgs/kitti_models/second.yaml --result
-    output/kitti_models/second/default/eval/.../result.pkl
+    python tools/visualize.py --cfg_file cfgs/kitti_models/second.yaml \\
+        --result output/kitti_models/second/default/eval/.../result.pkl
 
 Without --result it takes the newest result.pkl of the run.
 """
