@@ -125,7 +125,7 @@ class HeadClassificationLoss(nn.Module):
             logits = logits.masked_fill((labels < 0).unsqueeze(-1), 0.0)
             return self.loss(logits, target, reduction_override="none")
         if loss_style(self.loss) == "openpcdet":
-            return self.loss(logits, target)
+            return self.loss(logits, target, weights=torch.ones_like(target[..., 0]))
         # running counts of a loss must not see the ignored ones
         taking_part = (labels >= 0).to(target.dtype).unsqueeze(-1)
         return self.loss(logits, target, weight=taking_part, reduction_override="none")
