@@ -212,8 +212,8 @@ def test_an_interruption_ends_the_processes_and_keeps_what_is_done(cfg_file, tmp
     runs[0].result.write_text(
         json.dumps({"fingerprint": compare.fingerprint(compare.with_recipe(cfg, runs[0].recipe))})
     )
-    monkeypatch.setattr(compare, "_start", start)
-    monkeypatch.setattr(compare.time, "sleep", interrupted)
+    monkeypatch.setattr(compare.processes, "_start", start)
+    monkeypatch.setattr(compare.processes.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare.run_all(runs, cfg, [], jobs=5, report=lambda line: None)
     assert [run for run, _ in started] == runs[1:]

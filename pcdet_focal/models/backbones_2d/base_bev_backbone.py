@@ -23,10 +23,10 @@ def _plain_block(in_channels: int, width: int, depth: int, stride: int) -> nn.Se
         nn.Identity(),
         nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False),
         _norm(width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     ]
     for _ in range(depth):
-        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU()]
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -46,7 +46,7 @@ def _resampling(width: int, up_width: int, stride: float, conv_for_one: bool = F
     else:
         down = round(1 / stride)
         conv = nn.Conv2d(width, up_width, down, stride=down, bias=False)
-    return nn.Sequential(conv, _norm(up_width), nn.ReLU())
+    return nn.Sequential(conv, _norm(up_width), nn.ReLU(inplace=True))
 
 
 class _Pyramid(nn.Module):
@@ -133,10 +133,10 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 3, stride=stride, padding=padding, bias=False)
         self.bn1 = _norm(planes)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = _norm(planes)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.downsample = downsample
         if downsample:
             self.downsample_layer = nn.Sequential(

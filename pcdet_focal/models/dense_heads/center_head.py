@@ -55,7 +55,7 @@ class SeparateHead(nn.Module):
                     nn.Sequential(
                         nn.Conv2d(input_channels, input_channels, 3, padding=1, bias=use_bias),
                         norm(input_channels),
-                        nn.ReLU(),
+                        nn.ReLU(inplace=True),
                     )
                 )
             layers.append(nn.Conv2d(input_channels, branch["out_channels"], 3, padding=1, bias=True))
@@ -124,7 +124,7 @@ class CenterHead(nn.Module):
         norm = partial(nn.BatchNorm2d, eps=model_cfg.get("BN_EPS", 1e-5), momentum=model_cfg.get("BN_MOM", 0.1))
         channels, use_bias = model_cfg.SHARED_CONV_CHANNEL, model_cfg.get("USE_BIAS_BEFORE_NORM", False)
         self.shared_conv = nn.Sequential(
-            nn.Conv2d(input_channels, channels, 3, padding=1, bias=use_bias), norm(channels), nn.ReLU()
+            nn.Conv2d(input_channels, channels, 3, padding=1, bias=use_bias), norm(channels), nn.ReLU(inplace=True)
         )
         self.heads_list = nn.ModuleList()
         for names in self.class_names_each_head:
