@@ -359,7 +359,7 @@ def _warn_unknown_keys(config: EasyDict, source: str) -> None:
                 continue
             _warned.add((source, full))
             hint = did_you_mean(key, known, cutoff=0.75)
-            warnings.warn(f"{source}: nothing here reads the key {full}{hint}", stacklevel=3)
+            warnings.warn(f"{source}: nothing here reads the key {full}{hint.removesuffix('.')}", stacklevel=3)
 
 
 def _root_dir() -> Path:

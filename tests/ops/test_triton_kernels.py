@@ -66,15 +66,15 @@ KERNELS = {  # room.kernel: types of its arguments, constants
     },
     "anchor_targets._find_best": (GRID | pointers(fp32="best"), dict(WIDEST=256, HIGHEST=256, CELLS=128)),
     "anchor_targets._label": (
-        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("most total"),
+        GRID | pointers(fp32="thresholds best_of_box", i32="labels owners") | integers("max_boxes total"),
         dict(MOST=32, ROWS=8, COLUMNS=32),
     ),
     "anchor_search._find_nearest": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count most topk"),
+        pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count max_boxes topk"),
         dict(BLOCK=1024),
     ),
     "anchor_search._find_most_overlapping": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="best") | integers("count most"),
+        pointers(fp64="anchors boxes", i8="wanted", i64="best") | integers("count max_boxes"),
         dict(WHAT=2, BLOCK=256),
     ),
 }

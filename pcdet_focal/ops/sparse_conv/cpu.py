@@ -151,7 +151,7 @@ def _strip(kind: type) -> Callable:
     tile_4x4, tile_1x4, tile_8x2, tile_1x2 = _tile(kind, 4, 4), _tile(kind, 1, 4), _tile(kind, 8, 2), _tile(kind, 1, 2)
     tile_8x1, tile_4x1, tile_1x1 = _tile(kind, 8, 1), _tile(kind, 4, 1), _tile(kind, 1, 1)
 
-    @numba.njit(inline="always")
+    @numba.njit
     def strip(one, vectors_left, sums, scalars, vectors, o_idx, i_idx, first, last, start, steps, depth, width):
         r = first
         if _WIDE and vectors_left >= 4:
