@@ -1,19 +1,15 @@
-"""Boxes, angles, points, box coders and the KITTI calibration: plain torch and numpy, no kernels.
+"""Boxes, angles, calibration and box coders, in plain torch and numpy.
 
-========================
-========================================================================================================== ``arrays.py``
-how one function serves numpy and torch (``numpy_or_torch``) and which number types are kept ``angles.py``
-``limit_period``, ``rotate_points_along_z``, ``angle2matrix`` ``points.py``             ``mask_points_by_range``,
-``get_voxel_centers`` and index helpers of sparse voxel tensors ``boxes.py``              boxes in the LiDAR frame:
-corners, range masks, points in them, overlaps without polygon clipping ``camera_boxes.py``       boxes in the KITTI
-camera frame, to and from the LiDAR frame, their image rectangles ``hulls.py``              ``in_hull``: points inside
-the convex hull of a few corners ``box_coders.py``         ``ResidualCoder`` and its relatives: boxes <-> regression
-targets ``calibration.py``        ``Calibration``: LiDAR <-> rectified camera <-> image, from a KITTI calib file
-========================
-==========================================================================================================
+- ``arrays.py``: one function for numpy and torch (``numpy_or_torch``), and the number types that are kept
+- ``angles.py``: ``limit_period``, ``rotate_points_along_z``, ``angle2matrix``
+- ``points.py``: ``mask_points_by_range``, ``get_voxel_centers`` and index helpers of sparse voxel tensors
+- ``boxes.py``: boxes in the LiDAR frame: corners, range masks, points in boxes, overlaps without polygon clipping
+- ``camera_boxes.py``: boxes in the KITTI camera frame, to and from the LiDAR frame, their image rectangles
+- ``hulls.py``: ``in_hull``: points inside the convex hull of a few corners
+- ``box_coders.py``: ``ResidualCoder`` and its relatives: boxes <-> regression targets
+- ``calibration.py``: ``Calibration``: LiDAR <-> rectified camera <-> image, from a KITTI calib file
 
-Everywhere: boxes are (x, y, z, dx, dy, dz, heading) in the LiDAR frame (x forward, y left, z up), metres, centre-based,
-heading in
-radians anticlockwise from +x, unless a name says camera. numpy in gives numpy out, torch in gives torch out on the same
-device; float64 stays float64; inputs are never changed.
+Boxes are (x, y, z, dx, dy, dz, heading) in the LiDAR frame (x forward, y left, z up), in metres, centre-based, heading
+in radians anticlockwise from +x, unless a name says camera. numpy in gives numpy out, torch in gives torch out on the
+same device. float64 stays float64. Inputs are never changed.
 """

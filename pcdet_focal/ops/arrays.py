@@ -1,4 +1,4 @@
-"""Numpy in, numpy out; torch in, torch out: the argument handling that the rooms of ``pcdet_focal.ops`` share."""
+"""Numpy in, numpy out; torch in, torch out: the argument handling of ``pcdet_focal.ops``."""
 
 from __future__ import annotations
 

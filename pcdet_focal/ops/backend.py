@@ -1,16 +1,13 @@
-"""Which implementation a room of ``pcdet_focal.ops`` uses for a call.
+"""The implementation that an operation of ``pcdet_focal.ops`` uses for a call.
 
-The environment variable ``PCDET_FOCAL_BACKEND`` forces one; without it the data decide:
+The environment variable ``PCDET_FOCAL_BACKEND`` forces one:
 
-=============  ====================================
-==================================================================== value          data in host memory (numpy, CPU)
-CUDA tensors =============  ====================================
-==================================================================== not set        numba
-the room's Triton kernels; where it has none, the reference ``reference``  reference
-reference ``cpu``        numba                                 numba (inputs are copied to the host, results back to the
-device) ``cuda``       numba; Triton if TRITON_INTERPRET=1   the room's Triton kernels; where it has none, the
-reference, and a warning =============  ====================================
-====================================================================
+- not set: numba for data in host memory; for CUDA tensors the operation's Triton kernels, or the reference where it has
+  none
+- ``reference``: plain torch everywhere
+- ``cpu``: numba; CUDA tensors are copied to the host, results back to the device
+- ``cuda``: Triton for CUDA tensors, with a warning and the reference where an operation has no kernels; for host memory
+  numba, or Triton where TRITON_INTERPRET=1
 
 A fast backend that cannot be imported is replaced by the reference, with one warning for each reason in a process.
 The variable is read at every call, so a test can change it.
@@ -46,13 +43,13 @@ def forced_backend() -> str | None:
     return value
 
 
-def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False) -> str:
-    """``"reference"``, ``"cpu"`` or ``"cuda"``: the backend of ``room`` for data on ``device``.
+def choose_backend(device: torch.device | str, operation: str, has_cuda: bool = False) -> str:
+    """``"reference"``, ``"cpu"`` or ``"cuda"``: the backend of ``operation`` for data on ``device``.
 
     Args:
         device: where the inputs of the call are (``"cpu"`` for numpy arrays).
-        room: name for the warning, e.g. ``"nms"``.
-        has_cuda: whether the room has Triton kernels.
+        operation: name for the warning, e.g. ``"nms"``.
+        has_cuda: whether the operation has Triton kernels.
     """
     forced = forced_backend()
     kind = device if device in ("cpu", "cuda") else torch.device(device).type
@@ -67,7 +64,7 @@ def choose_backend(device: torch.device | str, room: str, has_cuda: bool = False
         wanted = "cuda" if has_cuda and kind == "cuda" else "reference"
     if wanted == "cuda" and not has_cuda:
         _warn_once(
-            f"pcdet_focal.ops.{room} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower "
+            f"pcdet_focal.ops.{operation} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower "
             "reference is used."
         )
         return "reference"

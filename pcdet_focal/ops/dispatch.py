@@ -22,8 +22,8 @@ _DTYPES = (
 )
 
 
-def _wanted(device_type: str, room: str) -> str:
-    return choose_backend(device_type, room, has_cuda=True)
+def _wanted(device_type: str, operation: str) -> str:
+    return choose_backend(device_type, operation, has_cuda=True)
 
 
 # A compiler asks once and does not look inside. torch.compiler.assume_constant_result does just this, after importing
@@ -31,7 +31,7 @@ def _wanted(device_type: str, room: str) -> str:
 _wanted._dynamo_marked_constant = True
 
 
-def backend_of(room: str, *tensors: torch.Tensor) -> str:
+def backend_of(operation: str, *tensors: torch.Tensor) -> str:
     """``"cpu"`` or ``"cuda"`` where kernels of that backend can work on these tensors, else ``"reference"``.
 
     Kernels want plain dense tensors on the CPU or a CUDA device, not empty, below 2^31 numbers and not float64;
@@ -48,4 +48,4 @@ def backend_of(room: str, *tensors: torch.Tensor) -> str:
             and (t.is_cpu or t.is_cuda)
         ):
             return "reference"
-    return _wanted("cpu" if tensors[0].is_cpu else "cuda", room)
+    return _wanted("cpu" if tensors[0].is_cpu else "cuda", operation)

@@ -1,4 +1,4 @@
-"""Door with OpenPCDet's name and names; the code lives in ``pcdet_focal.losses``."""
+"""OpenPCDet's module of losses: re-exports; the code lives in ``pcdet_focal.losses``."""
 
 from ..losses.center_iou import calculate_iou_loss_centerhead, calculate_iou_reg_loss_centerhead
 from ..losses.centernet import (

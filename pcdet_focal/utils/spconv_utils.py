@@ -1,4 +1,4 @@
-"""OpenPCDet's door to sparse convolution: ``from pcdet_focal.utils.spconv_utils import spconv, replace_feature``."""
+"""OpenPCDet's import of sparse convolution: ``from pcdet_focal.utils.spconv_utils import spconv, replace_feature``."""
 
 from __future__ import annotations
 

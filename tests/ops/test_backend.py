@@ -47,8 +47,8 @@ def test_triton_interpreter_takes_host_data(monkeypatch):
 
 def test_forcing_a_backend_that_a_room_lacks_warns(monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", "cuda")
-    with pytest.warns(RuntimeWarning, match="room_without_kernels has no cuda backend"):
-        assert choose_backend("cuda:0", "room_without_kernels") == "reference"
+    with pytest.warns(RuntimeWarning, match="operation_without_kernels has no cuda backend"):
+        assert choose_backend("cuda:0", "operation_without_kernels") == "reference"
 
 
 def test_a_backend_that_does_not_exist(monkeypatch):

@@ -1,4 +1,4 @@
-"""Door with OpenPCDet's name: every augmentation function, from the files by subject beside this one."""
+"""OpenPCDet's name: re-exports every augmentation function of the modules beside this one."""
 
 from .frustum import (
     global_frustum_dropout_bottom,

@@ -7,20 +7,17 @@
     quick        true: tiny inputs, only to see that everything runs
     command      what made it
     date         day of the run
-    machine      kind (name of the GPU, else of the CPU, and the number of cores), cpu, cores, gpu (null without one),
-    system load         processes that were running already when the run began (mean of a minute; null where the system
-    does not tell) threads      of torch and of our kernels
-    clock        wall, or cpu: the seconds that the process computed, on one thread (rows of a GPU are always by its own
-        clock)
+    machine      kind (GPU or CPU, and the number of cores), cpu, cores, gpu (null without one), system
+    load         running processes when the run began (mean of a minute; null where unknown)
+    threads      of torch and of our kernels
+    clock        wall, or cpu: the process's seconds on one thread (a GPU's rows have its own clock)
     versions     pcdet_focal, python, and those of torch, numpy, numba, triton, shapely, spconv that are installed
     startup      (losses) seconds: import, kernels_cold, kernels_cached, see ``startup``
     rows         list of
         row, case, shape, device (cpu or cuda), note
         kept_bytes   of the results, which any way of computing them needs
-        sides        name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (seconds, compiling
-        included)
-                     and, where counted, extra_memory: bytes at the peak beyond kept_bytes; rss: the same as the system
-                         sees it
+        sides        name -> median, q1, q3 (seconds), n (rounds), calls (in a round), first_call (with compiling)
+                     and, where counted, extra_memory (peak bytes beyond kept_bytes) and rss (the system's count)
         ratios       name of another side -> median, q1, q3 of its time / ours
         goals        list of goal, found, met (null: not measured)
 """

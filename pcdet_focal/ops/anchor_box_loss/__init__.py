@@ -45,10 +45,12 @@ def box_and_direction_sums(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Box and direction loss of each sample, summed over its positive anchors and not normalised::
 
-        box        = sum huber(code_weight (prediction - target)),    for column 6 sin(prediction - target), for an
-        unknown (NaN) target 0 huber(d)   = 0.5 d^2 / beta where |d| < beta, |d| - 0.5 beta elsewhere;    |d| everywhere
-        if beta < 1e-5 direction  = sum -log softmax(logits)[k],    k the sector, of K equal ones from dir_offset on, of
-        anchor heading + target column 6
+        box        = sum huber(code_weight (prediction - target))
+        huber(d)   = 0.5 d^2 / beta where |d| < beta, |d| - 0.5 beta elsewhere; |d| everywhere if beta < 1e-5
+        direction  = sum -log softmax(logits)[k]
+
+    Column 6 has sin(prediction - target), an unknown (NaN) target 0. k is the direction bin of anchor heading + target
+    column 6, among K equal bins that begin at dir_offset.
 
     Args:
         box_preds, box_targets: (B, A, D) box codes, D at least 7. labels: (B, A) integers, positive above 0.

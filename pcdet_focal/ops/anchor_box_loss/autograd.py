@@ -12,7 +12,7 @@ NO_SECOND_DERIVATIVE = message("box and direction loss")
 
 
 def kernels(backend: str):
-    """The module ``cpu`` or ``cuda`` of this room."""
+    """The module ``cpu`` or ``cuda`` of this operation."""
     return importlib.import_module(f"pcdet_focal.ops.anchor_box_loss.{backend}")
 
 

@@ -17,7 +17,7 @@ def box_sums(
     code_weights: torch.Tensor | None,
     beta: float,
 ) -> torch.Tensor:
-    """Summed smooth L1 loss of the box codes of each sample's positive anchors, (B,); arguments as in the room's
+    """Summed smooth L1 loss of the box codes of each sample's positive anchors, (B,); arguments as in the package's
     ``box_and_direction_sums``.
     """
     positive = (labels > 0).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""The losses of this room with their gradients by hand, for eager mode: one step from tensor to kernel. A compiler is
+"""Focal losses with hand-written gradients, for eager mode: one step from tensor to kernel. A compiler is
 given ``operators`` instead.
 """
 

@@ -1,4 +1,4 @@
-"""The losses of this room on the kernels of one backend, without autograd: tensors in, tensors out. Nothing here waits
+"""Focal losses on the kernels of one backend, without autograd: tensors in, tensors out. Nothing here waits
 for a device.
 
 ``"cpu"`` computes half precision after a cast, and tensors of a device (PCDET_FOCAL_BACKEND=cpu) after a copy to the

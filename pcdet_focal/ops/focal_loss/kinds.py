@@ -1,4 +1,4 @@
-"""Which loss a head computes from its labels, with its numbers: what every backend of this room takes."""
+"""The losses that the kernels compute from labels, with their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses of this room as torch operators, ``torch.ops.pcdet_focal.*``, for torch.compile and torch.export.
+"""Focal losses as torch operators, ``torch.ops.pcdet_focal.*``, for torch.compile and torch.export.
 
 A compiler cannot look into numba or Triton kernels that are called from Python. As operators it takes them as they are,
 one node of its graph each, and plans around them by their shapes. Eager mode does without: an operator written in

@@ -1,4 +1,4 @@
-"""Door with OpenPCDet's names. Everything works on any device, whatever the name says, and for numpy arrays too."""
+"""OpenPCDet's names. Everything works on any device, whatever the name says, and for numpy arrays too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door with OpenPCDet's names. Both functions work on any device and for numpy arrays."""
+"""OpenPCDet's names. Both functions work on any device and for numpy arrays."""
 
 from __future__ import annotations
 

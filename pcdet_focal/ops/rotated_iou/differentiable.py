@@ -44,9 +44,10 @@ def paired_iou(boxes_a: torch.Tensor, boxes_b: torch.Tensor, kind: str = "iou", 
     """Differentiable overlap measure of box i of ``boxes_a`` with box i of ``boxes_b``::
 
         iou    I / U                                intersection over union, 0..1
-        giou   I / U - (C - U) / C                  C: area (volume) of the enclosing box, -1..1  (Rezatofighi et al.
-        2019, arXiv:1902.09630) diou   I / U - |centre - centre'|^2 / D^2   D: diagonal of the enclosing box, -1..1
-        (Zheng et al. 2020, arXiv:1911.08287)
+        giou   I / U - (C - U) / C                  -1..1; Rezatofighi et al. 2019, arXiv:1902.09630
+        diou   I / U - |centre - centre'|^2 / D^2   -1..1; Zheng et al. 2020, arXiv:1911.08287
+
+    with C the area (volume) and D the diagonal of the enclosing box.
 
     The enclosing box is parallel to one of the two boxes, whichever gives the smaller one: it turns with the scene,
     does not depend on the order of the boxes, and is the usual axis-aligned one where both headings agree. In 3-D it

@@ -1,4 +1,4 @@
-"""The doors hold OpenPCDet's names and lead to the functions of geometry; importing them stays light."""
+"""OpenPCDet's module names re-export the functions of geometry; importing them stays light."""
 
 import subprocess
 import sys
@@ -21,11 +21,11 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("door", NAMES, ids=lambda door: door.__name__)
-def test_names_of_openpcdet(door):
-    missing = [name for name in NAMES[door].split() if not callable(getattr(door, name, None))]
+@pytest.mark.parametrize("module", NAMES, ids=lambda module: module.__name__)
+def test_names_of_openpcdet(module):
+    missing = [name for name in NAMES[module].split() if not callable(getattr(module, name, None))]
     assert not missing
-    assert all(getattr(door, name).__module__.startswith("pcdet_focal.geometry.") for name in NAMES[door].split())
+    assert all(getattr(module, name).__module__.startswith("pcdet_focal.geometry.") for name in NAMES[module].split())
 
 
 def test_doors_lead_to_the_same_objects():
