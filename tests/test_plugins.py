@@ -31,7 +31,7 @@ from pcdet_focal.losses import (
 )
 from pcdet_focal.losses.normalizers import OneDivisor
 from pcdet_focal.models.backbones_3d import vfe
-from pcdet_focal.registry import GAMMA_SCHEDULES, LOSSES, LR_SCHEDULES, NORMALIZERS, Registry
+from pcdet_focal.registry import GAMMA_SCHEDULES, LR_SCHEDULES, NORMALIZERS, Registry
 
 
 @pytest.fixture(autouse=True)

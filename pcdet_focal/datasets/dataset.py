@@ -31,9 +31,8 @@ class DatasetTemplate(Dataset):
     and ``gt_names`` (M,) of one frame and returns ``self.prepare_data(...)`` of them.
 
     Attributes: point_cloud_range (6,) float32; point_feature_encoder; data_augmentor (None in test mode);
-    data_processor; grid_size (x, y, z);
-    voxel_size (x, y, z); depth_downsample_factor; total_epochs; seed: int, or None for samples that are not
-    reproducible one by one.
+    data_processor; grid_size (x, y, z); voxel_size (x, y, z); depth_downsample_factor; total_epochs; seed: int, or None
+    for samples that are not reproducible one by one.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
 """Reading the pickles that datasets keep their annotations in, without running what a pickle may contain.
 
 A pickle is a program: ``pickle.load`` of a downloaded file can do anything. Info files need only numpy arrays and
-Python's own containers, so
-nothing else is let through. Files written under numpy 1 and numpy 2 both load (numpy 2 renamed ``numpy.core`` to
-``numpy._core``).
+Python's own containers, so nothing else is let through. Files written under numpy 1 and numpy 2 both load (numpy 2
+renamed ``numpy.core`` to ``numpy._core``).
 """
 
 from __future__ import annotations

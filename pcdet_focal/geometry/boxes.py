@@ -2,8 +2,8 @@
 clipping.
 
 A box is (x, y, z, dx, dy, dz, heading, ...): metres, centre-based, heading in radians anticlockwise from +x; further
-columns (velocity,
-class) are left alone. Rotated IoU is in ``ops.rotated_iou``. Names and results are those of OpenPCDet's ``box_utils``.
+columns (velocity, class) are left alone. Rotated IoU is in ``ops.rotated_iou``. Names and results are those of
+OpenPCDet's ``box_utils``.
 """
 
 from __future__ import annotations

@@ -67,9 +67,8 @@ class Calibration:
     """Coordinate changes of one KITTI frame.
 
     Frames: LiDAR (x forward, y left, z up), rectified camera "rect" (x right, y down, z forward), both in metres, and
-    image pixels (u right,
-    v down). Points may be numpy or torch, on any device; the result has their kind, and their type where that is
-    float32 or float64.
+    image pixels (u right, v down). Points may be numpy or torch, on any device; the result has their kind, and their
+    type where that is float32 or float64.
 
     Args:
         calib_file: a KITTI calib text file, or a mapping with ``P2`` (3, 4), ``R0`` (3, 3) and ``Tr_velo2cam`` (3, 4).

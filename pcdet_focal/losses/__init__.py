@@ -1,8 +1,7 @@
 """Losses: pure functions first, ``nn.Module`` second, one family a file.
 
 Every head puts a loss together in the same four steps: elementwise loss -> weights (``weights``, broadcast checked) ->
-normaliser and reduction
-(``normalizers``) -> loss weight. Names and results of the modules are OpenPCDet's.
+normaliser and reduction (``normalizers``) -> loss weight. Names and results of the modules are OpenPCDet's.
 """
 
 from . import mmdet  # noqa: F401  registers mmdetection's names

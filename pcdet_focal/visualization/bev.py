@@ -86,14 +86,19 @@ def draw_bev(
     Points are coloured by height. Ground truth is drawn with solid lines, detections with dashed ones; a tick leaves
     each box at its front.
 
-    :param points: (N, 3 or more) x, y, z, ...; rows that are not finite are left out
-    :param gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size (padding) are not drawn
-    :param gt_names, pred_names: one a box, texts or class numbers; ``pred_scores`` one a box
-    :param point_cloud_range: (6,) x, y, z lowest then highest: the part to show; None shows everything
-    :param path: where to save it (.png, .pdf, .svg ...); None saves nothing
-    :return: the matplotlib figure; the picture is 120 dots an inch
-    :raises InputError: arrays of a wrong shape or length, a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        points: (N, 3 or more) x, y, z, ...; rows that are not finite are left out
+        gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size (padding) are not drawn
+        gt_names, pred_names: one a box, texts or class numbers; ``pred_scores`` one a box
+        point_cloud_range: (6,) x, y, z lowest then highest: the part to show; None shows everything
+        path: where to save it (.png, .pdf, .svg ...); None saves nothing
+
+    Returns:
+        the matplotlib figure; the picture is 120 dots an inch
+
+    Raises:
+        InputError: arrays of a wrong shape or length, a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     points = as_points(points)
     gt_all, pred_all = as_boxes(gt_boxes, "gt_boxes"), as_boxes(pred_boxes, "pred_boxes")

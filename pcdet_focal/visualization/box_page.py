@@ -28,11 +28,14 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
 
     The labelled box is green and solid, with a tick at its front; where a corrected one is given it is red and dashed.
 
-    :param entries: (title, points (N, 3 or more), example), the example with ``frame_id``, ``name``, ``box`` (7,) and
-    ``corrected`` (7,) or None
-    :param path: where to save it; None saves nothing
-    :raises InputError: points of a wrong shape, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        entries: (title, points (N, 3 or more), example), the example with ``frame_id``, ``name``, ``box`` (7,) and
+            ``corrected`` (7,) or None
+        path: where to save it; None saves nothing
+
+    Raises:
+        InputError: points of a wrong shape, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     rows = -(-len(entries) // _COLUMNS)
     width, height = _COLUMNS * _CELL_WIDTH, rows * _CELL_HEIGHT + _HEAD

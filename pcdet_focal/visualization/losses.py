@@ -57,10 +57,13 @@ def draw_ap(results: Mapping[str, Sequence[Mapping[str, float]]], path: str | Pa
     """Average precision by recipe, a panel a class and one for their mean: a bar for the mean over the seeds, a dot a
     seed.
 
-    :param results: {recipe: [{class: AP in percent}, one a seed]}, drawn from top to bottom
-    :param path: where to save it; None saves nothing
-    :raises InputError: nothing to draw, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        results: {recipe: [{class: AP in percent}, one a seed]}, drawn from top to bottom
+        path: where to save it; None saves nothing
+
+    Raises:
+        InputError: nothing to draw, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     if not results:
         raise InputError(
@@ -112,11 +115,14 @@ def draw_loss_curves(
 ) -> Figure:
     """The loss of one element and its gradient over the logit, for a positive and for a negative; one line a recipe.
 
-    :param curves: {recipe: {'positive': {'loss': [...], 'gradient': [...]}, 'negative': ...}, or None for a loss that
-    has no such curve}
-    :param path: where to save it; None saves nothing
-    :raises InputError: nothing to draw, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        curves: {recipe: {'positive': {'loss': [...], 'gradient': [...]}, 'negative': ...}, or None for a loss that has
+            no such curve}
+        path: where to save it; None saves nothing
+
+    Raises:
+        InputError: nothing to draw, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     drawn = {name: curve for name, curve in curves.items() if curve is not None}
     figure = new_figure(10.5, 7.0, 120)
@@ -160,11 +166,14 @@ def draw_easy_negatives(
     """Share of the classification loss that easy negatives have over training: a line for the mean over the seeds, a
     band from lowest to highest.
 
-    :param shares: {recipe: [[(iteration, share from 0 to 1), ...], one list a seed]}
-    :param path: where to save it; None saves nothing
-    :param threshold: the probability below which a negative was counted as easy; only named
-    :raises InputError: nothing to draw, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        shares: {recipe: [[(iteration, share from 0 to 1), ...], one list a seed]}
+        path: where to save it; None saves nothing
+        threshold: the probability below which a negative was counted as easy; only named
+
+    Raises:
+        InputError: nothing to draw, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     if not any(points for group in shares.values() for points in group):
         raise InputError(

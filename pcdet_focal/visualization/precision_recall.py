@@ -27,11 +27,14 @@ def draw_precision_recall(
     A line stands at the 41 recall positions and ends at the last one that the detector reaches; the legend has the
     average precision (R40).
 
-    :param result: what ``evaluate_kitti`` returned
-    :param path: where to save it (.png, .pdf, .svg ...); None saves nothing
-    :param metric: bbox, bev, 3d, or aos where the result has it
-    :raises InputError: a metric that the result has not, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        result: what ``evaluate_kitti`` returned
+        path: where to save it (.png, .pdf, .svg ...); None saves nothing
+        metric: bbox, bev, 3d, or aos where the result has it
+
+    Raises:
+        InputError: a metric that the result has not, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     classes = tuple(dict.fromkeys(result.classes))
     known = tuple(result.precision[classes[0]])

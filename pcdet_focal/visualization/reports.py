@@ -22,8 +22,9 @@ def smooth(values: np.ndarray, span: float) -> np.ndarray:
     """Exponential moving average with the start corrected for (as Adam does it): each value weighs 1 - 1 / span of the
     next newer one.
 
-    :param values: (n,) float64; what is not finite is passed over and gives the average so far (NaN before the first
-    finite value)
+    Args:
+        values: (n,) float64; what is not finite is passed over and gives the average so far (NaN before the first
+            finite value)
     """
     keep = 1.0 - 1.0 / max(span, 1.0)
     total, weight = 0.0, 0.0
@@ -53,10 +54,13 @@ def draw_training_curves(
     Each loss is drawn pale as it came and strong as a moving average; the axis is logarithmic when all values are above
     zero. ``lr`` or ``learning_rate`` gets a panel of its own below.
 
-    :param history: {name: [(step, value), ...]}
-    :param path: where to save it (.png, .pdf, .svg ...); None saves nothing
-    :raises InputError: nothing to draw, or a path that cannot be written
-    :raises ImportError: matplotlib is not installed
+    Args:
+        history: {name: [(step, value), ...]}
+        path: where to save it (.png, .pdf, .svg ...); None saves nothing
+
+    Raises:
+        InputError: nothing to draw, or a path that cannot be written
+        ImportError: matplotlib is not installed
     """
     series = {name.rsplit("/", 1)[-1]: _series(name, pairs) for name, pairs in history.items()}
     if not series:

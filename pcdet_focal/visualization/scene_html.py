@@ -51,11 +51,16 @@ def write_scene_html(
     """Writes a page that shows the scan in 3-D: drag turns, right drag or shift moves, wheel zooms, buttons show and
     hide the boxes.
 
-    :param points: (N, 3 or more) x, y, z, ...; of more than 60000 an even choice is kept (the same one each time)
-    :param gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size are not drawn
-    :param gt_names, pred_names, pred_scores: one a box, texts or class numbers
-    :return: the path
-    :raises InputError: arrays of a wrong shape or length, a path that cannot be written
+    Args:
+        points: (N, 3 or more) x, y, z, ...; of more than 60000 an even choice is kept (the same one each time)
+        gt_boxes, pred_boxes: (n, 7 or more) x, y, z, dx, dy, dz, heading; rows of zero size are not drawn
+        gt_names, pred_names, pred_scores: one a box, texts or class numbers
+
+    Returns:
+        the path
+
+    Raises:
+        InputError: arrays of a wrong shape or length, a path that cannot be written
     """
     points = as_points(points)[:, :3]
     total = len(points)

@@ -77,8 +77,8 @@ class DataAugmentor:
 
     A method called with only its configuration returns the step as a function of ``data_dict``. A step of your own is a
     function ``step(data_dict, config) -> data_dict`` registered as ``@AUGMENTORS.register()`` of pcdet_focal.registry.
-    What a step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``,
-    ``noise_scale``, ``noise_translate``) for ``lidar_aug_matrix``.
+    What a step drew is left in ``data_dict`` (``flip_x``, ``flip_y``, ``noise_rot``, ``noise_scale``,
+    ``noise_translate``) for ``lidar_aug_matrix``.
 
     Args:
         root_path: data folder; the object database is looked for below it.

@@ -83,8 +83,7 @@ class CustomDataset(InfoDataset):
         """The info of a frame, from its files.
 
         point_cloud: num_features (columns of a scan), lidar_idx; with ``has_label`` annos: name (M,), gt_boxes_lidar
-        (M, 7) float32, and, which
-        OpenPCDet's have not, with ``count_inside_pts`` num_points_in_gt (M,) int32.
+        (M, 7) float32, and, which OpenPCDet's have not, with ``count_inside_pts`` num_points_in_gt (M,) int32.
         """
         num_features = len(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
         info: dict[str, Any] = {"point_cloud": {"num_features": num_features, "lidar_idx": frame_id}}

@@ -72,8 +72,7 @@ class DataProcessor:
     pcdet_focal.registry.
 
     Attributes: ``grid_size`` (3,) int64 and ``voxel_size`` as configured (None without a voxel step),
-    ``point_cloud_range`` (6,) float32,
-    ``mode`` 'train' or 'test', ``num_point_features``.
+    ``point_cloud_range`` (6,) float32, ``mode`` 'train' or 'test', ``num_point_features``.
 
     Args:
         processor_configs: list of entries with ``NAME`` and the keys of that step.
@@ -179,8 +178,7 @@ class DataProcessor:
         """Exactly ``NUM_POINTS`` points (-1: all), in random order.
 
         Too many: points beyond 40 m stay and near ones are drawn, unless the far ones alone are too many. Too few: some
-        are repeated, each once
-        before any twice. An empty scan stays empty.
+        are repeated, each once before any twice. An empty scan stays empty.
         """
         if data_dict is None:
             return partial(self.sample_points, config=config)

@@ -70,11 +70,13 @@ def project_box(
 ) -> tuple[np.ndarray, float] | None:
     """2-D box and truncation of a KITTI label's 3-D box.
 
-    :param location: (3,) bottom centre in the rectified camera frame; ``hwl`` height, width, length; ``ry`` radians
-    about the camera's y
-    :return: (left, top, right, bottom) in pixels, clipped to the image, and the share of the unclipped projection that
-    lies outside the
-        image; None where nothing of it is in the image
+    Args:
+        location: (3,) bottom centre in the rectified camera frame; ``hwl`` height, width, length; ``ry`` radians about
+            the camera's y
+
+    Returns:
+        (left, top, right, bottom) in pixels, clipped to the image, and the share of the unclipped projection that lies
+        outside the image; None where nothing of it is in the image
     """
     height, width, length = hwl
     x = np.array([1, 1, -1, -1, 1, 1, -1, -1]) * (length / 2)

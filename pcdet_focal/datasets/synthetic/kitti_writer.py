@@ -184,9 +184,12 @@ def write_kitti_folder(
     behind. A folder that already holds exactly this is left as it is; older synthetic data is replaced, with the infos
     and database made from it; any other folder that is not empty is refused.
 
-    :return: True if it was written, False if it was there already
-    :raises InputError: counts below zero or nothing to write, a folder that is not the simulator's, a place that cannot
-    be written
+    Returns:
+        True if it was written, False if it was there already
+
+    Raises:
+        InputError: counts below zero or nothing to write, a folder that is not the simulator's, a place that cannot be
+            written
     """
     config = config or SyntheticConfig()
     root = Path(root)

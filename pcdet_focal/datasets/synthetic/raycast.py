@@ -173,23 +173,25 @@ def cast(
 ):
     """Nearest hit of every ray of the grid (beam, column).
 
-    :param elevations: (B,) float64 radians, falling
-    :param first_azimuth: azimuth of column 0; column i looks at ``first_azimuth + i * step``
-    :param turn_columns: columns of a full turn (the grid may hold fewer)
-    :param ground: (7,) see ``_cast_ground``
-    :param poses: (n, 4) float64 x, y, z of the object frame's origin in the LiDAR frame, yaw
-    :param part_start: (n + 1,) int64, object k has the primitives part_start[k] .. part_start[k + 1] - 1
-    :param kind: (m,) int64 POLYHEDRON, ELLIPSOID or CAPSULE; ``size`` (m, 7), ``bounds`` (m, 6) lowest and highest
-    corner in the object's frame
-    :param plane_start: (m + 1,) int64 into ``planes`` (k, 4)
-    :param density: (m,) mean returns per metre inside the primitive (foliage), 0 for a solid surface
-    :param opacity: (m,) chance that a solid surface stops a ray
-    :param chance: (B, C) float32 uniform numbers, one a ray: what decides about foliage and opacity
-    :param share_first, share_last: columns counted in ``alone``
-    :return: depth (B, C) float64 (metres, inf without a hit), owner (B, C) int32 (object, GROUND or NOTHING), part (B,
-    C) int32 primitive or -1,
-        cosine (B, C) float32 of the angle of incidence, alone (n,) int64 rays that would hit the object if nothing else
-        were there
+    Args:
+        elevations: (B,) float64 radians, falling
+        first_azimuth: azimuth of column 0; column i looks at ``first_azimuth + i * step``
+        turn_columns: columns of a full turn (the grid may hold fewer)
+        ground: (7,) see ``_cast_ground``
+        poses: (n, 4) float64 x, y, z of the object frame's origin in the LiDAR frame, yaw
+        part_start: (n + 1,) int64, object k has the primitives part_start[k] .. part_start[k + 1] - 1
+        kind: (m,) int64 POLYHEDRON, ELLIPSOID or CAPSULE; ``size`` (m, 7), ``bounds`` (m, 6) lowest and highest corner
+            in the object's frame
+        plane_start: (m + 1,) int64 into ``planes`` (k, 4)
+        density: (m,) mean returns per metre inside the primitive (foliage), 0 for a solid surface
+        opacity: (m,) chance that a solid surface stops a ray
+        chance: (B, C) float32 uniform numbers, one a ray: what decides about foliage and opacity
+        share_first, share_last: columns counted in ``alone``
+
+    Returns:
+        depth (B, C) float64 (metres, inf without a hit), owner (B, C) int32 (object, GROUND or NOTHING), part (B, C)
+        int32 primitive or -1, cosine (B, C) float32 of the angle of incidence, alone (n,) int64 rays that would hit the
+        object if nothing else were there
     """
     beams, columns = chance.shape
     depth = np.full((beams, columns), np.inf)

@@ -49,11 +49,14 @@ def measure(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the sensor reports of M hits.
 
-    :param depth: (M,) metres; ``cosine`` of the angle of incidence; ``reflectivity`` 0..1 and ``loss`` 0..1 of the
-    surface (glass loses much)
-    :param gauss: (M,) normal numbers for the range, ``flicker`` (M,) normal numbers for the intensity, ``chance`` (M,)
-    uniform numbers
-    :return: measured range (M,), intensity (M,) in 0..1 in steps of 0.01 like KITTI's, returned (M,) bool
+    Args:
+        depth: (M,) metres; ``cosine`` of the angle of incidence; ``reflectivity`` 0..1 and ``loss`` 0..1 of the surface
+            (glass loses much)
+        gauss: (M,) normal numbers for the range, ``flicker`` (M,) normal numbers for the intensity, ``chance`` (M,)
+            uniform numbers
+
+    Returns:
+        measured range (M,), intensity (M,) in 0..1 in steps of 0.01 like KITTI's, returned (M,) bool
     """
     # A Lambertian surface sends back reflectivity * cos / r^2; the receiver's gain makes up for the range except far
     # away and at grazing angles.

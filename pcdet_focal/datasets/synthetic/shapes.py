@@ -1,8 +1,7 @@
 """Shapes of the street scene, built of primitives that ``raycast`` can hit.
 
 Object frame: x ahead, y left, z up, origin in the middle of the object on the ground. A shape reaches its length, width
-and height exactly
-and nothing of it lies outside, so that the box (l, w, h) is a true label.
+and height exactly and nothing of it lies outside, so that the box (l, w, h) is a true label.
 """
 
 from __future__ import annotations

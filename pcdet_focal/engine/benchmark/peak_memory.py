@@ -1,9 +1,8 @@
 """How much memory a computation needs at its peak beyond what it leaves behind.
 
 On the CPU two counters are added: torch's allocator reports every block to ``torch.profiler`` (compiled graphs' too),
-and numpy reports its own to
-``tracemalloc``. Neither sees what a C++ library takes by itself, so ``peak_rss`` asks the system in a fresh process as
-a check. On a CUDA device torch's allocator keeps the peak.
+and numpy reports its own to ``tracemalloc``. Neither sees what a C++ library takes by itself, so ``peak_rss`` asks the
+system in a fresh process as a check. On a CUDA device torch's allocator keeps the peak.
 """
 
 from __future__ import annotations

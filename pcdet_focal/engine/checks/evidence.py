@@ -84,8 +84,8 @@ class Evidence:
     alike. around: points of an object (above the ground) within the box's circle. by_heading (M, 4): those of them in
     its footprint turned as
     ``HEADINGS`` say. in_body: points in the upper three quarters of an upright cylinder about the box. by_frame (M,
-    frames, 2): the same were its
-    centre given in each of ``FRAMES``, as the box's centre and as the middle of its underside.
+    frames, 2): the same were its centre given in each of ``FRAMES``, as the box's centre and as the middle of its
+    underside.
     """
 
     inside: np.ndarray

@@ -26,8 +26,7 @@ class Finding:
     ('note').
 
     check: the name of the check. what: what was seen, with figures. where: frames, files or key path. change: what to
-    change, with the exact key or
-    command; "" for a note that asks for nothing. examples: boxes to draw.
+    change, with the exact key or command; "" for a note that asks for nothing. examples: boxes to draw.
     """
 
     severity: str

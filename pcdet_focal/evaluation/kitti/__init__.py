@@ -5,9 +5,8 @@
 ``get_label_annos(folder)`` or from a data set's infos.
 
 The way through the files: ``labels`` (text files) -> ``annotations`` (dicts of frames -> flat arrays) -> ``rules``
-(what counts at which
-difficulty) -> ``overlaps`` (pairs inside a frame) -> ``matching`` (who finds whom) -> ``average_precision`` ->
-``report``.
+(what counts at which difficulty) -> ``overlaps`` (pairs inside a frame) -> ``matching`` (who finds whom) ->
+``average_precision`` -> ``report``.
 """
 
 from .average_precision import average_precision_r11, average_precision_r40, evaluate_kitti

@@ -80,8 +80,7 @@ class SeesawLoss(Float32Buffers, ReducedLoss):
     softmax for objectness.
 
     The logits are (N, C + 2): the classes, then object and background. ``cum_samples`` (C + 1, the last is background)
-    counts every sample, also
-    those with weight 0, before the loss, in training mode, over all ranks.
+    counts every sample, also those with weight 0, before the loss, in training mode, over all ranks.
 
     >>> loss = SeesawLoss(num_classes=3, return_dict=False)
     >>> cls_score, labels = torch.zeros(4, 5), torch.tensor([0, 0, 2, 3])                      # 3 is background

@@ -105,8 +105,7 @@ class BaseBEVBackbone(_Pyramid):
     """A pyramid of 2-D convolution blocks over the bird's-eye map.
 
     Configuration: LAYER_NUMS, LAYER_STRIDES, NUM_FILTERS (one entry a level), UPSAMPLE_STRIDES, NUM_UPSAMPLE_FILTERS
-    (one entry a level, or one
-    more for a last upsampling of the sum; a stride below 1 reduces), USE_CONV_FOR_NO_STRIDE.
+    (one entry a level, or one more for a last upsampling of the sum; a stride below 1 reduces), USE_CONV_FOR_NO_STRIDE.
     """
 
     def __init__(self, model_cfg, input_channels: int):

@@ -55,8 +55,7 @@ class AnchorHeadTemplate(nn.Module):
 
     A subclass's ``forward`` fills ``forward_ret_dict`` with ``cls_preds`` (B, H, W, anchors * classes), ``box_preds``
     (B, H, W, anchors * code), optionally ``dir_cls_preds`` (B, H, W, anchors * bins) and the result of
-    :meth:`assign_targets`;
-    :meth:`get_loss` reads it.
+    :meth:`assign_targets`; :meth:`get_loss` reads it.
     """
 
     def __init__(

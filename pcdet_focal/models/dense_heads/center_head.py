@@ -79,11 +79,11 @@ class CenterHead(nn.Module):
     """One or several heads, each with heat maps of some classes and the branches of SEPARATE_HEAD_CFG.
 
     Configuration: CLASS_NAMES_EACH_HEAD, SHARED_CONV_CHANNEL, NUM_HM_CONV, USE_BIAS_BEFORE_NORM, BN_EPS, BN_MOM;
-    SEPARATE_HEAD_CFG with HEAD_ORDER
-    (center, center_z, dim, rot and perhaps vel, in this order) and HEAD_DICT (the same and perhaps ``iou``, a branch
-    that predicts 2 IoU - 1); TARGET_ASSIGNER_CONFIG; LOSS_CONFIG.LOSS_WEIGHTS; IOU_REG_LOSS (a distance-IoU loss of the
-    decoded boxes); POST_PROCESSING with NMS_CONFIG.NMS_TYPE: nms_gpu or nms_normal_gpu (all classes of a head
-    together), class_specific_nms (lists, one entry a class; a SCORE_THRESH of its own) or circle_nms (MIN_RADIUS, one
+    SEPARATE_HEAD_CFG with HEAD_ORDER (center, center_z, dim, rot and perhaps vel, in this order) and HEAD_DICT (the
+    same and perhaps ``iou``, a branch that predicts 2 IoU - 1); TARGET_ASSIGNER_CONFIG; LOSS_CONFIG.LOSS_WEIGHTS;
+    IOU_REG_LOSS (a distance-IoU loss of the decoded boxes); POST_PROCESSING with NMS_CONFIG.NMS_TYPE: nms_gpu or
+    nms_normal_gpu (all classes of a head together), class_specific_nms (lists, one entry a class; a SCORE_THRESH of its
+    own) or circle_nms (MIN_RADIUS, one
     number or one a head: the smallest *squared* distance of two centres, as in CenterPoint's files);
     USE_IOU_TO_RECTIFY_SCORE with IOU_RECTIFIER, one number or one a class: score^(1 - r) IoU^r.
     """

@@ -243,10 +243,9 @@ class Detector3DTemplate(nn.Module):
         """Scores, non-maximum suppression and recall counts.
 
         Reads from ``batch_dict``: ``batch_size``; ``batch_box_preds`` (B, N, 7+), or (N1 + N2 + ..., 7+) with
-        ``batch_index``;
-        ``batch_cls_preds`` (B, N, classes | 1) or a list of such, one for each head, with ``multihead_label_mapping``
-        (a tensor of 1-based labels a head); ``cls_preds_normalized``: scores, not logits; ``gt_boxes`` (B, T, 8),
-        optional, for the recall.
+        ``batch_index``; ``batch_cls_preds`` (B, N, classes | 1) or a list of such, one for each head, with
+        ``multihead_label_mapping`` (a tensor of 1-based labels a head); ``cls_preds_normalized``: scores, not logits;
+        ``gt_boxes`` (B, T, 8), optional, for the recall.
 
         Returns:
             a list of {"pred_boxes" (K, 7+), "pred_scores" (K,), "pred_labels" (K,) 1-based}, and {"gt": count,

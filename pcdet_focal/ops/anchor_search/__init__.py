@@ -6,7 +6,6 @@ Work and memory grow with the boxes: no table of anchors times boxes is made on 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...errors import InputError

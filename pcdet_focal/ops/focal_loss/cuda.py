@@ -13,8 +13,7 @@ same input gives the same bits.
 
 The kernels move few bytes a number and compute about sixty instructions, so what matters is that enough loads are under
 way: block sizes and warps are tuned on the first call for a class of sizes (a factor of four), number of classes and
-dtype. That call must not be the one that a CUDA
-graph captures.
+dtype. That call must not be the one that a CUDA graph captures.
 """
 
 from __future__ import annotations

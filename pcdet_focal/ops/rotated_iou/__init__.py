@@ -1,10 +1,9 @@
 """Overlap of rotated boxes in the bird's-eye view and in 3-D, exact.
 
 Boxes are (x, y, z, dx, dy, dz, heading[, ...]): centre and sizes in metres, heading in radians anticlockwise from +x;
-further columns are
-ignored. numpy or torch in, the same out, in the dtype and on the device of the input; inside everything is float64 and
-relative to one box's centre, so that neither large coordinates nor tiny boxes lose digits. Results carry no gradient,
-except those of ``paired_iou``.
+further columns are ignored. numpy or torch in, the same out, in the dtype and on the device of the input; inside
+everything is float64 and relative to one box's centre, so that neither large coordinates nor tiny boxes lose digits.
+Results carry no gradient, except those of ``paired_iou``.
 
 A box with a size of zero (or below), or with a number that is not finite, overlaps nothing. Boxes that only touch have
 overlap 0.

@@ -7,8 +7,7 @@ v, and with the edge's outward normal n
     d area(A ∩ B) = ∮ (v · n) ds        along the part of A's border that lies inside B.
 
 Per edge this needs two numbers: the length L of the part inside, and its first moment M about the edge's middle, M = ∫
-s ds along the edge
-anticlockwise. With the outward normals n of the four edges
+s ds along the edge anticlockwise. With the outward normals n of the four edges
 
     moving A:                  sum of L n
     growing dx (or dy) of A:   (L of one side + L of the opposite side) / 2

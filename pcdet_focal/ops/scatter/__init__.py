@@ -1,9 +1,8 @@
 """Rows of the same group become one: mean and maximum, with gradients, the same on every run.
 
 Plain torch on every device: ``index_add`` and ``scatter_reduce`` are as fast as a kernel of our own. Sums of
-floating-point numbers in an
-order that changes would differ in the last digits from run to run; on CUDA tensors they are therefore made by
-``index_put``, which sorts.
+floating-point numbers in an order that changes would differ in the last digits from run to run; on CUDA tensors they
+are therefore made by ``index_put``, which sorts.
 """
 
 from __future__ import annotations

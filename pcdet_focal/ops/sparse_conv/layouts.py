@@ -17,8 +17,7 @@ def convert_spconv_kernel(weight: torch.Tensor, layout: str, conv1x1: bool = Fal
     """A kernel from a checkpoint in this package's layout (out, *kernel, in).
 
     The layout is declared, never guessed from the shape: with equal in and out channels the shapes of RSKC and RSCK are
-    the same, and
-    a kernel loaded untransposed gives wrong results without an error.
+    the same, and a kernel loaded untransposed gives wrong results without an error.
 
     Args:
         weight: the stored kernel, in ``layout``.
