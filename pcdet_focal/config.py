@@ -151,8 +151,8 @@ def merge_new_config(
     """Merge ``new_config`` into ``config`` in place and return it: mappings key by key, anything else replaces what was
     there.
 
-    A ``_BASE_CONFIG_`` comes first. Lists of ``CUSTOM_IMPORTS`` are joined. What ``config`` had before under the base file's own top-level keys goes, mappings
-    too (OpenPCDet's rule).
+    A ``_BASE_CONFIG_`` comes first. Lists of ``CUSTOM_IMPORTS`` are joined. What ``config`` had before under the base
+    file's own top-level keys goes, mappings too (OpenPCDet's rule).
     """
     base = new_config.get("_BASE_CONFIG_")
     if base is not None:

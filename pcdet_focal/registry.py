@@ -5,7 +5,8 @@
     @ROI_HEADS.register(config_keys=("MY_OWN_KEY",))
     class MyHead(nn.Module): ...
 
-``MODEL.ROI_HEAD.NAME: MyHead`` then builds it. docs/extending.md has an example of each kind and says how a tool gets to
+``MODEL.ROI_HEAD.NAME: MyHead`` then builds it. docs/extending.md has an example of each kind and says how a tool gets
+to
 import the module. The packages that hold the classes fill the registries; their ``__all__`` is the same object, so
 OpenPCDet's ``__all__["PillarVFE"]`` works. Importing this file alone gives empty registries.
 """
@@ -49,8 +50,8 @@ def find_by_name(known: Mapping[str, T], name: Any, key_path: str, kind: str = "
 class Registry(dict[str, Any]):
     """A dictionary {name: class or function} that others can add to.
 
-    ``registry[name]`` and ``registry.find(name, key_path)`` raise InputError for an unknown name; ``get`` and ``in`` are
-    those of any dictionary.
+    ``registry[name]`` and ``registry.find(name, key_path)`` raise InputError for an unknown name; ``get`` and ``in``
+    are those of any dictionary.
 
     Args:
         kind: the word for an entry in messages, for example "RoI head".

@@ -154,7 +154,7 @@ def test_commands_run(workplace, capsys, title, runs):
 
 
 # ---- tables
-# ------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 ALL_NAMES = json.loads((tiny_kitti.REPOSITORY / "tests/openpcdet_names.json").read_text())
 ABSENT_MODULES = [

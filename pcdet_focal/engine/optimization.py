@@ -86,8 +86,9 @@ class Schedule:
 def one_cycle(optim_cfg, iters_each_epoch: int, epochs: int) -> Callable[[int, int], tuple[float, float]]:
     """(iteration, epoch) -> (learning rate, beta1) of the one-cycle policy (Smith 2018) as OpenPCDet computes it.
 
-    With ``total_steps = iters_each_epoch * epochs`` and ``s = int(PCT_START * total_steps)``: the rate rises by a cosine from LR / DIV_FACTOR to LR at ``s`` and falls
-    to LR / DIV_FACTOR / 1e4 at ``total_steps`` (one step after the last); beta1 goes from MOMS[0] to MOMS[1] and back.
+    With ``total_steps = iters_each_epoch * epochs`` and ``s = int(PCT_START * total_steps)``: the rate rises by a
+    cosine from LR / DIV_FACTOR to LR at ``s`` and falls to LR / DIV_FACTOR / 1e4 at ``total_steps`` (one step after the
+    last); beta1 goes from MOMS[0] to MOMS[1] and back.
     """
     total_steps = iters_each_epoch * epochs
     peak, (high, low) = optim_cfg.LR, optim_cfg.MOMS
@@ -189,8 +190,8 @@ def build_scheduler(
     optimizer: torch.optim.Optimizer, total_iters_each_epoch: int, total_epochs: int, last_epoch: int, optim_cfg
 ) -> tuple[Schedule, Schedule | None]:
     """The schedule that ``optim_cfg.SCHEDULER`` names, by default the one that goes with ``optim_cfg.OPTIMIZER``, and
-    the warm-up's for the first WARMUP_EPOCH epochs (LR_WARMUP), or None; one_cycle and cosine_annealing warm up on their
-    own.
+    the warm-up's for the first WARMUP_EPOCH epochs (LR_WARMUP), or None; one_cycle and cosine_annealing warm up on
+    their own.
 
     ``last_epoch`` is OpenPCDet's argument; a schedule that is a function of the iteration does not need it.
 

@@ -33,9 +33,10 @@ def register_loss(name: str | None = None) -> Callable[[type[nn.Module]], type[n
     DIR_LOSS of LOSS_CONFIG, under ``name`` (by default the class's). Several names on one class are several decorators.
 
     The constructor's parameters are what a configuration may set; they should be lower case and checked by the
-    constructor with InputError. A loss that derives from one of the package's is given what that one is given; any other
-    gets (B, A, C) logits and one-hot targets as CLS_LOSS and DIR_LOSS, and box codes as REG_LOSS. A class attribute
-    ``head_kind`` chooses otherwise: ``"softmax"`` for integer classes (background 0 in CLS_LOSS), ``"boxes"`` for
+    constructor with InputError. A loss that derives from one of the package's is given what that one is given; any
+    other gets (B, A, C) logits and one-hot targets as CLS_LOSS and DIR_LOSS, and box codes as REG_LOSS. A class
+    attribute ``head_kind`` chooses otherwise: ``"softmax"`` for integer classes (background 0 in CLS_LOSS), ``"boxes"``
+    for
     decoded boxes in REG_LOSS.
 
     Raises:

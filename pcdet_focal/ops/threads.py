@@ -1,9 +1,9 @@
 """Threads for numba kernels that release the interpreter lock: ``parallel_for``.
 
 The threads are those of torch's OpenMP pool, entered through ``GOMP_parallel``, which GNU's, LLVM's and Intel's runtime
-have. Its workers spin for a while after each parallel loop of torch; a second pool, numba's or Python's, would share the
-cores with them, which doubles a kernel's time on two cores. Numba's own parallel loops are no alternative, because two
-threads that enter them at once end the process, and so does a fork after them.
+have. Its workers spin for a while after each parallel loop of torch; a second pool, numba's or Python's, would share
+the cores with them, which doubles a kernel's time on two cores. Numba's own parallel loops are no alternative, because
+two threads that enter them at once end the process, and so does a fork after them.
 
 Where torch has no such runtime, and in a forked process, whose parent's workers do not exist, a pool of Python threads
 does the work.

@@ -19,7 +19,10 @@ _COLUMNS = 3  # boxes side by side
 # inches: of a box, of the square of its view from above, above all
 _CELL_WIDTH, _CELL_HEIGHT, _SIDE, _HEAD = 3.0, 5.25, 2.6, 0.35
 _AROUND = 2.0  # metres shown around a box
-_LEGEND = "solid: as labelled, the tick is at the front; dashed: as it should probably be. Each box from above, below that from the side"
+_LEGEND = (
+    "solid: as labelled, the tick is at the front; dashed: as it should probably be. Each box from above, below that "
+    "from the side"
+)
 
 
 def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | None = None) -> Figure:

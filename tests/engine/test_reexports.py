@@ -10,8 +10,8 @@ from pcdet_focal.utils import common_utils, commu_utils
 
 
 def test_names_of_openpcdet():
-    names = """AverageMeter create_logger drop_info_with_name get_dist_info init_dist_pytorch init_dist_slurm keep_arrays_by_name merge_results_dist
-        set_random_seed"""
+    names = """AverageMeter create_logger drop_info_with_name get_dist_info init_dist_pytorch init_dist_slurm
+        keep_arrays_by_name merge_results_dist set_random_seed"""
     assert all(callable(getattr(common_utils, name)) for name in names.split())
     names = "all_gather all_reduce average_reduce_value get_rank get_world_size is_main_process synchronize"
     assert all(callable(getattr(commu_utils, name)) for name in names.split())

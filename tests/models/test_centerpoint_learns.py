@@ -69,7 +69,7 @@ def test_it_finds_the_objects_it_was_trained_on():
         "batch_size": 2,
     }
     optimizer, losses = torch.optim.Adam(net.parameters(), lr=4e-3), []
-    for step in range(60):
+    for _step in range(60):
         optimizer.zero_grad()
         loss = net(dict(batch))[0]["loss"]
         loss.backward()

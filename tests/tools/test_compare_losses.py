@@ -145,7 +145,7 @@ def test_measuring_changes_nothing(name):
     assert 0 < float(found[0][1][compare.SHARE]) < 1
     for (loss, _), (same, _) in zip(expected, found):
         assert torch.equal(loss, same)
-    for head, (loss, _) in ((plain, expected[-1]), (watched, found[-1])):
+    for _head, (loss, _) in ((plain, expected[-1]), (watched, found[-1])):
         loss.backward()
     assert torch.equal(plain.forward_ret_dict["cls_preds"].grad, watched.forward_ret_dict["cls_preds"].grad)
     for key, value in plain.state_dict().items():

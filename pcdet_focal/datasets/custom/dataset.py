@@ -119,7 +119,7 @@ class CustomDataset(InfoDataset):
         reader.write_labels(Path(save_label_path), np.asarray(gt_boxes)[kept], [gt_names[place] for place in kept])
 
     # ---- results
-    # -------------------------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def generate_prediction_dicts(
@@ -161,7 +161,7 @@ class CustomDataset(InfoDataset):
         )
 
     # ---- samples
-    # -------------------------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         info = self.info_of(index)

@@ -18,7 +18,7 @@ LAYOUT = """\
 <DATA_PATH>/
   ImageSets/train.txt  val.txt  (test.txt)   one frame id a line, for example 000042
   points/000042.npy                          (N, columns): x, y, z in metres, then what src_feature_list names
-  labels/000042.txt                          one object a line: x y z dx dy dz heading class; empty where there is none"""
+  labels/000042.txt                          one object a line: x y z dx dy dz heading class; empty without objects"""
 
 _FIELDS = ("x", "y", "z", "dx", "dy", "dz", "heading")
 

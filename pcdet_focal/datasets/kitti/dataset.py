@@ -127,7 +127,7 @@ class KittiDataset(InfoDataset):
         return self.read_infos(num_workers, sample_id_list, has_label=has_label, count_inside_pts=count_inside_pts)
 
     # ---- results
-    # -------------------------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def generate_prediction_dicts(
@@ -154,7 +154,7 @@ class KittiDataset(InfoDataset):
         return get_official_eval_result([info["annos"] for info in self.infos], list(det_annos), class_names)
 
     # ---- samples
-    # -------------------------------------------------------------------------------------------------------------------
+    # ------------------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         info = self.info_of(index)

@@ -20,7 +20,10 @@ HEAD_SHAPES = {
     "PointPillars KITTI": (321_408, 3),
     "nuScenes, 10 classes": (327_680, 10),
 }
-NUSCENES_NOTE = "one head of 10 classes over the anchors of OpenPCDet's cbgs_second_multihead.yaml: 128 x 128 cells, 10 classes, 2 headings"
+NUSCENES_NOTE = (
+    "one head of 10 classes over the anchors of OpenPCDet's cbgs_second_multihead.yaml: 128 x 128 cells, 10 classes, "
+    "2 headings"
+)
 QUICK_ANCHORS = 4_000
 POSITIVES = 200  # in a sample: 800 in a batch of 4
 BOXES = 30

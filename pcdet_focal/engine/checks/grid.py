@@ -21,7 +21,10 @@ def check_divisible(point_cloud_range: Sequence[float], voxel_size: Sequence[flo
         if abs(cells - round(cells)) > 1e-3:
             whole = math.ceil(cells - 1e-3)
             end = point_cloud_range[axis] + whole * voxel_size[axis]
-            change = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}, which is {whole} voxels of {voxel_size[axis]:g} m"
+            change = (
+                f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}, which is {whole} voxels of "
+                f"{voxel_size[axis]:g} m"
+            )
             where = f"DATA_CONFIG.POINT_CLOUD_RANGE and {key_path}"
             findings.append(
                 Finding("error", "range and voxels", f"the range along {name} is {cells:.3f} voxels", where, change)
@@ -132,7 +135,10 @@ def _check_levels(
                 findings.append(Finding("error", "backbone strides", what, where, remedy))
             elif axis == 0:
                 right = grid[axis] // sizes[0]
-                what = f"the head's map has {sizes[0]} cells along {name}, one every {right} voxels, and anchors are laid for {laid}"
+                what = (
+                    f"the head's map has {sizes[0]} cells along {name}, one every {right} voxels, and anchors are "
+                    f"laid for {laid}"
+                )
                 where = "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[..].feature_map_stride"
                 findings.append(
                     Finding("error", "anchor stride", what, where, f"set every feature_map_stride to {right}")

@@ -56,7 +56,10 @@ def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     if wins[best] < LEAST_VOTES or wins[best] < 3 * losses[best]:
         return _single(boxes, evidence, long)
     rows = np.flatnonzero(better[:, best])
-    what = f"{len(rows)} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading h, {losses[best]} hold fewer"
+    what = (
+        f"{len(rows)} boxes hold clearly more of their objects' points with {HEADINGS[best]} in place of the heading "
+        f"h, {losses[best]} hold fewer"
+    )
     swapped = np.mean(boxes.boxes[rows, 3] < boxes.boxes[rows, 4]) > 0.5
     if best == 1:
         check, change = "heading sign", "write -heading: headings turn anticlockwise from +x to +y, seen from above"
@@ -67,10 +70,16 @@ def check_headings(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         )
     elif swapped:
         check, what = "length and width swapped", what + "; dx is their shorter side"
-        change = "swap dx and dy: a label is x y z dx dy dz heading with dx along the heading (length) and dy across it (width)"
+        change = (
+            "swap dx and dy: a label is x y z dx dy dz heading with dx along the heading (length) and dy across it "
+            "(width)"
+        )
     else:
         check = "heading off by 90 degrees"
-        change = "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x; or swap dx and dy, if they are mixed up"
+        change = (
+            "write heading - pi/2 (or + pi/2): the heading points along dx, counted from +x; or swap dx and dy, if "
+            "they are mixed up"
+        )
     return [
         Finding(
             "error",
@@ -93,7 +102,10 @@ def _single(boxes: Boxes, evidence: Evidence, long: np.ndarray) -> list[Finding]
     if not len(rows):
         return []
     many = len(rows) >= max(3, 0.05 * np.count_nonzero(long))
-    what = f"{'1 box holds' if len(rows) == 1 else f'{len(rows)} boxes hold'} half as many points again when turned by 90 degrees"
+    what = (
+        f"{'1 box holds' if len(rows) == 1 else f'{len(rows)} boxes hold'} half as many points again when turned by "
+        "90 degrees"
+    )
     change = "look at the pictures: dx and dy of these may be swapped" if many else ""
     examples = boxes.examples(clearest(rows, evidence.around), _turned(boxes, 2))
     return [

@@ -28,7 +28,10 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
         where = boxes.where(np.flatnonzero(boxes.names == name))
         near = nearest_names(name, class_names, cutoff=0.8)
         if near and (near[0] in absent or name.lower() == near[0].lower()):
-            change = f"write {near[0]} in the labels, or {name} in CLASS_NAMES and wherever {near[0]} stands in the configuration"
+            change = (
+                f"write {near[0]} in the labels, or {name} in CLASS_NAMES and wherever {near[0]} stands in the "
+                "configuration"
+            )
             findings.append(
                 Finding(
                     "error", "class names", f"{called}, which CLASS_NAMES has not; it has {near[0]!r}", where, change
@@ -70,7 +73,10 @@ def check_balance(boxes: Boxes, class_names: Sequence[str], sampled_classes: Seq
         ]
     what = f"{table}; {most_frequent} is more than 30 times as frequent as {', '.join(rare)}"
     groups = ", ".join(repr(f"{name}:15") for name in unsampled)
-    change = f"paste more of them: add {groups} to SAMPLE_GROUPS of gt_sampling, or label more frames; a loss for rare classes: docs/losses.md"
+    change = (
+        f"paste more of them: add {groups} to SAMPLE_GROUPS of gt_sampling, or label more frames; a loss for rare "
+        "classes: docs/losses.md"
+    )
     return [Finding("warning", "class imbalance", what, "the labels", change)]
 
 
@@ -152,7 +158,10 @@ def check_empty_frames(
     if not empty or data_cfg.get("ALLOW_EMPTY_FRAMES", False):
         return []
     share = len(empty) / len(frame_ids)
-    what = f"{len(empty)} of {len(frame_ids)} frames ({share:.0%}) have no object of the wanted classes; training takes others in their place"
+    what = (
+        f"{len(empty)} of {len(frame_ids)} frames ({share:.0%}) have no object of the wanted classes; training takes "
+        "others in their place"
+    )
     change = "to train on them as background set DATA_CONFIG.ALLOW_EMPTY_FRAMES: True" if share > 0.5 else ""
     return [
         Finding("warning" if share > 0.5 else "note", "frames without objects", what, f"frames {some(empty)}", change)

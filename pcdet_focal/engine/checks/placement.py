@@ -27,7 +27,10 @@ def check_height(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     raised = boxes.boxes.copy()
     raised[:, 2] += np.sign(sunk) * dz / 2 if half else metres
     examples = boxes.examples(clearest(known, evidence.around), raised)
-    words = f"boxes are {abs(metres):.2f} m too {'low' if metres > 0 else 'high'} ({abs(sunk):.2f} of their height; median of {len(known)} boxes)"
+    words = (
+        f"boxes are {abs(metres):.2f} m too {'low' if metres > 0 else 'high'} ({abs(sunk):.2f} of their height; "
+        f"median of {len(known)} boxes)"
+    )
     if half:
         place, sign = ("underside", "+") if sunk > 0 else ("top", "-")
         what = f"{words}: z is that of the {place}, and should be that of the centre"

@@ -70,7 +70,10 @@ def check_voxels(
         findings.append(Finding("error", "empty grid", what, "DATA_CONFIG.POINT_CLOUD_RANGE", change))
     if lost_voxels:
         lost = np.sum(list(lost_voxels.values())) / len(scans)
-        what = f"{len(lost_voxels)} of {len(scans)} scans have more than {max_voxels} voxels, up to {max(voxels)}; {lost:.0%} of all voxels are lost"
+        what = (
+            f"{len(lost_voxels)} of {len(scans)} scans have more than {max_voxels} voxels, up to {max(voxels)}; "
+            f"{lost:.0%} of all voxels are lost"
+        )
         where = f"MAX_NUMBER_OF_VOXELS.{mode}; frames {some(list(lost_voxels))}"
         change = (
             f"set MAX_NUMBER_OF_VOXELS.{mode} to {int(np.ceil(max(voxels) * 1.2 / 1000)) * 1000}, or take larger voxels"

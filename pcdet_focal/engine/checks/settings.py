@@ -83,7 +83,10 @@ def check_infos(
     gone = set(old) - {info["point_cloud"]["lidar_idx"] for info in fresh}
     if not changed and not gone:
         return []
-    what = f"{len(changed)} frames have other labels now, {len(gone)} are not in the split any more: training would use the old ones"
+    what = (
+        f"{len(changed)} frames have other labels now, {len(gone)} are not in the split any more: training would use "
+        "the old ones"
+    )
     return [
         Finding(
             "warning",

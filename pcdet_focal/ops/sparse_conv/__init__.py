@@ -6,7 +6,8 @@ PCDET_FOCAL_SPARSE forces one.
 
     >>> import torch
     >>> from pcdet_focal.ops import sparse_conv as spconv
-    >>> x = spconv.SparseConvTensor(torch.ones(2, 4), torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]]), spatial_shape=[4, 4, 4], batch_size=1)
+    >>> indices = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]])
+    >>> x = spconv.SparseConvTensor(torch.ones(2, 4), indices, spatial_shape=[4, 4, 4], batch_size=1)
     >>> net = spconv.SparseSequential(spconv.SubMConv3d(4, 16, 3, indice_key="subm"), torch.nn.ReLU())
     >>> net(x).features.shape
     torch.Size([2, 16])

@@ -147,7 +147,9 @@ def _tile(kind: type, rows: int, vectors: int) -> Callable:
 
 
 def _strip(kind: type) -> Callable:
-    """Function: the rows first .. last - 1 of a strip of columns, in the largest tiles that fit; returns its vectors."""
+    """Function: the rows first .. last - 1 of a strip of columns, in the largest tiles that fit; returns its
+    vectors.
+    """
     tile_4x4, tile_1x4, tile_8x2, tile_1x2 = _tile(kind, 4, 4), _tile(kind, 1, 4), _tile(kind, 8, 2), _tile(kind, 1, 2)
     tile_8x1, tile_4x1, tile_1x1 = _tile(kind, 8, 1), _tile(kind, 4, 1), _tile(kind, 1, 1)
 

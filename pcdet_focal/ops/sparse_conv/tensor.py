@@ -53,7 +53,10 @@ class SparseConvTensor:
         self.indice_dict: dict[str, Any] = {} if indice_dict is None else indice_dict
 
     def __repr__(self) -> str:
-        return f"SparseConvTensor(features={tuple(self.features.shape)}, spatial_shape={self.spatial_shape}, batch_size={self.batch_size})"
+        return (
+            f"SparseConvTensor(features={tuple(self.features.shape)}, spatial_shape={self.spatial_shape}, "
+            f"batch_size={self.batch_size})"
+        )
 
     @property
     def features(self) -> torch.Tensor:
