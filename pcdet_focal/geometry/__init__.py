@@ -5,6 +5,7 @@
 - ``points.py``: ``mask_points_by_range``, ``get_voxel_centers`` and index helpers of sparse voxel tensors
 - ``boxes.py``: boxes in the LiDAR frame: corners, range masks, points in boxes, overlaps without polygon clipping
 - ``camera_boxes.py``: boxes in the KITTI camera frame, to and from the LiDAR frame, their image rectangles
+- ``rectangles.py``: whether two rotated rectangles are apart, for numba code
 - ``hulls.py``: ``in_hull``: points inside the convex hull of a few corners
 - ``box_coders.py``: ``ResidualCoder`` and its relatives: boxes <-> regression targets
 - ``calibration.py``: ``Calibration``: LiDAR <-> rectified camera <-> image, from a KITTI calib file

@@ -11,6 +11,8 @@ import math
 import numba
 import numpy as np
 
+from ...geometry.rectangles import rectangles_apart
+
 _SQUARES = 128  # a power of two
 _FAR = 2.0**20  # metres, whole rounds of the table: what is farther, or not a number, is compared with every box
 
@@ -93,17 +95,7 @@ def _rectangles_overlap(a, b):
     if 2 * math.sqrt(x * x + y * y) > math.sqrt(a[3] * a[3] + a[4] * a[4]) + math.sqrt(b[3] * b[3] + b[4] * b[4]):
         return False  # most pairs: not even the circles around them meet
     ca, sa, cb, sb = math.cos(a[6]), math.sin(a[6]), math.cos(b[6]), math.sin(b[6])
-    c, s = abs(ca * cb + sa * sb), abs(sb * ca - cb * sa)  # of the angle between them
-    # two convex shapes are apart exactly if the normal of one of their sides separates them
-    if (
-        abs(x * ca + y * sa) >= (a[3] + b[3] * c + b[4] * s) / 2
-        or abs(y * ca - x * sa) >= (a[4] + b[3] * s + b[4] * c) / 2
-    ):
-        return False
-    return (
-        abs(x * cb + y * sb) < (b[3] + a[3] * c + a[4] * s) / 2
-        and abs(y * cb - x * sb) < (b[4] + a[3] * s + a[4] * c) / 2
-    )
+    return not rectangles_apart(x, y, a[3], a[4], ca, sa, b[3], b[4], cb, sb, 0.0)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numba
 import numpy as np
 
+from ...geometry.rectangles import rectangles_apart
 from . import shapes
 from .config import SyntheticConfig
 from .sensor import HEIGHT
@@ -37,8 +38,6 @@ class Placed:
 def _overlaps(footprint, others, margin):
     """Whether a rectangle (x, y, half length, half width, cos, sin) comes nearer than about ``margin`` to one of
     ``others`` (n, 6).
-
-    Separating axes: two rectangles are apart if they are along one of their four sides' directions.
     """
     for k in range(others.shape[0]):
         other = others[k]
@@ -46,19 +45,19 @@ def _overlaps(footprint, others, margin):
         reach = footprint[2] + footprint[3] + other[2] + other[3] + margin
         if dx * dx + dy * dy > reach * reach:
             continue
-        apart = False
-        cos_turn = footprint[4] * other[4] + footprint[5] * other[5]
-        sin_turn = footprint[4] * other[5] - footprint[5] * other[4]
-        c, s = abs(cos_turn), abs(sin_turn)
-        if abs(dx * footprint[4] + dy * footprint[5]) > footprint[2] + other[2] * c + other[3] * s + margin:
-            apart = True
-        elif abs(dy * footprint[4] - dx * footprint[5]) > footprint[3] + other[2] * s + other[3] * c + margin:
-            apart = True
-        elif abs(dx * other[4] + dy * other[5]) > other[2] + footprint[2] * c + footprint[3] * s + margin:
-            apart = True
-        elif abs(dy * other[4] - dx * other[5]) > other[3] + footprint[2] * s + footprint[3] * c + margin:
-            apart = True
-        if not apart:
+        if not rectangles_apart(
+            dx,
+            dy,
+            2 * footprint[2],
+            2 * footprint[3],
+            footprint[4],
+            footprint[5],
+            2 * other[2],
+            2 * other[3],
+            other[4],
+            other[5],
+            margin,
+        ):
             return True
     return False
 
