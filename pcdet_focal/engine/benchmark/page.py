@@ -19,13 +19,15 @@ schema is described in `pcdet_focal/engine/benchmark/results.py`. To measure on 
 python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py step && python tools/benchmark.py page
 ```
 
-**Times.** The sides of a row run in turns in one process. On a CPU every side is called once in a round, so that it finds the caches as other work has left
-them, as in a training step (repeated in a row, the small sides, the copy above all, would run in the cache); on a GPU for about 50 ms. A time is the median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new
-gradient buffer in every call, as `loss.backward()` with cleared gradients does; compiling is never counted. Memory is allocated as
-Python and torch do by default, where a step of many large temporaries is often a step of clearing pages; the trainer's setting, with which freed memory
-stays with the process, makes the eager sides faster, by a quarter or so. What disturbs the machine disturbs both sides, so that ratios mean more than times; "load before" is how many other processes wanted a
-core when the run began: above 0.5 or so the figures are of a busy machine, where torch's threads wait for each other. "CPU time" (`--cpu_time`) is
-what one thread computed rather than what passed: steady on a busy machine, but blind to how well threads share the work.
+**Times.** The sides of a row run in turns in one process. On a CPU each round calls every side once, so that each
+finds the caches as other work left them, as in a training step; on a GPU each side runs for about 50 ms. A time is the
+median of the rounds, a ratio the median of the rounds' ratios, each with its quartiles. Both sides get a new gradient
+buffer in every call, as `loss.backward()` with cleared gradients does. Compiling is never counted. Memory is allocated
+with Python's and torch's defaults. The trainer's setting, which keeps freed memory in the process, makes the eager
+sides about a quarter faster. Noise hits both sides, so trust the ratios more than the times. "Load before" is the
+number of other processes that wanted a core when the run began: above about 0.5 the machine was busy, and torch's
+threads waited for each other. "CPU time" (`--cpu_time`) is the time that one thread computed: steady on a busy machine,
+but blind to how well threads share the work.
 
 **Extra memory** is the most that was allocated at one moment beyond inputs and results (the gradient). On the CPU it adds what torch's allocator
 reports to `torch.profiler` and what numpy reports to `tracemalloc`; the figure in brackets is a check from outside, the growth of the resident memory

@@ -61,6 +61,14 @@ def _direction_loss(logits, target_bin, slopes):
     return math.log(total) + top - logits[target_bin]
 
 
+@numba.njit(error_model="numpy")
+def _highest(labels):
+    top = labels[0]
+    for a in range(labels.size):  # vectorised: positives are rare, and most groups are passed over
+        top = max(top, labels[a])
+    return top
+
+
 _3d, _read_only = float32[:, :, ::1], numba.types.Array(float32, 1, "C", readonly=True)
 
 
@@ -83,17 +91,22 @@ def _run(
     for task in range(first, last):
         b, part = task // counts.shape[1], task % counts.shape[1]
         box_sum, dir_sum, count = 0.0, 0.0, 0
-        for a in range(part * _ANCHORS_PER_TASK, min((part + 1) * _ANCHORS_PER_TASK, num_anchors)):
-            if labels[b, a] <= 0:
+        end = min((part + 1) * _ANCHORS_PER_TASK, num_anchors)
+        for start in range(part * _ANCHORS_PER_TASK, end, 64):
+            stop = min(start + 64, end)
+            if _highest(labels[b, start:stop]) <= 0:
                 continue
-            count += 1
-            box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, beta, box_slopes)
-            if num_bins:
-                target_bin = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
-                dir_sum += _direction_loss(dir_logits[b, a], target_bin, dir_slopes)
-            if with_grad:
-                box_grad[b, a] = box_slopes * grad_box[b]
-                dir_grad[b, a] = dir_slopes * grad_dir[b]
+            for a in range(start, stop):
+                if labels[b, a] <= 0:
+                    continue
+                count += 1
+                box_sum += _box_loss(box_preds[b, a], box_targets[b, a], weights, beta, box_slopes)
+                if num_bins:
+                    target_bin = _direction_bin(headings[a], box_targets[b, a, 6], dir_offset, num_bins)
+                    dir_sum += _direction_loss(dir_logits[b, a], target_bin, dir_slopes)
+                if with_grad:
+                    box_grad[b, a] = box_slopes * grad_box[b]
+                    dir_grad[b, a] = dir_slopes * grad_dir[b]
         sums[0, b, part], sums[1, b, part], counts[b, part] = box_sum, dir_sum, count
 
 
