@@ -23,10 +23,10 @@ def bbox_iou(
     """Overlap of paired boxes; eps is added to every divisor::
 
         IoU     I / U
-        GIoU    I / U - (C - U) / C                             C: area of the enclosing box        (arXiv:1902.09630)
-        DIoU    I / U - d^2 / D^2                               d: distance of the centres, D: diagonal of the enclosing
-        box (arXiv:1911.08287) CIoU    DIoU - a v,  v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2,  a = v / (1 - IoU +
-        v) without gradient
+        GIoU    I / U - (C - U) / C     C: area of the enclosing box (arXiv:1902.09630)
+        DIoU    I / U - d^2 / D^2       d: distance of the centres, D: diagonal of the enclosing box (arXiv:1911.08287)
+        CIoU    DIoU - a v              v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2
+                                        a = v / (1 - IoU + v), without gradient
 
     Finite, with finite gradients, for boxes of any size, 0 included.
 
