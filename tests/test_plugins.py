@@ -273,9 +273,9 @@ def test_a_plugs_data_set_augmentation_and_processor_load_in_spawned_workers(tmp
     cfg = load(tmp_path, plugin_config(tmp_path, CUSTOM_IMPORTS=["plugin_bright"]))
     for training, low in ((True, 1100), (False, 100)):
         dataset, loader, _ = build_dataloader(
-            cfg.DATA_CONFIG, cfg.CLASS_NAMES, 2, dist=False, workers=1, training=training
+            cfg.DATA_CONFIG, cfg.CLASS_NAMES, 2, dist=False, workers=int(training), training=training
         )
-        loader.multiprocessing_context = "spawn"
+        loader.multiprocessing_context = "spawn" if training else None
         batch = next(iter(loader))
         assert type(dataset).__name__ == "BrightKitti" and batch["points"][:, 4].min() >= low
         assert max(np.bincount(batch["points"][:, 0].astype(int))) <= (50 if training else 60)
