@@ -22,11 +22,12 @@ def check_settings(cfg) -> None:
     """Ask for the keys that evaluation will need, so that a typo in one ends a run before the training and not after
     it.
 
-    A head with post-processing of its own (CenterHead) asks for those when it is built.
+    A head with post-processing of its own (CenterHead) asks for those when it is built; behind a ROI_HEAD the
+    detector suppresses all the same.
     """
     settings = cfg.MODEL.POST_PROCESSING
     wanted = [(settings, ("RECALL_THRESH_LIST", "EVAL_METRIC"))]
-    if "POST_PROCESSING" not in cfg.MODEL.get("DENSE_HEAD", {}):
+    if "POST_PROCESSING" not in cfg.MODEL.get("DENSE_HEAD", {}) or cfg.MODEL.get("ROI_HEAD"):
         wanted.append((settings, ("SCORE_THRESH", "OUTPUT_RAW_SCORE")))
         wanted.append(
             (
