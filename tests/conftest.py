@@ -40,6 +40,8 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--quick"):
+        slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow_files)  # the longest first, so that the cores end together
         return
     seen, kept, left_out = set(), [], []
     for item in items:
