@@ -109,6 +109,7 @@ def blocks(kind: str, title: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", section(title), re.M | re.S)
 
 
+@pytest.mark.slow
 def test_scripts_run_with_one_word_changed_or_none(workplace):
     changed, unchanged, _ = blocks("sh", "Scripts")
     printed = [started(["bash", "-ec", block], workplace).stdout.splitlines()[-1] for block in (changed, unchanged)]

@@ -73,6 +73,7 @@ def test_every_loss_is_on_the_page():
     assert [name for name in registered_losses() if name not in PAGE] == []
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     subprocess.run(

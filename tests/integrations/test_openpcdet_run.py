@@ -106,6 +106,7 @@ def test_a_module_that_is_not_here_is_named_with_the_page_that_lists_what_is(tmp
     )
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_command_itself(tmp_path):
     assert run(tmp_path).returncode == 2
     done = run(tmp_path, "nowhere.py")
