@@ -30,7 +30,7 @@ import yaml
 from easydict import EasyDict
 
 from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
-from .errors import InputError, did_you_mean, nearest_names
+from .errors import InputError, did_you_mean, nearest_or_all
 from .registry import import_modules, plugin_config_keys
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
@@ -55,15 +55,10 @@ class Config(EasyDict):
 
     def __missing__(self, name: str) -> Any:
         path = self.__dict__.get("_key_path", "")
-        near = nearest_names(name, self, num=2, cutoff=0.7)
-        hint = (
-            f" (there is {' and '.join(near)}: a typo?)"
-            if near
-            else f" (keys there: {', '.join(map(str, self)) or 'none'})"
-        )
+        hint = nearest_or_all(name, self, num=2, cutoff=0.7)
         source = self.__dict__.get("_source")
         where = f"{source + ': ' if source else ''}the configuration key {path + '.' if path else ''}{name}"
-        raise MissingKeyError(f"{where} is missing{hint}; {_reader()} needs it")
+        raise MissingKeyError(f"{where} is missing ({hint}); {_reader()} needs it")
 
 
 def _reader() -> str:
@@ -254,11 +249,9 @@ def _step(node: Any, name: str, path: str) -> Any:
         if isinstance(node, list)
         else []
     )
-    near = nearest_names(name, choices, num=2)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices[:12]) or 'no keys below it'}"
+    raise InputError(
+        f"--set {path}: there is no key {name} in the configuration; {nearest_or_all(name, choices, num=2)}"
     )
-    raise InputError(f"--set {path}: there is no key {name} in the configuration; {hint}")
 
 
 def _parse(text: str, old: Any, path: str) -> Any:

@@ -26,6 +26,17 @@ def nearest_names(word: Any, known: Iterable[Any], num: int = 1, cutoff: float =
     return [by_lower_case[m] for m in difflib.get_close_matches(str(word).lower(), by_lower_case, num, cutoff)]
 
 
+def nearest_or_all(word: Any, known: Iterable[Any], num: int = 1, cutoff: float = 0.6) -> str:
+    """A hint about an unknown name: at most ``num`` names of ``known`` that are spelt like it, else all of them.
+
+    >>> nearest_or_all("focalloss", ["FocalLoss", "L1Loss"]), nearest_or_all("x", ["b", "a"]), nearest_or_all("x", [])
+    ('did you mean FocalLoss?', 'there are a, b', 'there are none')
+    """
+    known = [str(name) for name in known]
+    nearest = nearest_names(word, known, num, cutoff)
+    return f"did you mean {' or '.join(nearest)}?" if nearest else f"there are {', '.join(sorted(known)) or 'none'}"
+
+
 def did_you_mean(word: Any, known: Iterable[Any], cutoff: float = 0.5) -> str:
     """The end of a sentence about an unknown name: "; did you mean X?" with the nearest of ``known``, or ".".
 

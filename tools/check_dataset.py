@@ -18,7 +18,7 @@ import _init_path  # noqa: F401
 
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checks import check_dataset, report_lines
-from pcdet_focal.engine.checks.run import MOST_SCANS
+from pcdet_focal.engine.checks.run import MAX_SCANS
 from pcdet_focal.visualization import draw_box_page
 
 
@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_scans",
         type=cli.whole_number,
-        default=MOST_SCANS,
+        default=MAX_SCANS,
         help="scans to read, evenly spread (default: %(default)s)",
     )
     parser.add_argument("--out", default="output/check", help="folder for the picture (default: %(default)s)")

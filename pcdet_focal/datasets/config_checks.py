@@ -7,23 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import InputError, nearest_names
-
-
-def nearest_hint(name: str, choices: Iterable[str]) -> str:
-    """``"did you mean X?"`` for the closest of ``choices``, else the list of them."""
-    choices = sorted(str(choice) for choice in choices)
-    near = nearest_names(name, choices)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices) or 'none'}."
+from ..errors import InputError, did_you_mean, nearest_or_all
 
 
 def require_keys(config: Mapping[str, Any], keys: Iterable[str], key_path: str) -> None:
     """Raise InputError naming ``key_path.KEY`` for the first of ``keys`` that ``config`` lacks."""
     for key in keys:
         if key not in config:
-            near = nearest_names(key, [k for k in config if k not in keys])
-            typo = f"; there is {near[0]!r}, is that a typo of it?" if near else "."
-            raise InputError(f"{key_path}.{key} is missing (step {config.get('NAME', '?')}){typo}")
+            hint = did_you_mean(key, [k for k in config if k not in keys])
+            raise InputError(f"{key_path}.{key} is missing (step {config.get('NAME', '?')}){hint}")
 
 
 def step_name(config: Mapping[str, Any], known: Iterable[str], key_path: str) -> str:
@@ -34,7 +26,9 @@ def step_name(config: Mapping[str, Any], known: Iterable[str], key_path: str) ->
         )
     known = list(known)
     if config["NAME"] not in known:
-        raise InputError(f"{key_path}.NAME: there is no step {config['NAME']!r}; {nearest_hint(config['NAME'], known)}")
+        raise InputError(
+            f"{key_path}.NAME: there is no step {config['NAME']!r}; {nearest_or_all(config['NAME'], known)}"
+        )
     return config["NAME"]
 
 
@@ -61,5 +55,5 @@ def choice_list(config: Mapping[str, Any], key: str, choices: Iterable[str], key
         raise InputError(f"{key_path}.{key} must be a list of {', '.join(choices)}, not {value!r}.")
     for i, entry in enumerate(value):
         if entry not in choices:
-            raise InputError(f"{key_path}.{key}[{i}] is {entry!r}; {nearest_hint(entry, choices)}")
+            raise InputError(f"{key_path}.{key}[{i}] is {entry!r}; {nearest_or_all(entry, choices)}")
     return list(value)

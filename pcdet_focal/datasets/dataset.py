@@ -17,7 +17,7 @@ from .paths import resolve_data_path
 from .processor.data_processor import DataProcessor
 from .processor.point_feature_encoder import PointFeatureEncoder
 
-MOST_DRAWS_FOR_ONE_FRAME = 1000
+MAX_DRAWS_FOR_ONE_FRAME = 1000
 
 
 class _NoObjectLeft(Exception):
@@ -211,7 +211,7 @@ class DatasetTemplate(Dataset):
         return {**data_dict, **changed}
 
     def _draw_another_frame(self) -> dict[str, Any]:
-        draws = min(20 * len(self) + 20, MOST_DRAWS_FOR_ONE_FRAME)
+        draws = min(20 * len(self) + 20, MAX_DRAWS_FOR_ONE_FRAME)
         self._redrawing = True
         try:
             for _ in range(draws):

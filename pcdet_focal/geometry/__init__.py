@@ -1,9 +1,9 @@
 """Boxes, angles, calibration and box coders, in plain torch and numpy.
 
-- ``arrays.py``: one function for numpy and torch (``numpy_or_torch``), and the number types that are kept
 - ``angles.py``: ``limit_period``, ``rotate_points_along_z``, ``angle2matrix``
 - ``points.py``: ``mask_points_by_range``, ``get_voxel_centers`` and index helpers of sparse voxel tensors
 - ``boxes.py``: boxes in the LiDAR frame: corners, range masks, points in boxes, overlaps without polygon clipping
+- ``points_in_boxes.py``: points in or outside boxes in float64, for the augmentation
 - ``camera_boxes.py``: boxes in the KITTI camera frame, to and from the LiDAR frame, their image rectangles
 - ``rectangles.py``: whether two rotated rectangles are apart, for numba code
 - ``hulls.py``: ``in_hull``: points inside the convex hull of a few corners

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .arrays import Array, as_floating, numpy_or_torch
+from ..arrays import Array, as_floating, numpy_or_torch
 
 
 def limit_period(val: Array | float, offset: float = 0.5, period: float = np.pi) -> Array | float:

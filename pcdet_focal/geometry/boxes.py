@@ -13,10 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..arrays import Array, as_floating, numpy_or_torch
 from .angles import limit_period
-from .arrays import Array, as_floating, numpy_or_torch
-
-MARGIN = 0.01  # metres that a box is wider in x and y for OpenPCDet's points-in-boxes test on a CPU; nothing in z
 
 
 @numpy_or_torch
@@ -73,7 +71,7 @@ def remove_points_in_boxes3d(points: Array, boxes3d: Array) -> Array:
     """The points that lie in none of the boxes, in their order.
 
     The test is that of OpenPCDet's CPU kernel: |z| <= dz / 2, and |x| < dx / 2 + 0.01, |y| < dy / 2 + 0.01 in the box's
-    own frame. It runs on the CPU, box by box, and looks closely only at points within the box's circumscribed circle.
+    own frame. It runs on the CPU.
 
     Args:
         points: (N, 3 + C).
@@ -82,20 +80,12 @@ def remove_points_in_boxes3d(points: Array, boxes3d: Array) -> Array:
     Returns:
         (N', 3 + C), kind, device and type of ``points``.
     """
-    xyz = as_floating(points[:, 0:3].detach().cpu().numpy() if isinstance(points, torch.Tensor) else points[:, 0:3])
-    boxes = boxes3d.detach().cpu().numpy() if isinstance(boxes3d, torch.Tensor) else boxes3d
-    x, y, z = np.ascontiguousarray(xyz.T)
-    outside = np.ones(len(xyz), dtype=bool)
-    for cx, cy, cz, dx, dy, dz, heading in np.asarray(boxes[:, 0:7], dtype=xyz.dtype):
-        reach = np.hypot(dx, dy) / 2 + 2 * MARGIN
-        near = (np.abs(x - cx) <= reach).nonzero()[0]
-        near = near[np.abs(y[near] - cy) <= reach]
-        shift_x, shift_y, shift_z = x[near] - cx, y[near] - cy, z[near] - cz
-        cos, sin = np.cos(heading), np.sin(heading)
-        inside = np.abs(shift_z) <= dz / 2
-        inside &= np.abs(shift_x * cos + shift_y * sin) < dx / 2 + MARGIN
-        inside &= np.abs(shift_y * cos - shift_x * sin) < dy / 2 + MARGIN
-        outside[near[inside]] = False
+    from .points_in_boxes import outside_boxes  # only here, because importing numba takes a second
+
+    xyz, boxes = (
+        array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array for array in (points, boxes3d)
+    )
+    outside = outside_boxes(as_floating(xyz[:, 0:3]), boxes)
     return points[torch.from_numpy(outside).to(points.device)] if isinstance(points, torch.Tensor) else points[outside]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arrays import Array, as_floating
 from ..errors import InputError
-from .arrays import Array, as_floating
 
 # matrix -> its shape and the names it has in calib files (of the object benchmark, then of the tracking benchmark)
 SHAPES = {"P2": (3, 4), "P3": (3, 4), "R0": (3, 3), "Tr_velo2cam": (3, 4)}

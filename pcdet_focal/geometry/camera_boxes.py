@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .arrays import Array, as_floating, numpy_or_torch
+from ..arrays import Array, as_floating, numpy_or_torch
 from .boxes import boxes_to_corners_3d
 from .calibration import Calibration
 

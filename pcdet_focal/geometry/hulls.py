@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_CORNERS = 32  # the faces are found by trying every three corners: 4,960 planes at this limit, 56 for a box
+MAX_CORNERS = 32  # the faces are found by trying every three corners: 4,960 planes at this limit, 56 for a box
 
 
 def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
@@ -36,9 +36,9 @@ def in_hull(p: np.ndarray, hull: Any) -> np.ndarray:
             f"in_hull takes points (N, K) and corners (M, K) with K = 2 or 3, got the shapes {p.shape} and "
             f"{hull.shape}."
         )
-    if len(hull) > MOST_CORNERS:
+    if len(hull) > MAX_CORNERS:
         raise ValueError(
-            f"in_hull takes up to {MOST_CORNERS} corners, got {len(hull)}; pass a scipy.spatial.Delaunay of them "
+            f"in_hull takes up to {MAX_CORNERS} corners, got {len(hull)}; pass a scipy.spatial.Delaunay of them "
             "instead."
         )
 

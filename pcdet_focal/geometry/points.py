@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arrays import Array
+from ..arrays import Array
 
 
 def mask_points_by_range(points: Array, limit_range: Sequence[float]) -> Array:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -71,6 +72,16 @@ def choose_backend(device: torch.device | str, operation: str, has_cuda: bool = 
     if wanted != "reference" and not _can_import(_PACKAGE[wanted]):
         return "reference"
     return wanted
+
+
+def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Integers (as int64) or floats (as float64) from the host on ``device``, (len(values),), without waiting for
+    it.
+    """
+    table = torch.tensor(
+        values, dtype=torch.int64 if all(isinstance(value, int) for value in values) else torch.float64
+    )
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 @cache

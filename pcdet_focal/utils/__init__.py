@@ -1,1 +1,4 @@
-"""OpenPCDet's module names: re-exports only. Nothing inside the package imports from here."""
+"""OpenPCDet's module names: re-exports only.
+
+Inside the package only ``integrations.openpcdet`` imports from here, because it hands these names to OpenPCDet.
+"""

@@ -1,4 +1,4 @@
-"""Suppression as the detectors ask for it: classes together, each on its own, with limits of their own."""
+"""NMS as the detectors ask for it: classes together, each on its own, with limits of their own."""
 
 import pytest
 import torch

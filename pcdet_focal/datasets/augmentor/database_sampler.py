@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, nearest_or_all
 from ...geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
-from ..config_checks import nearest_hint, require_keys
+from ...geometry.points_in_boxes import outside_boxes
+from ..config_checks import require_keys
 from ..safe_pickle import load_pickle
-from .kernels import collides, outside_boxes
+from .kernels import collides
 from .object_points import MAKE_DATABASE, ObjectPoints, database_folder
 
 _REQUIRED = ("DB_INFO_PATH", "PREPARE", "SAMPLE_GROUPS", "NUM_POINT_FEATURES", "REMOVE_EXTRA_WIDTH")
@@ -85,7 +86,9 @@ class DataBaseSampler:
         for method, value in sampler_cfg["PREPARE"].items():
             known = [name for name in dir(self) if name.startswith("filter_by_")]
             if method not in known:
-                raise InputError(f"{key_path}.PREPARE.{method}: there is no such filter; {nearest_hint(method, known)}")
+                raise InputError(
+                    f"{key_path}.PREPARE.{method}: there is no such filter; {nearest_or_all(method, known)}"
+                )
             self.db_infos = getattr(self, method)(self.db_infos, value)
         self.object_points = ObjectPoints(self.root_path, features, packed)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernels import index_in_box
+from ...geometry.points_in_boxes import index_in_box
 from .world import check_boxes
 
 # axis, drop the high end

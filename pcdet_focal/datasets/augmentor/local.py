@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernels import index_in_box
+from ...geometry.points_in_boxes import index_in_box
 from .world import check_boxes, rotate_xy
 
 

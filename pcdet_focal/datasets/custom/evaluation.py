@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, nearest_or_all
 from ...evaluation.kitti.average_precision import evaluate_kitti
 from ...evaluation.kitti.filters import select_objects
 from ...evaluation.kitti.rules import CLASS_NAMES
-from ..config_checks import nearest_hint
 from ..kitti.kitti_utils import transform_annotations_to_kitti_format
 
 KEY_PATH = "DATA_CONFIG.MAP_CLASS_TO_KITTI"
@@ -29,7 +28,7 @@ def check_class_map(map_class_to_kitti: Mapping[str, str], class_names: Sequence
         if map_class_to_kitti[name] not in CLASS_NAMES:
             raise InputError(
                 f"{KEY_PATH}.{name} is {map_class_to_kitti[name]!r}; "
-                f"{nearest_hint(map_class_to_kitti[name], CLASS_NAMES)}"
+                f"{nearest_or_all(map_class_to_kitti[name], CLASS_NAMES)}"
             )
 
 

@@ -37,8 +37,8 @@ def difficulty_level(height: float, truncation: float, occlusion: float) -> int:
     """KITTI's difficulty of an object whose rectangle in the image is ``height`` pixels high: 0 easy, 1 moderate, 2
     hard, -1 none of them.
     """
-    for level, (least_height, most_truncated, most_occluded) in enumerate(((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))):
-        if height >= least_height and truncation <= most_truncated and occlusion <= most_occluded:
+    for level, (min_height, max_truncation, max_occlusion) in enumerate(((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))):
+        if height >= min_height and truncation <= max_truncation and occlusion <= max_occlusion:
             return level
     return -1
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from ..config_checks import nearest_hint, require_keys
+from ...errors import InputError, nearest_or_all
+from ..config_checks import require_keys
 
 KEY_PATH = "DATA_CONFIG.POINT_FEATURE_ENCODING"
 
@@ -41,7 +41,7 @@ class PointFeatureEncoder:
                 raise InputError(f"{KEY_PATH}.{key} must begin with x, y, z, not {list(config[key])}.")
         for i, feature in enumerate(self.used_feature_list):
             if feature not in self.src_feature_list:
-                hint = nearest_hint(feature, self.src_feature_list)
+                hint = nearest_or_all(feature, self.src_feature_list)
                 raise InputError(
                     f"{KEY_PATH}.used_feature_list[{i}] is {feature!r}, which src_feature_list has not; {hint}"
                 )
@@ -49,7 +49,7 @@ class PointFeatureEncoder:
         if config["encoding_type"] not in encodings:
             raise InputError(
                 f"{KEY_PATH}.encoding_type: there is no {config['encoding_type']!r}; "
-                f"{nearest_hint(config['encoding_type'], encodings)}"
+                f"{nearest_or_all(config['encoding_type'], encodings)}"
             )
         if config.get("filter_sweeps", False):
             require_keys(config, ("max_sweeps",), KEY_PATH)

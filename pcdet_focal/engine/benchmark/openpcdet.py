@@ -1,6 +1,6 @@
 """OpenPCDet's detectors on a CPU, in a process of their own: what ``step`` compares with.
 
-Compiled extensions and packages that the compared code never calls are empty modules; rotated overlap and suppression,
+Compiled extensions and packages that the compared code never calls are empty modules; rotated overlap and NMS,
 which OpenPCDet has only for CUDA, are this package's, and spconv takes its Native algorithm, the only one on a CPU.
 """
 

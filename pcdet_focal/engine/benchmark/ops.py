@@ -1,4 +1,4 @@
-"""Cases of what has a kernel of its own: overlaps, suppression, points in boxes, voxels, targets, KITTI AP, sparse
+"""Cases of what has a kernel of its own: overlaps, NMS, points in boxes, voxels, targets, KITTI AP, sparse
 convolutions.
 """
 
@@ -101,7 +101,7 @@ def rotated_iou(device: torch.device, quick: bool) -> Iterator[Case]:
 
 
 def rotated_nms(device: torch.device, quick: bool) -> Iterator[Case]:
-    """Greedy suppression at 0.01."""
+    """Greedy NMS at 0.01."""
     count = 64 if quick else 4096
     boxes = torch.from_numpy(scattered_boxes(count)).to(device)
     scores = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(device)

@@ -41,7 +41,7 @@ On a GPU it is `torch.cuda.max_memory_allocated`.
 - copy: a copy of the logits, the floor
 - reference: the package's own definition in plain torch, `PCDET_FOCAL_BACKEND=reference`
 - shapely, shapely loop, spconv: the packages of that name
-- openpcdet: OpenPCDet's detector of the same configuration and weights, on a CPU in a process of its own; rotated overlaps and suppression, which it has only for CUDA, are this package's, and spconv takes its Native algorithm
+- openpcdet: OpenPCDet's detector of the same configuration and weights, on a CPU in a process of its own; rotated overlaps and NMS, which it has only for CUDA, are this package's, and spconv takes its Native algorithm
 """
 _TITLES = {
     "losses": "Losses",

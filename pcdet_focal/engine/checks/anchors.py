@@ -15,7 +15,7 @@ from .findings import Finding
 from .grid import head_map_sizes
 
 LEAST_OBJECTS = 5  # of a class, for medians to mean something
-MOST_OBJECTS = 2000  # of a class, whose overlaps are computed
+MAX_OBJECTS = 2000  # of a class, whose overlaps are computed
 
 
 def best_overlaps(
@@ -117,7 +117,7 @@ def _check_overlaps(
     height.
     """
     threshold = entry["matched_threshold"]
-    own = own[:: -(-len(own) // MOST_OBJECTS)]
+    own = own[:: -(-len(own) // MAX_OBJECTS)]
     fitted = {**entry, "anchor_sizes": [median_size], "anchor_bottom_heights": [median_bottom]}
     best, reachable = (
         best_overlaps(own.boxes, anchors, grid, point_cloud_range, match_height) for anchors in (entry, fitted)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...geometry.points_in_boxes import index_in_box
+
 ABOVE_GROUND = 0.2  # metres: points lower than this above the ground near the box are the ground's
 EDGE = 0.05  # metres that a footprint is enlarged on each side: points lie on surfaces, with noise
 # a rectangle's footprint tells a heading up to half a turn; these are all ways to get it wrong
@@ -120,8 +122,7 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
         reach = np.hypot(box[3], box[4]) / 2
         near = _near(points, box[:2], reach + 2.0)
         distance = np.hypot(near[:, 0] - box[0], near[:, 1] - box[1])
-        own = near[in_footprint(near, box, 0.0)]
-        found.inside[i] = np.count_nonzero(np.abs(own[:, 2] - box[2]) <= box[5] / 2)
+        found.inside[i] = len(index_in_box(near, box, 0.0))
         found.ground[i] = ground = _ground_height(near[distance > reach + EDGE], box)
         floor = (ground if np.isfinite(ground) else box[2] - box[5] / 2) + ABOVE_GROUND
         body = near[(near[:, 2] > floor) & (near[:, 2] < box[2] + 1.5 * box[5])]

@@ -15,7 +15,7 @@ from . import anchors, frames, grid, headings, labels, placement, scans, setting
 from .collect import Collected, collect, open_dataset
 from .findings import Example, Finding
 
-MOST_SCANS = 100
+MAX_SCANS = 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Report:
             return np.zeros((0, 3))
 
 
-def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MOST_SCANS, progress: bool = True) -> Report:
+def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MAX_SCANS, progress: bool = True) -> Report:
     """Check the labels and scans of a split, and the configuration against them.
 
     Args:

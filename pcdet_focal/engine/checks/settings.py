@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.config_checks import nearest_hint
+from ...errors import nearest_or_all
 from .findings import Finding, some
 
 
@@ -40,7 +40,7 @@ def check_class_entries(
                         "class entries",
                         f"{name!r} is not in CLASS_NAMES",
                         where,
-                        f"write it as in CLASS_NAMES, or remove it: {nearest_hint(name, class_names)}",
+                        f"write it as in CLASS_NAMES, or remove it: {nearest_or_all(name, class_names)}",
                     )
                 )
         missing = [name for name in class_names if name not in named]

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...errors import InputError, nearest_names
+from ...errors import InputError, did_you_mean
 from .annotations import FlatAnnotations
 
 CLASS_NAMES = ("Car", "Pedestrian", "Cyclist", "Van", "Person_sitting", "Truck")
@@ -62,10 +62,9 @@ def resolve_classes(classes: str | int | Iterable[str | int]) -> tuple[str, ...]
         elif isinstance(entry, str) and entry in CLASS_NAMES:
             names.append(str(entry))
         else:
-            nearest = nearest_names(entry, CLASS_NAMES)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
             raise InputError(
-                f"KITTI evaluation knows no class {entry!r}; it evaluates {', '.join(CLASS_NAMES)} (or 0 to 5).{hint}"
+                f"KITTI evaluation knows no class {entry!r}, only {', '.join(CLASS_NAMES)} (or 0 to 5)"
+                f"{did_you_mean(entry, CLASS_NAMES)}"
             )
     if not names:
         raise InputError(f"KITTI evaluation needs at least one class out of {', '.join(CLASS_NAMES)}.")

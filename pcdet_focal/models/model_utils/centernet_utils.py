@@ -1,4 +1,4 @@
-"""Heat maps and box codes of center-based heads: drawing, peaks, decoding, suppression by distance.
+"""Heat maps and box codes of center-based heads: drawing, peaks, decoding, NMS by distance.
 
 Names and arguments are OpenPCDet's ``centernet_utils``. A map's cell (y, x) has the flat index ``y * W + x``. Source:
 Zhou et al., "Objects as Points", arXiv:1904.07850; Yin et al., CenterPoint, CVPR 2021.
@@ -260,7 +260,7 @@ def decode_bbox_from_pred_dicts(
 
 
 def circle_nms(dets: Tensor, thresh: float) -> Tensor:
-    """Greedy suppression by distance: (N, 3) x, y, score -> rows that stay, (K,) long, best first.
+    """Greedy NMS by distance: (N, 3) x, y, score -> rows that stay, (K,) long, best first.
 
     ``thresh`` is compared with the *squared* distance (m^2), as in CenterPoint, whose figures for it are called radii.
     Equal scores: the lower row first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops.arrays import small_table
+from ...ops.backend import small_table
 from ...ops.nms import nms_axis_aligned, nms_rotated
 from ...registry import find_by_name
 

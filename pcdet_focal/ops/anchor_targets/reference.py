@@ -115,11 +115,14 @@ def overlaps(anchors: Tensor, boxes: Tensor, match_height: bool) -> Tensor:
     return torch.where(overlap > 0, overlap, 0)
 
 
-def keep_at_random(labels: Tensor, most_positive: int, total: int) -> None:
-    """Change ``labels`` (N,): keep at most ``most_positive`` positives and as much background as fills ``total``; the
+def keep_at_random(labels: Tensor, max_positives: int, total: int) -> None:
+    """Change ``labels`` (N,): keep at most ``max_positives`` positives and as much background as fills ``total``; the
     rest becomes -1.
     """
-    for mask, most in ((labels > 0, most_positive), (labels == 0, total - min(int((labels > 0).sum()), most_positive))):
+    for mask, limit in (
+        (labels > 0, max_positives),
+        (labels == 0, total - min(int((labels > 0).sum()), max_positives)),
+    ):
         indices = mask.nonzero().view(-1)
-        if len(indices) > most:
-            labels[indices[torch.randperm(len(indices), device=labels.device)[most:]]] = -1
+        if len(indices) > limit:
+            labels[indices[torch.randperm(len(indices), device=labels.device)[limit:]]] = -1

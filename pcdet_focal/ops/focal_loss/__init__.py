@@ -71,12 +71,11 @@ def quality_focal_loss_from_labels(
     beta: float,
     per_sample: bool,
     loss_weight: float,
-    use_kernels: bool = True,
 ) -> torch.Tensor:
     """Quality focal loss of a whole head; ``quality`` (B, A) in [0, 1] is read at positive anchors and gets no
     gradient. See above.
     """
-    return _from_labels(logits, labels, quality, QualityFocal(beta), per_sample, loss_weight, use_kernels)
+    return _from_labels(logits, labels, quality, QualityFocal(beta), per_sample, loss_weight)
 
 
 def varifocal_loss_from_labels(
@@ -88,14 +87,11 @@ def varifocal_loss_from_labels(
     iou_weighted: bool,
     per_sample: bool,
     loss_weight: float,
-    use_kernels: bool = True,
 ) -> torch.Tensor:
     """Varifocal loss of a whole head; ``quality`` (B, A) in [0, 1] is read at positive anchors and gets no gradient.
     See above.
     """
-    return _from_labels(
-        logits, labels, quality, Varifocal(alpha, gamma, iou_weighted), per_sample, loss_weight, use_kernels
-    )
+    return _from_labels(logits, labels, quality, Varifocal(alpha, gamma, iou_weighted), per_sample, loss_weight)
 
 
 _REFERENCES = {QualityFocal: reference.quality_focal_from_labels, Varifocal: reference.varifocal_from_labels}
@@ -108,12 +104,11 @@ def _from_labels(
     kind: Kind,
     per_sample: bool,
     loss_weight: float,
-    use_kernels: bool = True,
 ) -> torch.Tensor:
     if labels.dtype not in (torch.int32, torch.int64):
         labels = labels.int()
     quality = None if quality is None else quality.detach()
-    backend = backend_of(logits, labels, *([] if quality is None else [quality])) if use_kernels else "reference"
+    backend = backend_of(logits, labels, *([] if quality is None else [quality]))
     needs_grad = torch.is_grad_enabled() and logits.requires_grad
     if backend == "reference":
         return _by_reference(logits, labels, quality, kind, per_sample, loss_weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import Array
+from ...arrays import Array
 from ..nms import nms_axis_aligned, nms_rotated
 from ..rotated_iou import boxes_aligned_iou3d, boxes_iou3d, boxes_iou_bev
 

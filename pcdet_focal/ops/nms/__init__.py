@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ...arrays import Array, as_tensors, check_columns, like_input
 from ...errors import InputError
-from ..arrays import Array, as_tensors, check_columns, like_input
 from ..backend import choose_backend
 
 __all__ = ["nms_rotated", "nms_axis_aligned"]
@@ -112,9 +112,9 @@ def _positions(
     if group is None:
         return _one_group(ranked[: pre[0]], thresholds[0], backend)[: post[0]]
     kept = [torch.zeros(0, dtype=torch.int64, device=ranked.device)]
-    for g, (thresh, most, limit) in enumerate(zip(thresholds, pre, post)):
-        own = (group == g).nonzero().view(-1)[:most]
-        kept.append(own[_one_group(ranked[own], thresh, backend)[:limit]])
+    for g, (thresh, pre_max, post_max) in enumerate(zip(thresholds, pre, post)):
+        own = (group == g).nonzero().view(-1)[:pre_max]
+        kept.append(own[_one_group(ranked[own], thresh, backend)[:post_max]])
     return torch.cat(kept)
 
 

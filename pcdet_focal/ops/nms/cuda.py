@@ -1,4 +1,4 @@
-"""Greedy suppression on the GPU (Triton), any number of groups at once; the host waits once, for the number of boxes
+"""Greedy NMS on the GPU (Triton), any number of groups at once; the host waits once, for the number of boxes
 kept.
 
 The boxes of a group stand in tiles of 64 slots, best first. One kernel compares them: for each box and each later tile
@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..arrays import small_table
+from ..backend import small_table
 from ..rotated_iou.cuda import circles_meet, measure, prepare
 
 SLOTS = tl.constexpr(64)  # in a tile: the bits of a word
@@ -37,13 +37,13 @@ def nms_rotated(
         thresh, pre, post: for each of the G groups the overlap from above which a box goes, how many enter and how many
             stay at most.
     """
-    most = [min(len(boxes), limit) for limit in pre]  # what the host knows of the groups' sizes
-    if max(most, default=0) == 0:
+    pre = [min(len(boxes), limit) for limit in pre]  # what the host knows of the groups' sizes
+    if max(pre, default=0) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    slots = _arrange(group, len(boxes), most, boxes.device)
+    slots = _arrange(group, len(boxes), pre, boxes.device)
     prepared = prepare(torch.where((slots.box >= 0)[:, None], boxes[slots.box.clamp(min=0)], float("nan")))
     thresh_of_tile = small_table(thresh, boxes.device)[slots.group_of_tile]
-    words = triton.cdiv(max(most), SLOTS.value)
+    words = triton.cdiv(max(pre), SLOTS.value)
     padded = triton.next_power_of_2(words)
     suppresses = torch.empty(len(slots.box), words, dtype=torch.int64, device=boxes.device)
     stays = torch.zeros(len(slots.box), dtype=torch.int8, device=boxes.device)
@@ -83,20 +83,20 @@ class _Slots(NamedTuple):
     end_of_tile: torch.Tensor  # (tiles,) int32, the tile behind the last one of its group, 0 for an unused tile
 
 
-def _arrange(group: torch.Tensor | None, count: int, most: list[int], device: torch.device) -> _Slots:
-    """``count`` boxes, best first; at most ``most`` of each group enter. The host does not learn the groups' sizes."""
-    place, limits, groups = torch.arange(count, device=device), small_table(most, device), len(most)
+def _arrange(group: torch.Tensor | None, count: int, pre: list[int], device: torch.device) -> _Slots:
+    """``count`` boxes, best first; at most ``pre`` of each group enter. The host does not learn the groups' sizes."""
+    position, limits, groups = torch.arange(count, device=device), small_table(pre, device), len(pre)
     if group is None:
-        size, group, rank, order = limits, torch.zeros_like(place), place, place
+        size, group, rank, order = limits, torch.zeros_like(position), position, position
     else:
         group, order = torch.sort(torch.where((group >= 0) & (group < groups), group, groups), stable=True)
         start = torch.searchsorted(group, torch.arange(groups + 1, device=device))
-        size, rank = torch.minimum(start.diff(), limits), place - start[group]
+        size, rank = torch.minimum(start.diff(), limits), position - start[group]
     tiles = (size + SLOTS.value - 1) // SLOTS.value
     end = tiles.cumsum(0)
 
     # what takes no part shares one slot behind the last tile
-    all_tiles = min(count, sum(most)) // SLOTS.value + groups
+    all_tiles = min(count, sum(pre)) // SLOTS.value + groups
     known = group.clamp(max=groups - 1)
     enters = (group < groups) & (rank < size[known])
     slot = torch.where(enters, (end - tiles)[known] * SLOTS.value + rank, all_tiles * SLOTS.value)
@@ -135,14 +135,14 @@ def _union(a, b):
 
 
 @triton.jit(do_not_specialize=["words"])
-def _settle(suppresses, first_tile, size, most, stays, words, WORDS: tl.constexpr, ROWS: tl.constexpr):
+def _settle(suppresses, first_tile, size, post, stays, words, WORDS: tl.constexpr, ROWS: tl.constexpr):
     """One group: 1 into ``stays`` for the slots of the boxes that stay. ``WORDS`` is ``words`` or the power of two
     above it.
     """
     first, count, limit = (
         tl.load(first_tile + tl.program_id(0)),
         tl.load(size + tl.program_id(0)),
-        tl.load(most + tl.program_id(0)),
+        tl.load(post + tl.program_id(0)),
     )
     tiles = (count + SLOTS - 1) // SLOTS
     word = tl.arange(0, WORDS)

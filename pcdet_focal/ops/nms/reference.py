@@ -1,4 +1,4 @@
-"""Definition of the greedy suppression, in plain torch on any device."""
+"""Definition of greedy NMS, in plain torch on any device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..rotated_iou.reference import iou_aligned, pairs_that_may_meet
 
 
 def nms_rotated(boxes: torch.Tensor, thresh: float) -> torch.Tensor:
-    """Greedy suppression of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending.
+    """Greedy NMS of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending.
 
     The pairs above the threshold are found on the device of the boxes; the greedy pass over them is sequential and runs
     on the host.

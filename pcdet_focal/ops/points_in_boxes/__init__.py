@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import torch
 
+from ...arrays import Array, as_tensors, check_columns, like_input
 from ...errors import InputError
-from ..arrays import Array, as_tensors, check_columns, like_input
 from ..backend import choose_backend
 
 __all__ = ["points_in_boxes_mask", "points_in_boxes_index", "count_points_in_boxes", "CPU_MARGIN", "CUDA_MARGIN"]

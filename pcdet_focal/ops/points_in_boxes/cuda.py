@@ -40,8 +40,8 @@ def count(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Ten
 
 def _launch(kernel, points: torch.Tensor, boxes: torch.Tensor, margin: float, out: torch.Tensor) -> None:
     """``kernel`` over blocks of points (B, N, 3+) and samples, with boxes (B, M, 7)."""
-    (batch, count, width), most = points.shape, boxes.shape[1]
-    if not batch * count * most:
+    (batch, count, width), num_boxes = points.shape, boxes.shape[1]
+    if not batch * count * num_boxes:
         return
     # (B, M, 5)
     position = torch.cat(
@@ -51,7 +51,7 @@ def _launch(kernel, points: torch.Tensor, boxes: torch.Tensor, margin: float, ou
     half = torch.cat([half[..., :2] + margin, half[..., 2:]], dim=-1)  # (B, M, 3)
     with torch.cuda.device_of(points):
         grid = (triton.cdiv(count, _POINTS), batch)
-        kernel[grid](points.contiguous(), position, half, out, count, most, width, _POINTS, enable_fp_fusion=False)
+        kernel[grid](points.contiguous(), position, half, out, count, num_boxes, width, _POINTS, enable_fp_fusion=False)
 
 
 @triton.jit
@@ -79,41 +79,41 @@ def _load_points(points, i, count, width):
     return tl.load(row, i < count, outside), tl.load(row + 1, i < count, outside), tl.load(row + 2, i < count, outside)
 
 
-@triton.jit(do_not_specialize=["count", "most", "width"])
-def _fill_mask(points, position, half, out, count, most, width, POINTS: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "num_boxes", "width"])
+def _fill_mask(points, position, half, out, count, num_boxes, width, POINTS: tl.constexpr):
     i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     x, y, z = _load_points(points, i, count, width)
     row = out + i
     box = 0
-    while box < most:
+    while box < num_boxes:
         tl.store(row, _inside(x, y, z, position, half, box).to(tl.int32), mask=i < count)
         row += count
         box += 1
 
 
-@triton.jit(do_not_specialize=["count", "most", "width"])
-def _fill_index(points, position, half, out, count, most, width, POINTS: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "num_boxes", "width"])
+def _fill_index(points, position, half, out, count, num_boxes, width, POINTS: tl.constexpr):
     i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     x, y, z = _load_points(points, i, count, width)
     sample = tl.program_id(1).to(tl.int64)
     found = tl.full([POINTS], -1, tl.int32)
     box = 0
-    while box < most:
-        inside = _inside(x, y, z, position, half, sample * most + box)
+    while box < num_boxes:
+        inside = _inside(x, y, z, position, half, sample * num_boxes + box)
         found = tl.where((found < 0) & inside, box, found)
         box += 1
     tl.store(out + sample * count + i, found, mask=i < count)
 
 
-@triton.jit(do_not_specialize=["count", "most", "width"])
-def _fill_count(points, position, half, out, count, most, width, POINTS: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "num_boxes", "width"])
+def _fill_count(points, position, half, out, count, num_boxes, width, POINTS: tl.constexpr):
     """How many of this program's points each box holds; the blocks are added up afterwards."""
     i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     x, y, z = _load_points(points, i, count, width)
     box = 0
-    while box < most:
+    while box < num_boxes:
         tl.store(
-            out + tl.program_id(0).to(tl.int64) * most + box,
+            out + tl.program_id(0).to(tl.int64) * num_boxes + box,
             tl.sum(_inside(x, y, z, position, half, box).to(tl.int32), axis=0),
         )
         box += 1

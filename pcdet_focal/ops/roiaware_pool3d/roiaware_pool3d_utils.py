@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..arrays import Array
+from ...arrays import Array
 from ..points_in_boxes import CPU_MARGIN, CUDA_MARGIN, points_in_boxes_index, points_in_boxes_mask
 
 __all__ = ["points_in_boxes_cpu", "points_in_boxes_gpu"]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import torch
 
+from ...arrays import Array, as_tensors, check_columns, like_input
 from ...errors import InputError
-from ..arrays import Array, as_tensors, check_columns, like_input
 from ..backend import choose_backend
 from . import operators
 from .differentiable import paired_iou

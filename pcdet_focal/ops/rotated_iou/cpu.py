@@ -34,7 +34,7 @@ def iou_aligned(a: np.ndarray, b: np.ndarray, what: int) -> np.ndarray:
 
 
 def nms_rotated(boxes: np.ndarray, thresh: float) -> np.ndarray:
-    """Greedy suppression of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending."""
+    """Greedy NMS of boxes (N, 7) float64 in the order given: positions that stay, (K,) int64, ascending."""
     prepared = _prepare(boxes)
     kept = np.empty(len(boxes), dtype=np.int64)
     return kept[: _suppress(prepared, float(thresh), kept)]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...arrays import Array, as_tensors, check_columns, like_input
 from ...errors import InputError
-from ..arrays import Array, as_tensors, check_columns, like_input
 from ..backend import choose_backend
 
 __all__ = ["voxelize", "dynamic_voxelize", "grid_size"]

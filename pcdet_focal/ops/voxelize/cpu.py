@@ -15,11 +15,11 @@ def voxelize(
     points: np.ndarray, low: np.ndarray, size: np.ndarray, grid: tuple[int, int, int], max_points: int, max_voxels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (N, F) float32 -> voxels (M, P, F) float32, coords (M, 3) int32 z, y, x, num_points (M,) int32."""
-    most = min(len(points), max_voxels)
-    bits = max(4, int(3 * most).bit_length())  # three to six slots for each voxel keep the chains short
+    limit = min(len(points), max_voxels)
+    bits = max(4, int(3 * limit).bit_length())  # three to six slots for each voxel keep the chains short
     keys = _keys(points, low, size, np.array(grid, dtype=np.float32))
-    coords = np.empty((most, 3), dtype=np.int32)
-    num_points = np.zeros(most, dtype=np.int32)
+    coords = np.empty((limit, 3), dtype=np.int32)
+    num_points = np.zeros(limit, dtype=np.int32)
     voxel_of_point = np.empty(len(points), dtype=np.int32)
     number = _assign(keys, max_points, bits, coords, num_points, voxel_of_point)
     # only now is the size of the big array known

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..arrays import small_table
+from ..backend import small_table
 
 
 def cells(points: torch.Tensor, low: np.ndarray, size: np.ndarray, grid: tuple[int, int, int]) -> torch.Tensor:

@@ -172,7 +172,7 @@ def test_a_subclass_adds_a_step():
 @pytest.mark.parametrize(
     "entry, message",
     [
-        ({"NAME": "random_wold_flip"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'random_wold_flip'.*'random_world_flip'"),
+        ({"NAME": "random_wold_flip"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'random_wold_flip'.*random_world_flip"),
         ({"ALONG_AXIS_LIST": ["x"]}, r"AUG_CONFIG_LIST\[1\]\.NAME"),
         ({"NAME": "forward"}, r"AUG_CONFIG_LIST\[1\]\.NAME.*'forward'"),
         (

@@ -281,7 +281,7 @@ CONFIG_MISTAKES = {
         "pointpillar",
         anchors(slice(0, 1), class_name="Vehicel"),
         "class entries",
-        r"did you mean 'Vehicle'",
+        r"did you mean Vehicle",
     ),
     "no anchors": (
         "pointpillar",
@@ -295,7 +295,7 @@ CONFIG_MISTAKES = {
         "pointpillar",
         sampling(SAMPLE_GROUPS=["Vehicle:20", "Cycilst:15"]),
         "class entries",
-        r"did you mean 'Cyclist'",
+        r"did you mean Cyclist",
     ),
     "fewest points": (
         "pointpillar",

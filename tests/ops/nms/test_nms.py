@@ -1,4 +1,4 @@
-"""Greedy suppression against recorded keep lists, a brute-force twin on shapely's overlaps, and cases worked out by
+"""Greedy NMS against recorded keep lists, a brute-force twin on shapely's overlaps, and cases worked out by
 hand.
 """
 
@@ -60,7 +60,7 @@ def test_candidates_of_a_real_forward_pass(model, image, backend):
     boxes = torch.from_numpy(c[f"cand{image}_boxes"])
     scores = torch.from_numpy(c[f"cand{image}_logits"]).sigmoid().max(dim=1).values.numpy()
     # Saturated scores are equal, and topk (which made the recording) leaves the order of equal scores open. Among
-    # equals, the recorded survivors go first in their order; that changes nothing in a greedy suppression that agrees.
+    # equals, the recorded survivors go first in their order; that changes nothing in a greedy NMS that agrees.
     place = np.full(len(scores), len(scores))
     place[expected] = np.arange(len(expected))
     ranked = np.lexsort((place, -scores))

@@ -1,4 +1,4 @@
-"""Greedy suppression of any boxes is a greedy pass over shapely's overlaps."""
+"""Greedy NMS of any boxes is a greedy pass over shapely's overlaps."""
 
 import numpy as np
 import pytest
