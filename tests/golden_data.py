@@ -1,8 +1,9 @@
 """Where the recorded numbers of other implementations and the real KITTI frames are, and how to read them.
 
-Neither is part of this repository (the frames have a licence of their own). They are looked for in the folder that the
-environment variable PCDET_FOCAL_SHARED names, else in ``shared`` beside the repository; tests that need them skip where
-it is absent.
+``tests/recorded`` has what was recorded from generated inputs. The frames of KITTI, which have a licence of their own,
+and what was recorded on them are not part of this repository. They are looked for in the folder that the environment
+variable PCDET_FOCAL_SHARED names, else in ``shared`` beside the repository; tests that need them skip where it is
+absent.
 """
 
 import os
@@ -11,19 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+RECORDED = Path(__file__).parent / "recorded"
 SHARED = Path(os.environ.get("PCDET_FOCAL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 GOLDEN = SHARED / "golden"
 KITTI_SAMPLE = SHARED / "kitti_sample"
 
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the folder of recorded numbers is not here")
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="what was recorded on KITTI's frames is not here")
 needs_kitti_sample = pytest.mark.skipif(not KITTI_SAMPLE.is_dir(), reason="the real KITTI frames are not here")
+
+
+def record(relative_path: str) -> Path:
+    """A recorded file: of this repository where it is part of it, else of those beside it, which may be absent."""
+    path = RECORDED / relative_path
+    return path if path.exists() else GOLDEN / relative_path
 
 
 def cases(relative_path: str) -> dict[str, dict[str, np.ndarray]]:
     """{case: {array name: value}} of one recorded ``.npz`` (its arrays are called ``<case>__<array>``); {} where it is
     absent.
     """
-    path = GOLDEN / relative_path
+    path = record(relative_path)
     found: dict[str, dict[str, np.ndarray]] = {}
     if not path.exists():
         return found

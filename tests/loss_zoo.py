@@ -7,13 +7,13 @@ from functools import cache
 
 import numpy as np
 import torch
-from golden_data import GOLDEN
+from golden_data import record
 
 
 @cache
 def zoo(name):
     """(list of records, {array name: array}) of one file; ([], {}) where it is absent."""
-    path = GOLDEN / "11_loss_zoo" / f"{name}.npz"
+    path = record(f"11_loss_zoo/{name}.npz")
     if not path.exists():
         return [], {}
     with np.load(path, allow_pickle=False) as data:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from easydict import EasyDict
-from golden_data import GOLDEN, KITTI_SAMPLE
+from golden_data import KITTI_SAMPLE, record
 
 from pcdet_focal.config import cfg_from_yaml_file
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset
@@ -26,7 +26,7 @@ def load_cfg(name: str) -> EasyDict:
 
 def recorded_model(name: str) -> dict:
     """What the recorded model list says of cfgs/kitti_models/<name>.yaml: state_dict, grid_size, ..."""
-    return json.loads((GOLDEN / f"04_state_dicts/kitti_models__{name}.json").read_text())
+    return json.loads(record(f"04_state_dicts/kitti_models__{name}.json").read_text())
 
 
 def dataset_like(meta: dict) -> SimpleNamespace:

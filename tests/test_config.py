@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from easydict import EasyDict
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 from model_data import REPOSITORY, dataset_like, load_cfg
 from openpcdet import needs_openpcdet, peer_folder, peer_module
 
@@ -184,10 +184,9 @@ def test_overrides_that_cannot_be_are_refused(pairs, message):
         cfg_from_list(pairs, EasyDict(A=EasyDict(N=1), ITEMS=[EasyDict(T=0.6)]))
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["second", "pointpillar"])
 def test_shipped_model_files_agree_with_the_recorded_models(name):
-    recorded = json.loads((GOLDEN / f"04_state_dicts/kitti_models__{name}.json").read_text())
+    recorded = json.loads(record(f"04_state_dicts/kitti_models__{name}.json").read_text())
     cfg = cfg_from_yaml_file(Path(__file__).parents[1] / f"cfgs/kitti_models/{name}.yaml", EasyDict())
     voxels = next(p for p in cfg.DATA_CONFIG.DATA_PROCESSOR if p["NAME"] == "transform_points_to_voxels")
     assert cfg.CLASS_NAMES == recorded["class_names"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tiny_kitti
 from easydict import EasyDict
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 from model_data import dataset_like
 from openpcdet import copy_tools, needs_openpcdet, peer_folder, public_names
 from openpcdet_stand_in import write_stand_in
@@ -218,7 +218,6 @@ def test_the_configurations_are_openpcdets():
 
 
 @needs_openpcdet
-@needs_golden
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_configuration_builds_with_the_recorded_keys_or_is_refused_by_name(name, monkeypatch):
     monkeypatch.chdir(peer_folder() / "tools")
@@ -233,7 +232,7 @@ def test_a_configuration_builds_with_the_recorded_keys_or_is_refused_by_name(nam
         with pytest.raises(InputError, match=r"MODEL\S*\.NAME: "):
             build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like({**small, "class_names": cfg.CLASS_NAMES}))
         return
-    meta = json.loads((GOLDEN / f"04_state_dicts/{name.replace('/', '__').replace('.yaml', '.json')}").read_text())
+    meta = json.loads(record(f"04_state_dicts/{name.replace('/', '__').replace('.yaml', '.json')}").read_text())
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like(meta))
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == {
         k: tuple(v[0]) for k, v in meta["state_dict"].items()

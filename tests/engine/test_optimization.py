@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
-from golden_data import GOLDEN, cases, needs_golden
+from golden_data import cases, record
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -31,7 +31,7 @@ SECOND = EasyDict(
     WARMUP_EPOCH=1,
     GRAD_NORM_CLIP=10,
 )
-RECORDED = json.loads((GOLDEN / "09_training/schedule.json").read_text()) if GOLDEN.is_dir() else {}
+RECORDED = json.loads(record("09_training/schedule.json").read_text())
 TOY = cases("09_training/toy_trajectory.npz")
 SHORT = cases("08_training_extras/adam_onecycle.npz")
 
@@ -58,7 +58,6 @@ def curve(optim_cfg, iters_each_epoch: int, epochs: int, count: int | None = Non
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("adam_onecycle", []), ids=lambda r: r["case"])
 def test_one_cycle_is_the_recorded_curve(record):
     rates, betas = curve(settings(record), record["total_iters_each_epoch"], record["total_epochs"])
@@ -70,7 +69,6 @@ def test_one_cycle_is_the_recorded_curve(record):
     assert optimizer.param_groups[0]["betas"][0] == record["before_first_step"]["mom"]
 
 
-@needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("adam_onecycle_edge_totals", []), ids=lambda r: str(r["total_steps"]))
 def test_one_cycle_of_few_steps(record):
     rates, betas = curve(SECOND, record["total_steps"], 1)
@@ -81,7 +79,6 @@ def test_one_cycle_of_few_steps(record):
         np.testing.assert_allclose(betas, record["mom"], rtol=1e-9)
 
 
-@needs_golden
 @pytest.mark.parametrize("case", ["short", "e80"])
 def test_one_cycle_long_curves(case):
     record = SHORT[case]
@@ -100,7 +97,6 @@ def test_one_cycle_by_hand():
     assert rates[9] == pytest.approx(3e-8 + (3e-3 - 3e-8) / 2 * (1 + math.cos(math.pi * 5 / 6)), rel=1e-12)
 
 
-@needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("adam_cosineanneal", []), ids=lambda r: f"warmup {r['WARMUP_ITER']}")
 def test_cosine_annealing_is_the_recorded_curve(record):
     rates, betas = curve(
@@ -110,7 +106,6 @@ def test_cosine_annealing_is_the_recorded_curve(record):
     np.testing.assert_allclose(betas, record["mom"], rtol=1e-9)
 
 
-@needs_golden
 @pytest.mark.parametrize(
     "record", RECORDED.get("step_decay", []), ids=lambda r: f"{r['OPTIMIZER']} {r['DECAY_STEP_LIST']} {r['LR_CLIP']}"
 )
@@ -127,7 +122,6 @@ def test_step_decay_is_the_recorded_curve_and_optimiser(record):
     assert list(group.get("betas", [])) == (recorded["betas"] or [])
 
 
-@needs_golden
 @pytest.mark.parametrize("record", RECORDED.get("cosine_warmup", []), ids=lambda r: f"{r['T_max']} steps")
 def test_warm_up_is_the_recorded_curve(record):
     factor = record["LR"] / record["eta_min"]
@@ -177,7 +171,6 @@ def group_names(model: nn.Module) -> list[list[str]]:
     return [[names[id(p)] for p in group["params"]] for group in build_optimizer(model, SECOND).param_groups]
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["toy", "second", "pointpillar"])
 def test_parameter_groups_are_the_recorded_ones_in_the_same_order(name):
     model = Toy() if name == "toy" else model_data.build(name)
@@ -208,7 +201,6 @@ def tensors(record: dict, prefix: str, dtype) -> dict[str, torch.Tensor]:
     }
 
 
-@needs_golden
 @pytest.mark.parametrize("case", TOY)
 def test_twenty_steps_are_the_recorded_trajectory(case):
     record, first = TOY[case], TOY["wd0.01_f64"]
@@ -248,7 +240,6 @@ def test_twenty_steps_are_the_recorded_trajectory(case):
     assert torch.equal(model.unused.weight, initial["unused.weight"]) == (optim_cfg.WEIGHT_DECAY == 0)
 
 
-@needs_golden
 @pytest.mark.parametrize("case", ["short", "e80"])
 def test_forty_steps_of_a_small_net(case):
     record = SHORT[case]

@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.evaluation.kitti import CLASS_NAMES, evaluate_kitti, get_label_annos
@@ -61,15 +61,14 @@ def r40(gt, dt, name="Car", metric="3d", overlaps="strict"):
 def recorded(tmp_path_factory):
     def load(scenario):
         folder = tmp_path_factory.mktemp(scenario)
-        with tarfile.open(GOLDEN / "06_kitti_ap" / f"{scenario}_labels.tar.gz") as tar:
+        with tarfile.open(record(f"06_kitti_ap/{scenario}_labels.tar.gz")) as tar:
             tar.extractall(folder, filter="data")
-        numbers = json.loads((GOLDEN / "06_kitti_ap" / f"{scenario}_ap.json").read_text())
+        numbers = json.loads(record(f"06_kitti_ap/{scenario}_ap.json").read_text())
         return get_label_annos(folder / "gt"), get_label_annos(folder / "det"), numbers
 
     return load
 
 
-@needs_golden
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_numbers_and_text_are_the_recorded_ones(recorded, scenario):
     gt, dt, numbers = recorded(scenario)

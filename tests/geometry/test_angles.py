@@ -5,7 +5,7 @@ float64.
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +15,6 @@ RECORDED = cases("03_geometry/box_utils.npz")
 PERIODS = [(0.5, np.pi), (0, 2 * np.pi), (0.5, 2 * np.pi), (0, np.pi), (1, np.pi)]
 
 
-@needs_golden
 @pytest.mark.parametrize("offset, period", PERIODS)
 def test_limit_period_recorded(offset, period):
     case = RECORDED[f"limit_period_{offset}_{period:.4g}"]
@@ -51,7 +50,6 @@ def test_limit_period_keeps_the_type(dtype):
     assert limit_period(np.arange(5)).dtype == np.float32
 
 
-@needs_golden
 def test_rotate_points_recorded():
     case = RECORDED["rotate_points_along_z"]
     out = rotate_points_along_z(case["points"], case["angle"])

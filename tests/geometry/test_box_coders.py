@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.geometry.box_coders import (
@@ -43,7 +43,6 @@ def some_boxes(n, columns=7, seed=0):
     return boxes
 
 
-@needs_golden
 @pytest.mark.parametrize("case", RESIDUAL)
 def test_residual_coder_recorded(case):
     arguments, code_size = RESIDUAL[case]
@@ -61,7 +60,6 @@ def test_residual_coder_recorded(case):
     assert torch.equal(boxes, before[0]) and torch.equal(anchors, before[1])
 
 
-@needs_golden
 @pytest.mark.parametrize("coder", [PreviousResidualDecoder, PreviousResidualRoIDecoder])
 def test_previous_decoders_recorded(coder):
     codes, anchors, decoded = tensors(coder.__name__, "codes", "anchors", "decoded")
@@ -70,7 +68,6 @@ def test_previous_decoders_recorded(coder):
     np.testing.assert_allclose(coder(code_size=9).decode_torch(codes[None], anchors[None])[0], decoded, **CLOSE)
 
 
-@needs_golden
 @pytest.mark.parametrize("case", POINT)
 def test_point_coder_recorded(case):
     coder = PointResidualCoder(**POINT[case])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 
 from pcdet_focal.geometry.boxes import (
     bbox3d_overlaps_diou,
@@ -47,7 +47,6 @@ RECORDED_CALLS = [
 ]
 
 
-@needs_golden
 @pytest.mark.parametrize("name, function, arguments, result", RECORDED_CALLS, ids=[call[0] for call in RECORDED_CALLS])
 def test_recorded(name, function, arguments, result):
     given = [RECORDED[name][argument] for argument in arguments]
@@ -65,7 +64,6 @@ def test_recorded(name, function, arguments, result):
         np.testing.assert_array_equal(array, original)
 
 
-@needs_golden
 def test_aligned_bev_boxes_recorded_at_the_switch():
     case = RECORDED["aligned_bev_boxes_edges"]
     out = boxes3d_lidar_to_aligned_bev_boxes(case["boxes"])
@@ -79,7 +77,6 @@ def test_aligned_bev_boxes_recorded_at_the_switch():
     assert gap.max() < 1e-5
 
 
-@needs_golden
 @pytest.mark.parametrize(
     "case", ["mask_outside_corners1", "mask_outside_corners4", "mask_outside_corners8", "mask_outside_center"]
 )
@@ -99,7 +96,6 @@ def test_mask_boxes_recorded(case, as_list):
     )
 
 
-@needs_golden
 def test_remove_points_recorded():
     case = RECORDED["remove_points_in_boxes3d"]
     before = case["points"].copy()

@@ -71,7 +71,6 @@ def check(function, given, recorded, tolerance, *arguments):
     np.testing.assert_array_equal(given, before)
 
 
-@needs_golden
 @pytest.mark.parametrize(
     "case, function",
     [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 
 from pcdet_focal.geometry.points import (
     generate_voxel2pinds,
@@ -18,7 +18,6 @@ from pcdet_focal.geometry.points import (
 RECORDED = cases("03_geometry/box_utils.npz")
 
 
-@needs_golden
 @pytest.mark.parametrize("as_list", [False, True])
 def test_mask_points_recorded(as_list):
     case = RECORDED["mask_points_by_range"]
@@ -39,7 +38,6 @@ def test_mask_points_borders_belong_and_height_does_not_count():
     assert mask_points_by_range(points, np.array(limits)).tolist() == expected
 
 
-@needs_golden
 def test_voxel_centers_recorded():
     case = RECORDED["get_voxel_centers"]
     out = get_voxel_centers(torch.from_numpy(case["coords"]), 4, [0.05, 0.05, 0.1], case["range"])

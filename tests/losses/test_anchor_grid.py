@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 
 from pcdet_focal.losses import PerSampleNormalizer, anchor_weights_from_labels, one_hot_from_labels
 from pcdet_focal.utils import loss_utils
@@ -106,7 +106,6 @@ def test_a_sample_weighs_the_same_however_often_its_anchors_are_repeated():
     assert loss.item() == pytest.approx(once.item(), rel=1e-6)
 
 
-@needs_golden
 @pytest.mark.parametrize("label", list(cases("02_anchor_head_loss/anchor_head_single_loss.npz")))
 def test_losses_that_openpcdets_anchor_head_computed(label):
     """Classification and box loss of the recorded head from its predictions and labels (weights of each: 1 and 2; 2 and

@@ -14,7 +14,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, needs_golden
+from golden_data import RECORDED
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import binary_cross_entropy_with_logits, build_loss, sigmoid_focal_loss, weight_reduce_loss
@@ -24,7 +24,7 @@ from pcdet_focal.losses.mmdet import focal_loss_from_probabilities
 from pcdet_focal.losses.sigmoid_focal import focal_factor
 from pcdet_focal.losses.softmax_focal import softmax_focal_loss
 
-ZOO = GOLDEN / "11_loss_zoo"
+ZOO = RECORDED / "11_loss_zoo"
 NO_LOSS_CALLS = ("ema_normalizer", "mmdet_dense_head_targets")
 FILES = sorted(path.stem for path in ZOO.glob("*.npz") if path.stem not in NO_LOSS_CALLS)
 
@@ -400,7 +400,6 @@ def replay(file):
     return wrong, missing, len(records)
 
 
-@needs_golden
 @pytest.mark.parametrize("file", FILES)
 def test_recorded_calls(file):
     wrong, missing, total = replay(file)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import (
@@ -180,9 +180,8 @@ def test_global_gives_the_mean_over_ranks_the_gradient_of_one_process(monkeypatc
     torch.testing.assert_close(apart, together, rtol=1e-12, atol=0)
 
 
-@needs_golden
 def test_ema_follows_the_recorded_runs():
-    with np.load(GOLDEN / "11_loss_zoo/ema_normalizer.npz") as recorded:
+    with np.load(record("11_loss_zoo/ema_normalizer.npz")) as recorded:
         names = [key[: -len("_num_pos")] for key in recorded.files if key.endswith("_num_pos")]
         assert len(names) == 6
         for name in names:

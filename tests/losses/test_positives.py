@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
-from golden_data import cases, needs_golden
+from golden_data import cases
 from model_data import load_cfg
 
 from pcdet_focal.errors import InputError
@@ -138,7 +138,6 @@ def test_the_heads_focal_parameters_reach_the_fused_loss():
     torch.testing.assert_close(run(head, predictions, targets)[0], fused[0], rtol=1e-6, atol=0)
 
 
-@needs_golden
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_recorded_classification_loss_and_gradient(backend, monkeypatch):
     """OpenPCDet's recorded numbers at float32's own precision, not at the tolerance of the whole head."""

@@ -7,14 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, cases, needs_golden
+from golden_data import cases, record
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import sigmoid_focal_loss
 from pcdet_focal.utils import loss_utils
 
-pytestmark = needs_golden
-TORCHVISION = GOLDEN / "11_loss_zoo/torchvision_sigmoid_focal.npz"
+TORCHVISION = record("11_loss_zoo/torchvision_sigmoid_focal.npz")
 
 
 def tensor(array, grad=False):

@@ -6,7 +6,7 @@ import loss_properties
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import SoftmaxFocalLoss, build_loss, softmax_focal_loss
@@ -33,7 +33,6 @@ def test_property(case, property):
     property(*CASES[case])
 
 
-@needs_golden
 def test_the_formula_in_float64():
     checked = 0
     for name, case in cases("07_other_systems/softmax_focal_formula.npz").items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
-from golden_data import assert_matches_samples, cases, needs_golden
+from golden_data import assert_matches_samples, cases
 from model_data import load_cfg
 
 from pcdet_focal.errors import InputError
@@ -80,7 +80,6 @@ def test_losses_and_gradients(name, case):
     np.testing.assert_array_equal(labels.numpy(), case["box_cls_labels"])  # OpenPCDet overwrites them for one class
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["second", "pointpillar"])
 def test_anchors_are_the_recorded_ones_to_the_last_bit(name):
     case = cases("03_geometry/anchors.npz")[name]
@@ -187,7 +186,6 @@ def test_unknown_names_in_the_head_are_refused_with_their_key_path():
         make_head(LOSS_CONFIG__REG_LOSS_TYPE="SmoothL1")
 
 
-@needs_golden
 def test_head_helpers_and_decoding():
     recorded = cases("02_anchor_head_loss/helpers.npz")
     case = {k: torch.from_numpy(v) for k, v in recorded["add_sin_difference"].items()}
@@ -215,7 +213,6 @@ def test_head_helpers_and_decoding():
         torch.testing.assert_close(boxes, case["batch_box_preds"], rtol=1e-5, atol=1e-5)
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["default", "raw_score", "post10", "none_pass"])
 def test_post_processing(name):
     case = cases("03_geometry/post_processing.npz")[name]
@@ -271,7 +268,6 @@ def run_post_processing(model_cfg, case):
     return Detector3DTemplate.post_processing(shell, batch)
 
 
-@needs_golden
 def test_multi_class_post_processing_of_one_tensor_keeps_each_class_on_its_own():
     case = cases("03_geometry/post_processing.npz")["multi_class_nms_nonlist"]  # OpenPCDet stops with an assertion here
     cfg = load_cfg("second").MODEL
@@ -293,7 +289,6 @@ def test_multi_class_post_processing_of_one_tensor_keeps_each_class_on_its_own()
 NMS = EasyDict(NMS_TYPE="nms_gpu", NMS_THRESH=0.1, NMS_PRE_MAXSIZE=100, NMS_POST_MAXSIZE=20)
 
 
-@needs_golden
 def test_nms_helpers():
     recorded = cases("03_geometry/nms.npz")
     for name, threshold in (

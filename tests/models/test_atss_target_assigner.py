@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 from head_cases import GT, features, small_head
 from model_data import load_cfg
 from ops_triton import BACKENDS
@@ -22,7 +22,6 @@ def backend(request, monkeypatch):
     monkeypatch.setenv("PCDET_FOCAL_BACKEND", request.param)
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["list3", "single_set", "topk5_height"])
 def test_recorded_positives(name, monkeypatch):
     """OpenPCDet asks whether a centre is inside the box with length and width exchanged; for the comparison so do

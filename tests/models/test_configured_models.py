@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 from model_data import dataset_like
 from tiny_models import (
     CHANGES,
@@ -33,12 +33,12 @@ ONE_STAGE = ("second", "pointpillar", "pillarnet", "centerpoint", "pp_multihead"
 
 def recorded_lists():
     """The recorded lists of keys that belong to a one-stage model, as 'folder/name'."""
-    names = [p.stem.replace("__", "/") for p in sorted((GOLDEN / "04_state_dicts").glob("*__*.json"))]
+    names = [p.stem.replace("__", "/") for p in sorted(record("04_state_dicts").glob("*__*.json"))]
     return [name for name in names if any(kind in name for kind in ONE_STAGE) and not name.endswith("second_iou")]
 
 
 def check_against_list(name, cfg):
-    want = json.loads((GOLDEN / f"04_state_dicts/{name.replace('/', '__')}.json").read_text())
+    want = json.loads(record(f"04_state_dicts/{name.replace('/', '__')}.json").read_text())
     net = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like(want))
     state = net.state_dict()
     assert {key: [list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state.items()} == want[
@@ -49,7 +49,6 @@ def check_against_list(name, cfg):
     assert sum(p.numel() for p in net.parameters()) == want["n_params"]
 
 
-@needs_golden
 @pytest.mark.parametrize("name", recorded_lists())
 def test_keys_shapes_and_order_are_the_recorded_ones(name):
     try:
@@ -60,7 +59,6 @@ def test_keys_shapes_and_order_are_the_recorded_ones(name):
     check_against_list(name, cfg)
 
 
-@needs_golden
 @pytest.mark.skipif(not OPENPCDET.is_dir(), reason="the environment variable OPENPCDET names no checkout")
 @pytest.mark.parametrize("name", recorded_lists())
 def test_openpcdets_own_files_build_the_same(name, monkeypatch):

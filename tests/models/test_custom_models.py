@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 from model_data import REPOSITORY
 
 from pcdet_focal.config import Config, cfg_from_yaml_file
@@ -23,9 +23,8 @@ def build(name, tmp_path):
     return dataset, build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset)
 
 
-@needs_golden
 def test_second_has_the_recorded_keys_shapes_and_grid(tmp_path):
-    recorded = json.loads((GOLDEN / "04_state_dicts/custom_models__second.json").read_text())
+    recorded = json.loads(record("04_state_dicts/custom_models__second.json").read_text())
     dataset, network = build("second", tmp_path)
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == {
         key: tuple(value[0]) for key, value in recorded["state_dict"].items()

@@ -15,7 +15,6 @@ from pcdet_focal.models import build_network
 MODELS = ["second", "pointpillar"]
 
 
-@needs_golden
 @pytest.mark.parametrize("name", MODELS)
 def test_state_dict_has_the_recorded_keys_and_shapes(name):
     recorded = recorded_model(name)

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, needs_golden
+from golden_data import record
 
 from pcdet_focal.geometry.box_coders import ResidualCoder
 from pcdet_focal.models.dense_heads.target_assigner.atss_target_assigner import ATSSTargetAssigner
 from pcdet_focal.ops.anchor_targets import AssignmentRules, assign_anchor_targets
 
-RECORDED = GOLDEN / "11_loss_zoo" / "mmdet_dense_head_targets.npz"
+RECORDED = record("11_loss_zoo/mmdet_dense_head_targets.npz")
 
 
 def recorded(case):
@@ -43,7 +43,6 @@ def inside(arrays, record, image):
     return arrays[f"valid_flags_{image}"] & held
 
 
-@needs_golden
 @pytest.mark.parametrize("case", ["retina_basic", "retina_posw_border"])
 @pytest.mark.parametrize("image", [0, 1])
 def test_overlap_thresholds(case, image):
@@ -70,7 +69,6 @@ def test_overlap_thresholds(case, image):
     assert 0 < (weights == 0).sum() < len(weights) and positive.sum() > 2
 
 
-@needs_golden
 @pytest.mark.parametrize("case", ["atss_basic", "atss_empty_gt"])
 def test_atss_ignores_nothing(case):
     """In mmdetection a box's threshold spans the levels of the pyramid, in OpenPCDet one set of anchors, so the

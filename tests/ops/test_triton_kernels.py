@@ -54,12 +54,12 @@ KERNELS = {  # room.kernel: types of its arguments, constants
         dict(ROWS=4),
     ),
     "nms._settle": (
-        pointers(i64="suppresses first_tile size most", i8="stays") | integers("words"),
+        pointers(i64="suppresses first_tile size post", i8="stays") | integers("words"),
         dict(WORDS=64, ROWS=32),
     ),
     **{
         f"points_in_boxes.{kernel}": (
-            pointers(fp32="points position", fp64="half", i32="out") | integers("count most width"),
+            pointers(fp32="points position", fp64="half", i32="out") | integers("count num_boxes width"),
             dict(POINTS=256),
         )
         for kernel in ("_fill_mask", "_fill_index", "_fill_count")

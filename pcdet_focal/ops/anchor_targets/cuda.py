@@ -82,7 +82,7 @@ def _match(
     all_anchors: list[Tensor], grids: list[Grid], gt_boxes: Tensor, classes: Tensor, rules: AssignmentRules
 ) -> tuple[Tensor, Tensor]:
     """Labels (B, N) int32, and of positive anchors the place of their box in the sample (B, N) int32."""
-    batch, limit = classes.shape
+    batch, max_boxes = classes.shape
     device, dtype = gt_boxes.device, gt_boxes.dtype
     rectangles = boxes3d_lidar_to_aligned_bev_boxes(gt_boxes[..., :7].reshape(-1, 7)).contiguous()  # (B * T, 4)
     rows, thresholds, start_x, start_y = [], [], 0, 0
@@ -102,12 +102,12 @@ def _match(
     total = sum(anchors[..., 0].numel() for anchors in all_anchors)
     widest, highest = max(shape[2] for shape in shapes), max(shape[1] for shape in shapes)
     tiles = max(triton.cdiv(shape[1], _TILE_ROWS) * triton.cdiv(shape[2], _TILE_COLUMNS) for shape in shapes)
-    best = torch.empty(batch * limit, kinds, dtype=dtype, device=device)
+    best = torch.empty(batch * max_boxes, kinds, dtype=dtype, device=device)
     labels = torch.empty(batch, total, dtype=torch.int32, device=device)
     owner = torch.empty_like(labels)
     arguments = low_x, high_x, low_y, high_y, table, rectangles, classes.contiguous()
     with torch.cuda.device_of(gt_boxes):
-        _find_best[(batch * limit, kinds)](
+        _find_best[(batch * max_boxes, kinds)](
             *arguments,
             best,
             triton.next_power_of_2(widest),
@@ -121,9 +121,9 @@ def _match(
             best.amax(1),
             labels,
             owner,
-            limit,
+            max_boxes,
             total,
-            triton.next_power_of_2(limit),
+            triton.next_power_of_2(max_boxes),
             _TILE_ROWS,
             _TILE_COLUMNS,
             enable_fp_fusion=False,
@@ -137,14 +137,14 @@ def _match_dense(
     """As ``_match``, from the dense overlaps of a class's anchors with the boxes of as many samples as memory should
     hold at once.
     """
-    batch, limit = classes.shape
+    batch, max_boxes = classes.shape
     results = []
     for anchors, class_id, matched, unmatched in zip(all_anchors, rules.class_ids, rules.matched, rules.unmatched):
         flat = anchors.reshape(-1, anchors.shape[-1])
-        if len(flat) * batch * limit == 0:
+        if len(flat) * batch * max_boxes == 0:
             results.append([anchors.new_zeros((batch, *anchors.shape[:5]), dtype=torch.int32)] * 2)
             continue
-        samples = max(1, _PAIRS_AT_ONCE // (len(flat) * limit))
+        samples = max(1, _PAIRS_AT_ONCE // (len(flat) * max_boxes))
         parts = [
             _match_class(flat, boxes, own, class_id, matched, unmatched, rules.match_height)
             for boxes, own in zip(gt_boxes[..., :-1].split(samples), (classes == class_id).split(samples))
@@ -243,7 +243,7 @@ def _find_best(
     tl.store(best + box * tl.num_programs(1) + kind, tl.max(largest, axis=0))
 
 
-@triton.jit(do_not_specialize=["limit", "total"])
+@triton.jit(do_not_specialize=["max_boxes", "total"])
 def _label(
     low_x,
     high_x,
@@ -256,7 +256,7 @@ def _label(
     best_of_box,
     labels,
     owners,
-    limit,
+    max_boxes,
     total,
     MOST: tl.constexpr,
     ROWS: tl.constexpr,
@@ -278,8 +278,8 @@ def _label(
         bottom, top = tl.load(low_y + first_row), tl.load(high_y + tl.minimum(first_row + ROWS, ny) - 1)
         # the boxes of the class, and those of them that meet the tile: few, so only these are gone through
         t = tl.arange(0, MOST)
-        box = sample * limit + t
-        known = t < limit
+        box = sample * max_boxes + t
+        known = t < max_boxes
         of_class = known & (tl.load(classes + box, known, 0) == class_id)
         x1, y1 = tl.load(rectangles + box * 4, known, 0.0), tl.load(rectangles + box * 4 + 1, known, 0.0)
         x2, y2 = tl.load(rectangles + box * 4 + 2, known, 0.0), tl.load(rectangles + box * 4 + 3, known, 0.0)
@@ -290,11 +290,11 @@ def _label(
         owner = tl.zeros([ROWS, COLUMNS], tl.int32) + first_box
         claimed = tl.zeros([ROWS, COLUMNS], tl.int32)
         while number < MOST:
-            one = rectangles + (sample * limit + number) * 4
+            one = rectangles + (sample * max_boxes + number) * 4
             iou = _iou(ax1, ay1, ax2, ay2, tl.load(one), tl.load(one + 1), tl.load(one + 2), tl.load(one + 3))
             owner = tl.where(iou > best, number, owner)  # of equal boxes the first
             best = tl.maximum(best, iou)
-            claimed = tl.where((iou > 0) & (iou == tl.load(best_of_box + sample * limit + number)), 1, claimed)
+            claimed = tl.where((iou > 0) & (iou == tl.load(best_of_box + sample * max_boxes + number)), 1, claimed)
             number = tl.min(tl.where(meets & (t > number), t, MOST), axis=0)
         label = tl.where(best < tl.load(thresholds + kind * 2 + 1), 0, -1)
         label = tl.where((claimed > 0) | (best >= tl.load(thresholds + kind * 2)), class_id, label)

@@ -292,7 +292,7 @@ def test_files_are_read_once_up_to_a_limit(root, monkeypatch):
         ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create_kitti_infos"),
         (
             {"PREPARE": {"filter_by_min_point": ["Car:5"]}},
-            r"PREPARE\.filter_by_min_point.*'filter_by_min_points'",
+            r"PREPARE\.filter_by_min_point.*filter_by_min_points",
         ),
         ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"PREPARE\.filter_by_min_points\[0\] .*'Car'.*'Car:15'"),
         ({"SAMPLE_GROUPS": ["Car:1", "Car:many"]}, r"SAMPLE_GROUPS\[1\] .*'Car:many'"),

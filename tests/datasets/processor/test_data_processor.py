@@ -226,11 +226,11 @@ def test_a_subclass_adds_a_step():
 @pytest.mark.parametrize(
     "step, message",
     [
-        ({"NAME": "shuffle_point"}, r"DATA_PROCESSOR\[1\]\.NAME.*'shuffle_point'.*'shuffle_points'"),
+        ({"NAME": "shuffle_point"}, r"DATA_PROCESSOR\[1\]\.NAME.*'shuffle_point'.*shuffle_points"),
         ({"NAME": "forward"}, r"DATA_PROCESSOR\[1\]\.NAME"),
         (
             {"NAME": "shuffle_points", "SHUFFLE_ENABLE": {}},
-            r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED.*'SHUFFLE_ENABLE'",
+            r"DATA_PROCESSOR\[1\]\.SHUFFLE_ENABLED.*SHUFFLE_ENABLE",
         ),
         (
             {"NAME": "shuffle_points", "SHUFFLE_ENABLED": True},

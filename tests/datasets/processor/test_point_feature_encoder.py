@@ -66,7 +66,7 @@ def test_a_subclass_adds_an_encoding():
 @pytest.mark.parametrize(
     "used, source, more, message",
     [
-        (["x", "y", "z", "intensty"], SOURCE, {}, r"used_feature_list\[3\] is 'intensty'.*'intensity'"),
+        (["x", "y", "z", "intensty"], SOURCE, {}, r"used_feature_list\[3\] is 'intensty'.*intensity"),
         (["x", "y"], SOURCE, {}, "used_feature_list"),
         (["x", "y", "z"], ["y", "x", "z"], {}, "src_feature_list"),
         (SOURCE, SOURCE, {"filter_sweeps": True}, "max_sweeps"),
@@ -78,7 +78,7 @@ def test_wrong_configurations(used, source, more, message):
 
 
 def test_unknown_encoding_and_missing_key():
-    with pytest.raises(InputError, match=r"encoding_type.*'absolute_encoding'.*'absolute_coordinates_encoding'"):
+    with pytest.raises(InputError, match=r"encoding_type.*'absolute_encoding'.*absolute_coordinates_encoding"):
         PointFeatureEncoder(
             {"encoding_type": "absolute_encoding", "used_feature_list": SOURCE, "src_feature_list": SOURCE}
         )

@@ -7,7 +7,7 @@ import loss_properties
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 from torch import nn
 
 from pcdet_focal.errors import InputError
@@ -31,13 +31,11 @@ HYP = {"focal15": {"fl_gamma": 1.5}, "smooth_pw": {"label_smoothing": 0.1, "cls_
 
 
 # ------------------------------------------------------------------------------------------ elementwise
-@needs_golden
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.3])
 def test_recorded_label_smoothing(eps):
     assert smooth_BCE(eps) == tuple(ELEMENTWISE[f"smooth_bce_{eps}"]["cp_cn"])
 
 
-@needs_golden
 @pytest.mark.parametrize("alpha", [0.0, 0.05, 0.5])
 def test_recorded_blur(alpha):
     c = ELEMENTWISE[f"bceblur_{alpha}"]
@@ -50,7 +48,6 @@ def test_recorded_blur(alpha):
     np.testing.assert_allclose(pred.grad, c["grad"], **tolerance)
 
 
-@needs_golden
 @pytest.mark.parametrize("case", [name for name in ELEMENTWISE if name.split("_")[0] in WRAPPERS])
 def test_recorded_focal_wrappers(case):
     c, (name, *rest) = ELEMENTWISE[case], case.split("_")
@@ -147,7 +144,6 @@ def test_the_blur_forgives_a_confident_positive_on_a_negative_label_only():
 
 
 # ------------------------------------------------------------------------------------------ boxes
-@needs_golden
 @pytest.mark.parametrize("kind", ["IoU", "GIoU", "DIoU", "CIoU"])
 def test_recorded_box_overlaps(kind):
     c = cases("07_other_systems/yolov5_bbox_iou.npz")[kind]
@@ -198,7 +194,6 @@ def a_model(nc, **hyp):
     )
 
 
-@needs_golden
 @pytest.mark.parametrize("case", sorted(cases("07_other_systems/yolov5_compute_loss.npz")))
 def test_recorded_runs(case):
     c = cases("07_other_systems/yolov5_compute_loss.npz")[case]

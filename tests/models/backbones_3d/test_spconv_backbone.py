@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from golden_data import GOLDEN, KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
+from golden_data import KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample, record
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.models.backbones_3d import __all__ as backbones
@@ -80,9 +80,8 @@ def batch_of(frames):
     }
 
 
-@needs_golden
 def test_keys_and_shapes_are_openpcdets():
-    recorded = json.loads((GOLDEN / "04_state_dicts/kitti_models__second.json").read_text())["state_dict"]
+    recorded = json.loads(record("04_state_dicts/kitti_models__second.json").read_text())["state_dict"]
     want = {k.split(".", 1)[1]: tuple(v[0]) for k, v in recorded.items() if k.startswith("backbone_3d.")}
     net = backbones["VoxelBackBone8x"]({}, 4, GRID)
     assert [(k, tuple(v.shape)) for k, v in net.state_dict().items()] == list(want.items())
@@ -90,10 +89,9 @@ def test_keys_and_shapes_are_openpcdets():
     assert {f"backbone_3d.{k}" for k in find_all_spconv_keys(net)} == find_all_spconv_keys(net, prefix="backbone_3d")
 
 
-@needs_golden
 @pytest.mark.parametrize("file", ["nuscenes_models__cbgs_second_multihead", "waymo_models__centerpoint"])
 def test_keys_and_shapes_of_the_residual_encoder_are_openpcdets(file):
-    recorded = json.loads((GOLDEN / f"04_state_dicts/{file}.json").read_text())
+    recorded = json.loads(record(f"04_state_dicts/{file}.json").read_text())
     want = {k.split(".", 1)[1]: tuple(v[0]) for k, v in recorded["state_dict"].items() if k.startswith("backbone_3d.")}
     config = {} if any(k.endswith("conv1.0.conv1.bias") for k in want) else {"USE_BIAS": False}
     net = backbones["VoxelResBackBone8x"](config, want["conv_input.0.weight"][-1], recorded["grid_size"])

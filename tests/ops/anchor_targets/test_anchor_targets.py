@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_data import load_cfg
@@ -106,7 +106,6 @@ def assert_fast_is_dense(anchors, boxes, rules):
     return got
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["random_b4", "identical_gts", "one_empty_image"])
 def test_recorded_targets(name, backend):
     case, grid = cases("03_targets/axis_aligned_target_assigner.npz")[name], cases("03_geometry/anchors.npz")["second"]

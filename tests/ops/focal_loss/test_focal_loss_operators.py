@@ -94,6 +94,7 @@ def test_a_compiled_loss_is_the_operator_with_the_same_numbers(name, dtype):
         assert torch.equal(compiled(x, *others), expected)
 
 
+@pytest.mark.slow
 def test_generated_code_calls_the_operator():
     logits, labels, _ = problem()
     x = logits.requires_grad_()

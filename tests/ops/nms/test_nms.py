@@ -34,7 +34,6 @@ def random_boxes(rng, n, extent=30.0):
     )
 
 
-@needs_golden
 @pytest.mark.parametrize("case", [name for name, c in cases("03_geometry/nms.npz").items() if "keep" in c])
 def test_recorded_keep_lists(case, backend):
     c = cases("03_geometry/nms.npz")[case]

@@ -22,7 +22,6 @@ def backend(request, monkeypatch):
     return request.param
 
 
-@needs_golden
 def test_recorded_mask(backend):
     c = cases("03_geometry/box_utils.npz")["points_in_boxes_cpu"]
     mask = points_in_boxes_mask(c["points"], c["boxes"])

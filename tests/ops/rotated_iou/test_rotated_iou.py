@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_data import cases, needs_golden
+from golden_data import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_triton import INTERPRETED
@@ -73,7 +73,6 @@ def random_boxes(rng, n, extent):
     )
 
 
-@needs_golden
 @pytest.mark.parametrize("case", sorted(cases("03_geometry/rotated_iou.npz")))
 def test_recorded_exact_numbers(case, backend):
     c = cases("03_geometry/rotated_iou.npz")[case]
