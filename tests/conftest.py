@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 import pytest
 from numba.core import event
 
+# Part of a reason to skip: what it would take not to. A run's last lines count each kind.
+SKIPS = {
+    "needs a CUDA device": "a machine with one",
+    "no checkout of OpenPCDet": "OPENPCDET=<folder of a checkout of OpenPCDet>",
+    "KITTI": "PCDET_FOCAL_SHARED=<folder with frames of KITTI and what was recorded on them>",
+    "Triton's interpreter": "nothing: tests/ops/test_triton_kernels.py runs them in a process of its own",
+}
 LIMIT = 10.0  # seconds, without what numba compiles: a clean checkout has no cache
 
 
@@ -70,4 +78,17 @@ def pytest_runtest_call(item):
     taken = min(time.perf_counter() - elapsed, _processor_time() - processor) - (compile_time.total - compiling)
     if taken > LIMIT and not item.get_closest_marker("slow"):
         pytest.fail(f"took {taken:.1f} s: make it smaller, or mark it with pytest.mark.slow", pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's own list of what was skipped
+def pytest_terminal_summary(terminalreporter):
+    """Counts what was skipped, by kind, with what it would take."""
+    result = yield
+    counts = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        counts[next((kind for kind in SKIPS if kind in reason), reason)] += 1
+    for kind, count in counts.most_common():
+        terminalreporter.write_line(f"skipped {count}: {kind} (it would take {SKIPS.get(kind, 'what this says')})")
     return result

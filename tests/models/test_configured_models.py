@@ -1,8 +1,6 @@
 """Every one-stage model that a file of cfgs/ describes: its keys, and what it computes, against OpenPCDet's."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from easydict import EasyDict
 from golden_data import record
 from model_data import dataset_like
+from openpcdet import needs_openpcdet, peer_folder
 from tiny_models import (
     CHANGES,
     TRAJECTORIES,
@@ -27,7 +26,6 @@ from pcdet_focal.config import cfg_from_yaml_file
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
 
-OPENPCDET = Path(os.environ.get("OPENPCDET", "/nonexistent"))
 ONE_STAGE = ("second", "pointpillar", "pillarnet", "centerpoint", "pp_multihead")
 
 
@@ -51,18 +49,13 @@ def check_against_list(name, cfg):
 
 @pytest.mark.parametrize("name", recorded_lists())
 def test_keys_shapes_and_order_are_the_recorded_ones(name):
-    try:
-        cfg = load_cfg(name)
-    except InputError:
-        assert name.startswith("custom_models/")  # the only folder that comes with its data set
-        pytest.skip(f"there is no cfgs/{name}.yaml")
-    check_against_list(name, cfg)
+    check_against_list(name, load_cfg(name))
 
 
-@pytest.mark.skipif(not OPENPCDET.is_dir(), reason="the environment variable OPENPCDET names no checkout")
+@needs_openpcdet
 @pytest.mark.parametrize("name", recorded_lists())
 def test_openpcdets_own_files_build_the_same(name, monkeypatch):
-    monkeypatch.chdir(OPENPCDET / "tools")
+    monkeypatch.chdir(peer_folder() / "tools")
     check_against_list(name, cfg_from_yaml_file(f"cfgs/{name}.yaml", EasyDict()))
 
 
