@@ -6,6 +6,7 @@ A configuration is a tree of ``EasyDict``. What this module adds to a plain YAML
   directory, else to the folder of the file that names it or to any folder above that one (so a file works from wherever
   it is started);
 * numbers such as ``1e-3`` are numbers (plain YAML 1.1 reads them as text);
+* keys and names of classes are text, also ``0``, ``yes`` and ``1:15``, which plain YAML reads as numbers and booleans;
 * a missing key raises :class:`MissingKeyError`, which names the whole key path, who reads it and the keys that look
   like it;
 * a key that neither this package nor a registered plug-in knows is reported once, with the nearest known one;
@@ -31,9 +32,15 @@ from easydict import EasyDict
 
 from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
 from .errors import InputError, did_you_mean, nearest_or_all
+from .files import read_text
 from .registry import import_modules, plugin_config_keys
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
+# values of these keys are names of classes, or begin with one ("Car:15")
+_NAME_KEYS = frozenset(
+    "CLASS_NAMES CLASS_NAMES_EACH_HEAD HEAD_CLS_NAME MAP_CLASS_TO_KITTI SAMPLE_GROUPS class_name "
+    "filter_by_min_points".split()
+)
 
 
 class MissingKeyError(InputError, AttributeError, KeyError):
@@ -71,21 +78,40 @@ def _reader() -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number and refuses a key that stands twice in one mapping."""
+    """SafeLoader that reads 1e-3 as a number, keys and names of classes as text, and refuses a key that stands twice
+    in one mapping.
+    """
 
     def construct_mapping(self, node, deep=False):
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
+            _as_text(key_node)
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise InputError(f"{self.name}:{key_node.start_mark.line + 1}: a key is a word, not {key!r}")
             if key in seen:
                 raise InputError(
                     f"{self.name}:{key_node.start_mark.line + 1}: the key {key} stands twice in this mapping; keep "
                     "one of them"
                 )
             seen.add(key)
+            if key in _NAME_KEYS:
+                _as_text(value_node)
         return super().construct_mapping(node, deep=deep)
+
+
+def _as_text(node: yaml.Node) -> None:
+    """Numbers and booleans at and below ``node`` become the text that the file has for them."""
+    if isinstance(node, yaml.ScalarNode) and node.tag.rpartition(":")[2] in ("int", "float", "bool", "timestamp"):
+        node.tag = "tag:yaml.org,2002:str"
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _as_text(item)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            _as_text(value)
 
 
 _Loader.add_implicit_resolver(
@@ -101,15 +127,15 @@ def read_yaml(path: str | Path) -> dict:
     """One YAML file as a plain dict. Raises InputError (file and line) where it is missing, not valid YAML or not a
     mapping.
     """
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the configuration file {path}: {error.strerror or error}") from error
-    loader = _Loader(text)
+        loader = _Loader(read_text(path, "configuration file"))
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{path}: the character {error.character:#x} has no place in YAML; delete it") from error
     loader.name = str(path)
     try:
         content = loader.get_single_data()
+    except RecursionError as error:
+        raise InputError(f"{path}: its mappings and lists are too deep") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -127,13 +153,27 @@ def read_yaml(path: str | Path) -> dict:
 def find_base_config(name: str, named_in: Path | None = None) -> Path:
     """Where a ``_BASE_CONFIG_`` is: relative to the working directory, else to the folder of the file that names it or
     one above it.
+
+    An absolute path of another machine is shortened from the left until it names a file in one of these folders; a
+    warning names that file.
+
+    Raises:
+        InputError: there is none.
     """
+    if not isinstance(name, str):
+        raise InputError(f"{named_in or 'configuration'}: _BASE_CONFIG_ is the path of a YAML file, not {name!r}")
     folders = [Path.cwd()]
     if named_in is not None:
         folders += Path(named_in).resolve().parents
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
+    parts = Path(name.replace("\\", "/")).parts
+    for first in range(max(len(parts) - 1, 1)):  # one word alone is too little to go by
+        for folder in folders:
+            path = folder.joinpath(*parts[first:])
+            if not path.is_file():
+                continue
+            if first:
+                warnings.warn(f"{named_in}: _BASE_CONFIG_ {name} does not exist here; {path} is used", stacklevel=4)
+            return path
     raise InputError(
         f"{named_in or 'configuration'}: _BASE_CONFIG_ {name} is neither in the working directory nor beside or above "
         "the file that names it"
@@ -263,6 +303,8 @@ def _parse(text: str, old: Any, path: str) -> Any:
         texts = bool(old) and isinstance(old[0], str)
         if texts and text[:1] not in "[(":
             return text.split(",")
+        if path.rpartition(".")[2] in _NAME_KEYS:
+            return yaml.load(f"CLASS_NAMES: {text}", _Loader)["CLASS_NAMES"]
         items = list(value) if isinstance(value, (list, tuple)) else [_scalar(part) for part in text.split(",")]
         floats = bool(old) and all(isinstance(v, float) for v in old)
         return [float(v) if floats and isinstance(v, int) else v for v in items]

@@ -4,7 +4,8 @@
     python tools/demo.py --cfg_file cfgs/kitti_models/second.yaml --ckpt second.pth --data_path folder \\
         --ext .npy --score_thresh 0.5
 
-A scan is float32 x, y, z, intensity of each point, raw (.bin, as in KITTI) or an array (N, 4) saved by numpy (.npy).
+A scan is float32 x, y, z, intensity (src_feature_list) of each point: raw (.bin, as in KITTI), an array (N, 4) saved
+by numpy (.npy), or a .pcd file with fields of these names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import _init_path  # noqa: F401
 
+from pcdet_focal.datasets.scans import SUFFIXES
 from pcdet_focal.engine import cli
 from pcdet_focal.engine.checkpoint import load_for_use
 from pcdet_focal.engine.demo import DemoDataset, show_detections
@@ -25,9 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, help="a scan, or a folder of scans")
     parser.add_argument("--ckpt", required=True, help="checkpoint")
-    parser.add_argument(
-        "--ext", default=".bin", choices=[".bin", ".npy"], help="which files of a folder (default: .bin)"
-    )
+    parser.add_argument("--ext", choices=SUFFIXES, help="only these files of a folder (default: all of them)")
     parser.add_argument(
         "--score_thresh", type=float, default=0.3, help="least score of a box that is shown (default: 0.3)"
     )

@@ -19,7 +19,7 @@ from .kitti import database
 from .parallel_map import parallel_map
 from .paths import data_path_candidates
 from .publish import published, save_pickle
-from .safe_pickle import load_pickle
+from ..safe_pickle import load_pickle
 
 
 class InfoDataset(DatasetTemplate):

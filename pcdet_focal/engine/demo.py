@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..datasets import DatasetTemplate
-from ..datasets.scans import finite_points, read_npy_scan
+from ..datasets.scans import SUFFIXES, read_scan
 from ..errors import InputError
 from ..models import load_data_to_device
 
@@ -21,7 +21,8 @@ class DemoDataset(DatasetTemplate):
     """A scan file, or those of a folder, as the input of a detector; OpenPCDet's class of that name.
 
     A scan has the columns of DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list (x, y, z in metres, intensity for
-    KITTI): float32 values one after the other (.bin), or an array (N, columns) saved by numpy (.npy).
+    KITTI): float32 values one after the other (.bin), an array (N, columns) saved by numpy (.npy), or the fields of
+    those names in a .pcd file. ``ext`` chooses one of these of a folder.
 
     Raises InputError, naming file and fault, for a path that does not exist, a folder without such files, a file that
     is cut off or has other columns, and NaN or infinite values (DATA_CONFIG.DROP_NONFINITE_POINTS: True leaves such
@@ -35,16 +36,17 @@ class DemoDataset(DatasetTemplate):
         training: bool = False,
         root_path: str | Path | None = None,
         logger: Any = None,
-        ext: str = ".bin",
+        ext: str | None = None,
     ) -> None:
         root = Path(root_path)
         if not root.exists():
             raise InputError(f"there is no file or folder {root} (--data_path)")
-        self.sample_file_list = sorted(root.glob(f"*{ext}")) if root.is_dir() else [root]
+        suffixes = SUFFIXES if ext is None else (ext,)
+        self.sample_file_list = (
+            sorted(path for path in root.iterdir() if path.suffix in suffixes) if root.is_dir() else [root]
+        )
         if not self.sample_file_list:
-            raise InputError(
-                f"the folder {root} has no {ext} file; --ext .bin reads raw float32 scans, --ext .npy numpy arrays"
-            )
+            raise InputError(f"the folder {root} (--data_path) has no {' or '.join(suffixes)} file")
         super().__init__(
             dataset_cfg=dataset_cfg, class_names=class_names, training=training, root_path=root, logger=logger
         )
@@ -58,21 +60,11 @@ class DemoDataset(DatasetTemplate):
 
     def read_scan(self, path: Path) -> np.ndarray:
         """The points of a file, float32 (N, columns)."""
-        names = list(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
-        if path.suffix == ".npy":
-            points = read_npy_scan(path, names)
-        elif path.suffix == ".bin":
-            size = path.stat().st_size
-            if size % (4 * len(names)):
-                raise InputError(
-                    f"{path} has {size} bytes, not a multiple of {4 * len(names)}: it is cut off, or is not float32 "
-                    f"with {len(names)} columns "
-                    f"({', '.join(names)})"
-                )
-            points = np.fromfile(path, dtype="<f4").reshape(-1, len(names))
-        else:
-            raise InputError(f"{path}: a scan is a .bin or a .npy file")
-        points = finite_points(points, path, drop_nonfinite=self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
+        points = read_scan(
+            path,
+            list(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list),
+            drop_nonfinite=self.dataset_cfg.get("DROP_NONFINITE_POINTS", False),
+        )
         if not len(points):
             warnings.warn(f"{path} has no point", stacklevel=2)
         return points

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..models import load_data_to_device
+from ..models.model_utils.model_nms_utils import check_score_thresh
 from .checkpoint import atomic_write
 from .distributed import get_dist_info, is_main_process, merge_results_dist
 from .run_log import AverageMeter
@@ -35,6 +36,7 @@ def check_settings(cfg) -> None:
                 ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE"),
             )
         )
+        check_score_thresh(settings.SCORE_THRESH, len(cfg.CLASS_NAMES), "MODEL.POST_PROCESSING.SCORE_THRESH")
     for section, keys in wanted:
         for key in keys:
             section[key]

@@ -4,13 +4,13 @@ the training run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from ..datasets.safe_pickle import load_pickle
+from ..safe_pickle import load_pickle
 from ..errors import InputError
+from ..files import read_json
 from ..evaluation.kitti import CLASS_NAMES, evaluate_kitti
 from ..visualization.bev import draw_bev
 from ..visualization.precision_recall import draw_precision_recall
@@ -37,7 +37,6 @@ def draw_results(
     infos = dataset.infos
     frames, found = _read_result(dataset, result_file)
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in np.linspace(0, len(infos) - 1, min(count, len(infos))).round().astype(int):
         frame = frames[index]
@@ -46,6 +45,7 @@ def draw_results(
         names = truth["name"][truth["name"] != "DontCare"] if truth is not None else None
         own = np.isin(names, dataset.class_names) if truth is not None else None
         path = out_dir / f"{frame}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)  # a frame "0000/000042" has a folder
         draw_bev(
             dataset.get_lidar(frame),
             gt_boxes=truth["gt_boxes_lidar"][own] if truth is not None else None,
@@ -118,4 +118,4 @@ def read_figures(eval_dir: str | Path) -> dict[str, float]:
     path = Path(eval_dir) / "result.json"
     if not path.is_file():
         raise InputError(f"there is no {path}: has this checkpoint been evaluated?")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

@@ -12,6 +12,7 @@ import torch
 
 from ..arrays import Array, as_floating
 from ..errors import InputError
+from ..files import finite_number, read_lines
 
 # matrix -> its shape and the names it has in calib files (of the object benchmark, then of the tracking benchmark)
 SHAPES = {"P2": (3, 4), "P3": (3, 4), "R0": (3, 3), "Tr_velo2cam": (3, 4)}
@@ -36,23 +37,15 @@ def get_calib_from_file(calib_file: str | os.PathLike) -> dict[str, np.ndarray]:
             finite number.
     """
     path = Path(calib_file)
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the calibration file ({error.strerror or error}). It should be a KITTI calib text "
-            "file with P2, R0_rect and "
-            "Tr_velo_to_cam."
-        ) from error
-
     wanted = {name: matrix for matrix, names in FILE_NAMES.items() for name in names}
     found: dict[str, np.ndarray] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "calibration file"), start=1):
         name, *values = line.replace(":", " ", 1).split() or [""]
         if name in wanted:
             matrix = wanted[name]
             place = f"{path}, line {number}"
-            found[matrix] = _matrix(_numbers(values, place, name), SHAPES[matrix], f"{place}: {name}")
+            numbers = [finite_number(word, f"value {i} of {name}", place) for i, word in enumerate(values, start=1)]
+            found[matrix] = _matrix(numbers, SHAPES[matrix], f"{place}: {name}")
     for matrix in ("P2", "R0", "Tr_velo2cam"):
         if matrix not in found:
             rows, columns = SHAPES[matrix]
@@ -161,17 +154,6 @@ def _affine(points: Array, matrix: np.ndarray) -> Array:
     points = as_floating(points)
     weights = matrix.astype(points.dtype)
     return points @ weights[:, :-1].T + weights[:, -1]
-
-
-def _numbers(words: list[str], place: str, name: str) -> list[float]:
-    """The words as numbers. InputError, with the place and the name of the matrix, for the first that is none."""
-    numbers = []
-    try:
-        for word in words:
-            numbers.append(float(word))
-    except ValueError:
-        raise InputError(f"{place}, value {len(numbers) + 1} of {name}: {word!r} is not a number.") from None
-    return numbers
 
 
 def _matrix(values: Any, shape: tuple[int, int], where: str) -> np.ndarray:

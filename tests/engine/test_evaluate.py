@@ -30,7 +30,12 @@ POST_PROCESSING = {
     "OUTPUT_RAW_SCORE": False,
     "NMS_CONFIG": NMS,
 }
-CFG = EasyDict(MODEL={"POST_PROCESSING": POST_PROCESSING}, DATA_CONFIG={"DATA_SPLIT": {"test": "val"}}, LOCAL_RANK=0)
+CFG = EasyDict(
+    CLASS_NAMES=["Car", "Cyclist"],
+    MODEL={"POST_PROCESSING": POST_PROCESSING},
+    DATA_CONFIG={"DATA_SPLIT": {"test": "val"}},
+    LOCAL_RANK=0,
+)
 LOGGER = logging.getLogger("test")
 
 
@@ -114,11 +119,21 @@ def test_frames_without_labels_are_only_collected(tmp_path):
 def test_settings_are_asked_for_in_time(tmp_path):
     evaluate.check_settings(CFG)
     for section, key in (("", "RECALL_THRESH_LIST"), (".NMS_CONFIG", "NMS_THRESH")):
-        content = json.loads(json.dumps({"MODEL": {"POST_PROCESSING": POST_PROCESSING}}))
+        content = json.loads(json.dumps({"CLASS_NAMES": ["Car"], "MODEL": {"POST_PROCESSING": POST_PROCESSING}}))
         del (content["MODEL"]["POST_PROCESSING"]["NMS_CONFIG"] if section else content["MODEL"]["POST_PROCESSING"])[key]
         (tmp_path / "a.yaml").write_text(json.dumps(content))
         with pytest.raises(MissingKeyError, match=rf"MODEL\.POST_PROCESSING{section}\.{key}\b"):
             evaluate.check_settings(cfg_from_yaml_file(tmp_path / "a.yaml", EasyDict()))
+
+
+@pytest.mark.parametrize("thresholds", ["0.1", [0.1], [0.1, 0.2, 0.3], [0.1, "a"], [0.1, None], True, {"Car": 0.1}])
+def test_score_thresholds_that_fit_no_class_list(thresholds):
+    cfg = EasyDict(json.loads(json.dumps(CFG)))
+    cfg.MODEL.POST_PROCESSING.SCORE_THRESH = [0.1, 0]
+    evaluate.check_settings(cfg)
+    cfg.MODEL.POST_PROCESSING.SCORE_THRESH = thresholds
+    with pytest.raises(InputError, match=r"MODEL\.POST_PROCESSING\.SCORE_THRESH"):
+        evaluate.check_settings(cfg)
 
 
 def save(folder, epoch: int, score: float) -> None:

@@ -1,7 +1,5 @@
 """The modules that carry OpenPCDet's names."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -92,7 +90,7 @@ def test_command(folders, capsys):
     assert "000003.txt" in capsys.readouterr().err
     split.write_text("1\nthree\n")
     assert command.main(arguments) == 2
-    assert re.search(r"val\.txt:2: .*'three'", capsys.readouterr().err)
+    assert "three.txt" in capsys.readouterr().err
 
 
 def test_filters():

@@ -56,7 +56,6 @@ def test_an_empty_file_has_no_objects(tmp_path):
     "text, named",
     [
         (f"{CAR}\nCar 0.00 0\n", r":2: 3 .*15"),
-        (f"{CAR} 0.5 7\n", ":1: 17 "),
         (f"{CAR} 0.5\n\n{CAR}\n", ":3: 15 .*16"),
         (f"{CAR}\n{CAR.replace('1.75', 'abc')}\n", ":2: y .*'abc'"),
         (CAR.replace("4.15", "nan"), ":1: length .*'nan'"),

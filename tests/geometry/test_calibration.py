@@ -222,7 +222,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=re.escape(str(tmp_path))):
         Calibration(tmp_path)
     (tmp_path / "scan.bin").write_bytes(np.random.default_rng(0).integers(0, 256, 400, dtype=np.uint8).tobytes())
-    with pytest.raises(InputError, match=r"scan\.bin: .*P2"):
+    with pytest.raises(InputError, match=r"scan\.bin, line 1"):
         Calibration(tmp_path / "scan.bin")
 
 

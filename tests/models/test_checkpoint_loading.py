@@ -1,5 +1,6 @@
 """What is loaded from a checkpoint, what is refused, and what the person who gave the file is told."""
 
+import argparse
 import copy
 import json
 import logging
@@ -89,19 +90,68 @@ class Hidden:
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"x", b"hello, not a checkpoint", Code(), Hidden(), np.zeros(3), np.datetime64(3, "s"), "no model", None],
+    [b"", b"x", b"hello, not a checkpoint", Code(), Hidden(), net(), {}, {"weights": {}}, {"model": Code()}, [1], None],
 )
 def test_files_that_are_no_checkpoint_get_one_line_and_are_not_executed(tmp_path, capsys, content, old_format):
     path = tmp_path / "file.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
-        content = {"weights": {}} if isinstance(content, str) else {"model_state": {}, "more": content}
         torch.save(content, path, _use_new_zipfile_serialization=not old_format)
     with pytest.raises(InputError, match=r"file\.pth") as error:
         read_checkpoint(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
     assert "executed" not in capsys.readouterr().out
+
+
+class Settings(dict):  # as EasyDict: a mapping with a class of its own
+    pass
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        (Code(), r"builtin.*print"),
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (Settings(a=1), "Settings"),
+        ([{"deep": (Settings(a=[Code()]),)}], "Settings"),
+        ({Path("a"): 1}, "Path"),
+        (np.array([Settings()]), "Settings"),
+        (Settings, "Settings"),
+        (net(), "torch.nn.modules.container.Sequential"),
+    ],
+)
+def test_objects_beside_the_weights_are_left_out_by_name(tmp_path, capsys, entry, name, old_format):
+    path = tmp_path / "file.pth"
+    state = {"model_state": net().state_dict(), "epoch": np.int64(3), "more": entry, "curve": np.arange(3.0)}
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
+    with pytest.warns(UserWarning, match=rf"file\.pth: .*more.*({name})"):
+        read = read_checkpoint(path)
+    assert "more" not in read and read["epoch"] == 3 and type(read["epoch"]) is int
+    assert read["curve"].tolist() == [0.0, 1.0, 2.0]
+    for key, value in state["model_state"].items():
+        assert torch.equal(read["model_state"][key], value)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", [None, "model_state", "state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module."])
+def test_weights_under_other_keys_and_prefixes(tmp_path, key, prefix):
+    source, target = net(), net()
+    weights = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    torch.save(weights if key is None else {key: weights, "meta": {"a": 1}}, tmp_path / "file.pth")
+    load_params_from_file(target, tmp_path / "file.pth", logging.getLogger())
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value)
+
+
+def test_a_program_of_torchscript_is_refused(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "file.pth")
+    with pytest.raises(InputError, match=r"file\.pth"):
+        read_checkpoint(tmp_path / "file.pth")
+    with pytest.raises(InputError, match="folder"):
+        read_checkpoint(tmp_path)
 
 
 def test_numbers_of_numpy_1_and_2_are_read_as_numbers(tmp_path):

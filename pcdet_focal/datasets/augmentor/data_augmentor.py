@@ -50,13 +50,12 @@ def _check_values(config: Mapping[str, Any], key_path: str) -> None:
         elif isinstance(check, tuple):
             choice_list(config, key, check, key_path)
         elif check == "three numbers":
-            if (
-                not isinstance(value, (list, tuple))
-                or len(value) != 3
-                or not all(isinstance(v, (int, float)) and v >= 0 for v in value)
+            values = value if isinstance(value, (list, tuple)) else [value] * 3
+            if len(values) != 3 or not all(
+                isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in values
             ):
                 raise InputError(
-                    f"{key_path}.{key} must be three standard deviations [x, y, z] in metres, not {value!r}."
+                    f"{key_path}.{key} must be three standard deviations [x, y, z] in metres, or one, not {value!r}."
                 )
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{key_path}.{key} must be a number, not {value!r}.")
@@ -177,11 +176,15 @@ class DataAugmentor:
     def random_world_translation(self, data_dict: dict | None = None, config=None):
         """Move the scene by a vector with standard deviations ``NOISE_TRANSLATE_STD`` [x, y, z]; leaves
         ``noise_translate`` (1, 3) float32.
+
+        One number, as in files of OpenPCDet 0.5, is that of each axis in ``ALONG_AXIS_LIST`` (default: all three).
         """
         if data_dict is None:
             return partial(self.random_world_translation, config=config)
-        # (1, 3)
-        shift = np.array([np.random.normal(0, std, 1) for std in config["NOISE_TRANSLATE_STD"]], dtype=np.float32).T
+        stds = config["NOISE_TRANSLATE_STD"]
+        if not isinstance(stds, (list, tuple)):
+            stds = [stds if axis in config.get("ALONG_AXIS_LIST", "xyz") else 0.0 for axis in "xyz"]
+        shift = np.array([np.random.normal(0, std, 1) for std in stds], dtype=np.float32).T  # (1, 3)
         for key in ("points", "gt_boxes", "roi_boxes"):
             if key in data_dict:
                 moved = data_dict[key].copy()

@@ -14,6 +14,7 @@ from ...ops.points_in_boxes import count_points_in_boxes
 from ..dataset import DatasetTemplate
 from ..info_dataset import InfoDataset
 from ..info_rows import drop_info_with_name
+from ..scans import find_scan
 from . import reader
 from .evaluation import check_class_map, evaluate_as_kitti
 
@@ -35,6 +36,7 @@ class CustomDataset(InfoDataset):
 
     dataset_name, dbinfos_name, how_to_make_infos = "CUSTOM", "custom_dbinfos", HOW_TO_MAKE_INFOS
     find_root = staticmethod(reader.find_root)
+    box_size = 7  # x, y, z, dx, dy, dz, heading
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class CustomDataset(InfoDataset):
         """The whole scan, float32 (N, columns of src_feature_list). One without a point is worth a warning; training
         refuses it.
         """
-        path = self.root_path / "points" / f"{idx}.npy"
+        path = find_scan(self.root_path / "points", idx, (".npy", ".bin", ".pcd"))
         names = self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list
         points = reader.read_points(path, idx, names, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
         if len(points) == 0 and not self.training:

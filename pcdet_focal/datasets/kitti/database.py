@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import file_name
 from ...ops.points_in_boxes import points_in_boxes_mask
 from ..augmentor.object_points import pack_objects, packed_file
 from ..parallel_map import parallel_map
@@ -47,7 +48,7 @@ def write_database(
             name = str(annos["name"][i])
             object_points = points[inside[i] > 0]
             object_points[:, :3] -= box[:3]  # a copy: indexing with a mask makes one
-            path = folder / f"{frame_id}_{name}_{i}.bin"
+            path = folder / f"{file_name(frame_id)}_{file_name(name)}_{i}.bin"
             object_points.tofile(path)
             entries.append(
                 {

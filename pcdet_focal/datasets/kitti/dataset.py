@@ -12,6 +12,7 @@ import numpy as np
 from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_camera_to_lidar
 from ..info_dataset import InfoDataset
+from ..scans import find_scan
 from . import infos, predictions, reader
 from .crop import index_in_image
 from .object3d import Object3d, get_objects_from_label
@@ -32,6 +33,7 @@ class KittiDataset(InfoDataset):
 
     dataset_name, dbinfos_name, how_to_make_infos = "KITTI", "kitti_dbinfos", HOW_TO_MAKE_INFOS
     find_root = staticmethod(reader.find_root)
+    box_size = 7  # x, y, z, dx, dy, dz, heading
 
     @property
     def kitti_infos(self) -> list[dict[str, Any]]:
@@ -55,22 +57,21 @@ class KittiDataset(InfoDataset):
     # ----------------------------------------------------------------------------------------------------------
 
     def get_lidar(self, idx: str) -> np.ndarray:
-        """The whole scan, float32 (N, 4): x, y, z in metres, intensity. One without a point is worth a warning;
-        training refuses it.
+        """The whole scan, float32 (N, columns of src_feature_list): x, y, z in metres, for KITTI intensity. One without
+        a point is worth a warning; training refuses it.
         """
-        path = self.root_split_path / "velodyne" / f"{idx}.bin"
-        points = reader.read_points(path, idx, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
+        path = find_scan(self.root_split_path / "velodyne", idx)
+        names = self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list
+        points = reader.read_points(path, idx, names, self.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
         if len(points) == 0 and not self.training:
             warnings.warn(f"frame {idx}: the scan {path} has no point", stacklevel=2)
         return points
 
     def get_image(self, idx: str) -> np.ndarray:
         """The left colour image, float32 (H, W, 3), red green blue in 0 … 1."""
-        from matplotlib.image import imread
-
-        path = self.root_split_path / "image_2" / f"{idx}.png"
+        path = reader.find_image(self.root_split_path, idx)
         reader.require_file(path, "the image", idx)
-        return imread(path)[..., :3].astype(np.float32)
+        return reader.read_image(path)
 
     def get_image_shape(self, idx: str) -> np.ndarray:
         """int32 (2,): height, width of the left colour image."""

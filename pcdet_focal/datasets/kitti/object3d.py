@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...files import finite_number, read_lines
 
 _FIELDS = (
     "truncation",
@@ -23,7 +24,6 @@ _FIELDS = (
     "y",
     "z",
     "rotation_y",
-    "score",
 )
 _CLASS_IDS = {"Car": 1, "Pedestrian": 2, "Cyclist": 3, "Van": 4}
 
@@ -48,9 +48,8 @@ def get_objects_from_label(label_file: str | Path) -> list[Object3d]:
 
     Raises InputError (file, line number, what is wrong) for a line that is no label.
     """
-    text = Path(label_file).read_text(encoding="utf-8", errors="replace")
     objects = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines(label_file, "label file"), start=1):
         if line.strip():
             try:
                 objects.append(Object3d(line))
@@ -70,13 +69,12 @@ class Object3d:
     def __init__(self, line: str) -> None:
         self.src = line
         name, *words = line.split()
-        if not 14 <= len(words) <= 15:
+        if len(words) < 14:
             raise InputError(
-                "a KITTI label has 15 fields (16 with a score): type truncated occluded alpha x1 y1 x2 y2 h w l x y "
-                "z rotation_y; "
-                f"this line has {len(words) + 1}: '{line.strip()}'"
+                "a KITTI label has 15 fields: type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation_y, and "
+                f"may have a score and more after them; this line has {len(words) + 1}: '{line.strip()}'"
             )
-        numbers = [_number(word, field) for word, field in zip(words, _FIELDS)]
+        numbers = [finite_number(word, f"the {field}") for word, field in zip(words[:14], _FIELDS)]
         self.cls_type = name
         self.cls_id = cls_type_to_id(name)
         self.truncation, self.occlusion, self.alpha = numbers[:3]
@@ -85,7 +83,7 @@ class Object3d:
         self.loc = np.array(numbers[10:13], dtype=np.float32)
         self.dis_to_cam = np.linalg.norm(self.loc)
         self.ry = numbers[13]
-        self.score = numbers[14] if len(numbers) > 14 else -1.0
+        self.score = _score(words[14:])
         self.level_str = ""
         self.level = self.get_kitti_obj_level()
         if name != "DontCare" and min(self.h, self.w, self.l) <= 0:
@@ -129,11 +127,9 @@ class Object3d:
         )
 
 
-def _number(word: str, field: str) -> float:
+def _score(words: list[str]) -> float:
+    """The score, -1 without one: exporters append other words as well, an identity or a number of points."""
     try:
-        number = float(word)
+        return float(words[0]) if words else -1.0
     except ValueError:
-        raise InputError(f"the {field} is '{word}', which is not a number") from None
-    if not np.isfinite(number):
-        raise InputError(f"the {field} is {word}; it must be a finite number")
-    return number
+        return -1.0

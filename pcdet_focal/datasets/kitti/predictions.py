@@ -58,6 +58,7 @@ def generate_prediction_dicts(
 
 def write_result_file(anno: dict[str, Any], path: Path) -> None:
     """One frame's detections in KITTI's result format: type -1 -1 alpha x1 y1 x2 y2 h w l x y z rotation_y score."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # a frame "0000/000042" has a folder
     with open(path, "w", encoding="utf-8") as file:
         for i, name in enumerate(anno["name"]):
             length, height, width = anno["dimensions"][i]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import InputError
+from ...files import read_json, read_lines
 from .. import paths
-from ..scans import finite_points
+from ..scans import read_scan
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLUMNS = ("x", "y", "z", "intensity")  # of KITTI's own scans
 LAYOUT = """\
 <DATA_PATH>/
   ImageSets/train.txt  val.txt  (test.txt)      one frame id a line, for example 000042
-  training/velodyne/000042.bin                  float32: x, y, z, intensity of each point
+  training/velodyne/000042.bin                  float32: x, y, z, intensity (src_feature_list) of each point
   training/calib/000042.txt                     P2, R0_rect, Tr_velo_to_cam
   training/label_2/000042.txt                   one object a line
   training/image_2/000042.png                   or <DATA_PATH>/image_shapes.json: {"000042": [height, width]}
   training/planes/000042.txt                    road planes, optional
   (testing/ alike, without label_2)"""
-
-BYTES_PER_POINT = 16  # x, y, z, intensity as float32
-_PNG_HEAD = struct.Struct(">8sI4sII")  # signature, length of the first chunk, its name, width, height
 
 
 def find_root(candidates: Sequence[Path]) -> Path:
@@ -43,46 +45,57 @@ def require_file(path: Path, what: str, frame_id: str) -> None:
     paths.require_file(path, what, frame_id, LAYOUT)
 
 
-def read_points(path: Path, frame_id: str, drop_nonfinite: bool = False) -> np.ndarray:
-    """The scan as float32 (N, 4): x, y, z in metres, intensity. N may be 0.
+def read_points(
+    path: Path, frame_id: str, feature_names: Sequence[str] = COLUMNS, drop_nonfinite: bool = False
+) -> np.ndarray:
+    """The scan as float32 (N, columns): x, y, z in metres, then what ``feature_names`` (src_feature_list) name. N may
+    be 0.
 
-    Raises InputError for a missing file, a size that is no whole number of points, and NaN or infinite values unless
-    ``drop_nonfinite``.
+    Raises InputError for a missing file, and see :func:`pcdet_focal.datasets.scans.read_scan`.
     """
     require_file(path, "the scan", frame_id)
-    size = path.stat().st_size
-    if size % BYTES_PER_POINT:
-        raise InputError(
-            f"frame {frame_id}: the scan {path} has {size} bytes, which is not a multiple of {BYTES_PER_POINT} (x, y, "
-            "z, intensity as float32): "
-            "it is cut off, or not in KITTI's format"
-        )
-    points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
-    return finite_points(points, path, f"frame {frame_id}: ", drop_nonfinite)
+    return read_scan(path, feature_names, f"frame {frame_id}: ", drop_nonfinite)
 
 
-def png_shape(path: Path) -> tuple[int, int]:
-    """(height, width) of a PNG file from its first 24 bytes. Raises InputError for anything that is not a PNG."""
-    with open(path, "rb") as file:
-        head = file.read(_PNG_HEAD.size)
-    if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n") or head[12:16] != b"IHDR":
-        raise InputError(
-            f"{path} is not a PNG image: its first {_PNG_HEAD.size} bytes are no PNG header. It is damaged, or has "
-            "the wrong name"
-        )
-    _, _, _, width, height = _PNG_HEAD.unpack(head)
-    return height, width
+def image_shape(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file (PNG, JPEG, ...), from its head. Raises InputError for anything else."""
+    with _opened_image(path) as image:
+        return image.height, image.width
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image, float32 (H, W, 3), red green blue in 0 … 1. Raises InputError where it is damaged."""
+    with _opened_image(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+@contextmanager
+def _opened_image(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image  # a package that matplotlib needs
+
+    try:
+        with Image.open(path) as image:  # reads the head; the pixels when they are asked for
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+        raise InputError(f"{path} is no image that can be read: it is damaged, or another kind of file") from error
+
+
+def find_image(split_folder: Path, frame_id: str) -> Path:
+    """The file of the left colour image; the name of a .png where there is none."""
+    paths = [split_folder / "image_2" / f"{frame_id}{suffix}" for suffix in (".png", ".jpg", ".jpeg")]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_image_shape(split_folder: Path, frame_id: str) -> np.ndarray:
     """int32 (2,): height, width of the left colour image.
 
-    From ``<split_folder>/image_2/<frame_id>.png``; where that is absent from ``image_shapes.json``, {frame id: [height,
-    width]}, in ``split_folder`` (training or testing), else beside it. Raises InputError where none of them tells it.
+    From ``<split_folder>/image_2/<frame_id>.png`` (or .jpg, .jpeg); where that is absent from ``image_shapes.json``,
+    {frame id: [height, width]}, in ``split_folder`` (training or testing), else beside it. Raises InputError where none
+    of them tells it.
     """
-    image = split_folder / "image_2" / f"{frame_id}.png"
+    image = find_image(split_folder, frame_id)
     if image.is_file():
-        return np.array(png_shape(image), dtype=np.int32)
+        return np.array(image_shape(image), dtype=np.int32)
     tables = [split_folder / "image_shapes.json", split_folder.parent / "image_shapes.json"]
     for table in tables:
         shape = _shapes(table).get(frame_id) if table.is_file() else None
@@ -109,10 +122,7 @@ _shape_tables: dict[tuple[str, int], dict] = {}
 def _shapes(table: Path) -> dict:
     key = (str(table), table.stat().st_mtime_ns)
     if key not in _shape_tables:
-        try:
-            content = json.loads(table.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{table} is not valid JSON: {error}") from error
+        content = read_json(table, "table of image sizes")
         if not isinstance(content, dict):
             raise InputError(f'{table} should be {{"<frame id>": [height, width], …}}')
         _shape_tables[key] = content
@@ -127,7 +137,7 @@ def read_road_plane(path: Path) -> np.ndarray | None:
     """
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_lines(path, "road plane")
     try:
         plane = np.array([float(word) for word in lines[3].split()])
     except (IndexError, ValueError):

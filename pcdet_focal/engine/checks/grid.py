@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InputError
+from ...models import module_fit
 from .findings import Finding
 
 _SPARSE_8X = ("VoxelBackBone8x", "VoxelResBackBone8x")
@@ -69,6 +71,19 @@ def check_network(
     if not pillars and stride == 1:
         return findings  # another backbone: nothing is known of its strides
     return findings + _check_levels(grid, stride, point_cloud_range, voxel_size, model)
+
+
+def check_modules(grid: Sequence[int], data_cfg: Mapping[str, Any], model: Any) -> list[Finding]:
+    """What building the detector would refuse."""
+    columns = data_cfg["POINT_FEATURE_ENCODING"]["used_feature_list"]
+    keys = frozenset(("points", "batch_size", "gt_boxes", "voxels", "voxel_num_points", "voxel_coords"))
+    given = module_fit.Given(keys, tuple(int(cells) for cells in grid), len(columns))
+    try:
+        module_fit.check_modules(model, given, tuple(module_fit.STAGES))
+    except InputError as error:
+        path, _, what = str(error).partition(": ")
+        return [Finding("error", "modules", what, path)]
+    return []
 
 
 def _check_height(

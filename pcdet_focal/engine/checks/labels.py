@@ -147,6 +147,30 @@ def check_sizes(boxes: Boxes) -> list[Finding]:
     return [Finding("warning", "odd sizes", what, boxes.where(rows), change, boxes.examples(rows[:3]))]
 
 
+def check_rectangles(infos: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> list[Finding]:
+    """Objects of KITTI's layout without a rectangle in the image: evaluation and filter_by_difficulty ignore them."""
+    without, total = [], 0
+    for info in infos:
+        annos = info["annos"]
+        if "bbox" not in annos:
+            continue
+        wanted = np.isin(annos["name"], class_names)
+        bbox = np.asarray(annos["bbox"]).reshape(-1, 4)[wanted]
+        without += [info["point_cloud"]["lidar_idx"]] * int((~(bbox[:, 2:] > bbox[:, :2]).all(axis=1)).sum())
+        total += int(wanted.sum())
+    if not without:
+        return []
+    what = (
+        f"{len(without)} of {total} objects have no 2-D rectangle (x1 y1 x2 y2 in the label line), therefore no "
+        "difficulty: KITTI's evaluation ignores them, and filter_by_difficulty drops them from the database"
+    )
+    change = (
+        "write rectangles of at least 25 px height into fields 5 to 8 of the labels, for example those of the "
+        "projected corners; or use the layout of custom data (docs/custom_data.md), whose evaluation needs none"
+    )
+    return [Finding("warning", "2-D rectangles", what, f"frames {some(without)}", change)]
+
+
 def check_empty_frames(
     frame_ids: Sequence[str], boxes: Boxes, class_names: Sequence[str], data_cfg: Mapping[str, Any]
 ) -> list[Finding]:

@@ -81,7 +81,7 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MAX_SCANS
 
 
 def check_configuration(cfg: Any) -> list[Finding]:
-    """What can be said without data: the grid, and class names in all places."""
+    """What can be said without data: the grid, class names in all places, and modules that do not fit each other."""
     data_cfg, point_range = cfg.DATA_CONFIG, cfg.DATA_CONFIG.POINT_CLOUD_RANGE
     findings = settings.check_class_entries(cfg.CLASS_NAMES, data_cfg, cfg.MODEL)
     step = voxel_step(data_cfg)
@@ -92,6 +92,8 @@ def check_configuration(cfg: Any) -> list[Finding]:
         findings += uneven or grid.check_network(
             grid_size(step["VOXEL_SIZE"], point_range), point_range, step["VOXEL_SIZE"], cfg.MODEL
         )
+        if not findings:
+            findings += grid.check_modules(grid_size(step["VOXEL_SIZE"], point_range), data_cfg, cfg.MODEL)
     return findings
 
 
@@ -100,7 +102,7 @@ def check_labels(found: Collected, cfg: Any) -> list[Finding]:
     without those.
     """
     boxes, names, data_cfg = found.boxes, cfg.CLASS_NAMES, cfg.DATA_CONFIG
-    findings = labels.check_names(boxes, names)
+    findings = labels.check_names(boxes, names) + labels.check_rectangles(found.infos, names)
     if any(finding.severity == "error" for finding in findings):
         return findings + _check_boxes(found, cfg)
     findings += labels.check_balance(boxes, names, settings.sampled_classes(data_cfg))

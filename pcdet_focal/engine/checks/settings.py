@@ -31,12 +31,12 @@ def check_class_entries(
     """Whether every place that names classes names those of CLASS_NAMES."""
     findings = []
 
-    def compare(named: Sequence[str], where: str, all_needed: bool) -> None:
+    def compare(named: Sequence[str], where: str, all_needed: bool, unknown: str = "error") -> None:
         for name in named:
             if name not in class_names:
                 findings.append(
                     Finding(
-                        "error",
+                        unknown,
                         "class entries",
                         f"{name!r} is not in CLASS_NAMES",
                         where,
@@ -50,7 +50,9 @@ def check_class_entries(
 
     anchors = model.get("DENSE_HEAD", {}).get("ANCHOR_GENERATOR_CONFIG")
     if anchors is not None:
-        compare([entry.get("class_name") for entry in anchors], "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG", True)
+        compare(
+            [entry.get("class_name") for entry in anchors], "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG", True, "warning"
+        )
     step = sampling_step(data_cfg)
     if step is not None:
         path = "DATA_CONFIG.DATA_AUGMENTOR gt_sampling"

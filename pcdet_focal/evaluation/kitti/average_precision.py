@@ -187,6 +187,7 @@ def _counts(
     return KittiCounts(
         gt_counted=each(0, rules.COUNTED),
         gt_ignored=each(0, rules.IGNORED, own),
+        gt_without_rectangle=int((own & ~(gt.bbox[:, 2:] > gt.bbox[:, :2]).all(axis=1)).sum()),
         gt_neighbours=each(0, rules.IGNORED, ~own),
         dt_counted=each(1, rules.COUNTED),
         dt_ignored=each(1, rules.IGNORED, same),

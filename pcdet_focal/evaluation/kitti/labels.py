@@ -1,13 +1,12 @@
 """KITTI label and result files: reading with an error that names file and line, and writing.
 
 A line is ``name truncated occluded alpha x1 y1 x2 y2 height width length x y z rotation_y [score]``, separated by
-blanks: 15 fields, 16 in a result file. Dimensions become (length, height, width) in memory, the order in which
-OpenPCDet keeps them.
+blanks: 15 fields, 16 in a result file; what exporters append after them is skipped. Dimensions become (length, height,
+width) in memory, the order in which OpenPCDet keeps them.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...files import finite_number, read_lines
 
 _FIELDS = (
     "truncated",
@@ -54,22 +54,18 @@ def get_label_anno(label_path: str | os.PathLike, require_score: bool = False) -
         file gives N = 0; blank lines are skipped.
 
     Raises:
-        InputError: no such file; a line with another number of fields than 15 or 16, or than the line before; a field
+        InputError: no such file; a line of fewer than 15 fields, or with a score after lines without; a field
             that is not a finite number; no score where one is required.
     """
-    try:
-        text = Path(label_path).read_text()
-    except FileNotFoundError:
-        raise InputError(f"{label_path}: there is no such label file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{label_path}: cannot be read as a KITTI label file ({error}).") from None
     names, rows = [], []
     width = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split()
+    for number, line in enumerate(read_lines(label_path, "label file"), start=1):
+        fields = line.split()[:16]  # exporters append an identity or a number of points
+        if len(fields) == 16 and not require_score and not _is_number(fields[15]):
+            fields = fields[:15]
         if not fields:
             continue
-        if len(fields) not in (15, 16):
+        if len(fields) < 15:
             raise InputError(
                 f"{label_path}:{number}: {len(fields)} fields; a KITTI label line has 15 (16 with a score)."
             )
@@ -99,33 +95,31 @@ def get_label_anno(label_path: str | os.PathLike, require_score: bool = False) -
     }
 
 
-def _numbers(fields: list[str], path: str | os.PathLike, number: int) -> list[float]:
+def _is_number(word: str) -> bool:
     try:
-        values = [float(field) for field in fields[1:]]
+        float(word)
     except ValueError:
-        values = []
-    if values and all(map(math.isfinite, values)) and values[1].is_integer():
-        return values
-    for name, field in zip(_FIELDS, fields[1:]):
-        try:
-            value = float(field)
-            fine = math.isfinite(value) and (name != "occluded" or value.is_integer())
-        except ValueError:
-            fine = False
-        if not fine:
-            wanted = "a whole number" if name == "occluded" else "a finite number"
-            raise InputError(f"{path}:{number}: {name} is {field!r}; it must be {wanted}.")
+        return False
+    return True
+
+
+def _numbers(fields: list[str], path: str | os.PathLike, number: int) -> list[float]:
+    where = f"{path}:{number}"
+    values = [finite_number(field, name, where) for name, field in zip(_FIELDS, fields[1:])]
+    if not values[1].is_integer():
+        raise InputError(f"{where}: occluded is {fields[2]!r}; it must be a whole number.")
     return values
 
 
 def get_label_annos(
     label_folder: str | os.PathLike, image_ids: int | Iterable[int | str] | None = None, require_score: bool = False
 ) -> list[dict[str, np.ndarray]]:
-    """Annotations of the label files ``NNNNNN.txt`` of a folder, see :func:`get_label_anno`.
+    """Annotations of the label files ``<frame>.txt`` of a folder, see :func:`get_label_anno`.
 
     Args:
         label_folder: where the files are.
-        image_ids: which, in this order; a number n means 0 ... n - 1; None all of them in ascending order.
+        image_ids: which, in this order: names of frames, or numbers, which stand for six digits; a number n means 0
+            ... n - 1; None all that are called NNNNNN.txt, and where none is, all .txt files, in ascending order.
         require_score: a line without a score is an error.
 
     Raises:
@@ -135,29 +129,28 @@ def get_label_annos(
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of label files.")
     if image_ids is None:
-        image_ids = sorted(int(path.stem) for path in folder.iterdir() if re.fullmatch(r"\d{6}\.txt", path.name))
+        stems = sorted(path.stem for path in folder.glob("*.txt"))
+        image_ids = [stem for stem in stems if re.fullmatch(r"\d{6}", stem)] or stems
     elif isinstance(image_ids, (int, np.integer)):
         image_ids = range(image_ids)
-    return [get_label_anno(folder / f"{image_index_str(index)}.txt", require_score) for index in image_ids]
+    return [get_label_anno(_label_file(folder, index), require_score) for index in image_ids]
 
 
-def read_image_ids(path: str | os.PathLike) -> list[int]:
-    """Frame numbers of a split file (``ImageSets/val.txt``): one a line.
+def _label_file(folder: Path, frame: int | str) -> Path:
+    """A name as it is; a number, and a name of digits that has no file, as six digits."""
+    path = folder / f"{frame}.txt"
+    if isinstance(frame, str) and (path.is_file() or not frame.isdigit()):
+        return path
+    return folder / f"{image_index_str(frame)}.txt"
+
+
+def read_image_ids(path: str | os.PathLike) -> list[str]:
+    """The frames of a split file (``ImageSets/val.txt``): one a line.
 
     Raises:
-        InputError: no such file, or a line that is not a number.
+        InputError: no such file, or no text.
     """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such split file.") from None
-    ids = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            if not line.strip().isdigit():
-                raise InputError(f"{path}:{number}: {line.strip()!r} is not a frame number.")
-            ids.append(int(line))
-    return ids
+    return [line.strip() for line in read_lines(path, "split file") if line.strip()]
 
 
 _DEFAULTS = {

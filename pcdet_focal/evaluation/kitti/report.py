@@ -15,6 +15,7 @@ class KittiCounts:
 
     gt_counted: np.ndarray  # ground truths that count
     gt_ignored: np.ndarray  # of the class, but too low, too occluded or too truncated
+    gt_without_rectangle: int  # of the class, with a 2-D box of no width or height
     gt_neighbours: np.ndarray  # of the neighbour class (Van for Car, Person_sitting for Pedestrian)
     dt_counted: np.ndarray  # detections of the class that count
     dt_ignored: np.ndarray  # detections of the class whose image box is too low
@@ -79,6 +80,12 @@ class KittiResult:
                     for metric, overlap in zip(METRICS, self.overlap_sets[key][name])
                 ),
             ]
+            if counts.gt_without_rectangle:
+                lines.append(
+                    f"{name} note: {counts.gt_without_rectangle} ground truths have no 2-D rectangle (bbox), therefore "
+                    "no height in pixels; KITTI's rules ignore them in every metric. Write rectangles into the labels, "
+                    "or evaluate as custom data"
+                )
             if counts.dt_not_finite:
                 lines.append(
                     f"{name} note: {counts.dt_not_finite} detections have NaN or inf in their boxes and find nothing"

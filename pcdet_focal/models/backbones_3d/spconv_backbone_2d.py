@@ -11,7 +11,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ...errors import InputError
 from ...ops import sparse_conv as spconv
 from ...ops.sparse_conv import SparseConvTensor
 from . import spconv_backbone
@@ -88,11 +87,6 @@ class _PillarEncoder(nn.Module):
         stage's strided one.
         """
         super().__init__()
-        if input_channels != _CHANNELS[0]:
-            raise InputError(
-                f"MODEL.BACKBONE_3D: {type(self).__name__} takes {_CHANNELS[0]} channels, MODEL.VFE.NUM_FILTERS ends "
-                f"in {input_channels}"
-            )
         self.model_cfg = model_cfg
         self.sparse_shape = [int(grid_size[1]), int(grid_size[0])]
         self.conv1 = spconv.SparseSequential(*(sparse_layer(_CHANNELS[0], "1") for _ in range(2)))

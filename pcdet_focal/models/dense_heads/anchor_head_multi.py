@@ -186,6 +186,12 @@ class AnchorHeadMulti(AnchorHeadTemplate):
                 "ANCHOR_GENERATOR_CONFIG in its order, "
                 f"{', '.join(names)}; they are {', '.join(named)}"
             )
+        unknown = [name for name in names if name not in self.class_names]
+        if unknown:
+            raise InputError(
+                f"{_PATH}.RPN_HEAD_CFGS: {', '.join(unknown)} not in CLASS_NAMES ({', '.join(self.class_names)}), and "
+                "a head of AnchorHeadMulti predicts classes; remove them here and in ANCHOR_GENERATOR_CONFIG"
+            )
         heads = []
         for cfg in cfgs:
             own = cfg["HEAD_CLS_NAME"]

@@ -18,7 +18,7 @@ from ...ops.rotated_iou import boxes_aligned_iou3d, boxes_aligned_iou_bev
 from ...registry import find_by_name
 from .target_assigner.anchor_generator import AnchorGenerator
 from .target_assigner.atss_target_assigner import ATSSTargetAssigner
-from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner
+from .target_assigner.axis_aligned_target_assigner import AxisAlignedTargetAssigner, class_ids
 
 _BOX_CODERS = {
     name: getattr(box_coders, name)
@@ -120,16 +120,13 @@ class AnchorHeadTemplate(nn.Module):
             path,
         )
         if assigner is ATSSTargetAssigner:
-            classes = [
-                list(self.class_names).index(config["class_name"]) + 1
-                for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG
-            ]
+            names = [config["class_name"] for config in self.model_cfg.ANCHOR_GENERATOR_CONFIG]
             return assigner(
                 topk=anchor_target_cfg.TOPK,
                 box_coder=self.box_coder,
                 match_height=anchor_target_cfg.MATCH_HEIGHT,
                 use_multihead=self.use_multihead,
-                anchor_classes=classes,
+                anchor_classes=class_ids(names, self.class_names),
             )
         return assigner(
             model_cfg=self.model_cfg,

@@ -161,8 +161,8 @@ class CenterHead(nn.Module):
 
     def _read_post_processing(self) -> None:
         cfg, path = self.model_cfg.POST_PROCESSING, f"{_PATH}.POST_PROCESSING"
-        for key in ("SCORE_THRESH", "MAX_OBJ_PER_SAMPLE"):
-            cfg[key]  # an error now if it is missing, not after the training
+        cfg["MAX_OBJ_PER_SAMPLE"]  # an error now if it is missing, not after the training
+        model_nms_utils.check_score_thresh(cfg.SCORE_THRESH, len(self.class_names), f"{path}.SCORE_THRESH")
         if cfg.NMS_CONFIG.NMS_TYPE not in _NMS:
             raise InputError(
                 f"{path}.NMS_CONFIG.NMS_TYPE: {cfg.NMS_CONFIG.NMS_TYPE} is not supported here (supported: "
@@ -363,7 +363,7 @@ class CenterHead(nn.Module):
                 feature_map_stride=self.feature_map_stride,
                 K=cfg.MAX_OBJ_PER_SAMPLE,
                 circle_nms=cfg.NMS_CONFIG.NMS_TYPE == "circle_nms",
-                score_thresh=cfg.SCORE_THRESH,
+                score_thresh=model_nms_utils.score_thresholds(cfg.SCORE_THRESH, self.class_id_mapping_each_head[i]),
                 post_center_limit_range=self.post_center_limit_range,
             )
             for b, sample in enumerate(found):

@@ -13,6 +13,8 @@ class CenterPoint(Detector3DTemplate):
     does.
     """
 
+    box_keys = ("batch_box_preds", "final_box_dicts")
+
     def __init__(self, model_cfg, num_class: int, dataset):
         super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
         self.module_list = self.build_networks()

@@ -19,9 +19,7 @@ from ...registry import (
     ROI_HEADS,
     VFES,
 )
-from .. import backbones_2d, backbones_3d, dense_heads  # noqa: F401  they fill the registries
-from ..backbones_2d import map_to_bev  # noqa: F401
-from ..backbones_3d import vfe  # noqa: F401
+from .. import module_fit
 from ..model_utils import checkpoint_loading, model_nms_utils
 
 
@@ -36,6 +34,8 @@ class Detector3DTemplate(nn.Module):
     Subclasses set ``self.module_list = self.build_networks()``. A subclass may override any ``build_*``,
     ``get_training_loss`` or ``post_processing``.
     """
+
+    box_keys = ("batch_box_preds",)  # of batch_dict; post_processing needs one of them
 
     def __init__(self, model_cfg, num_class: int, dataset):
         super().__init__()
@@ -67,9 +67,11 @@ class Detector3DTemplate(nn.Module):
         them in order.
 
         Raises:
-            InputError: a NAME that is in no registry, with its key path and the registered names.
+            InputError: a NAME that is in no registry, with its key path and the registered names; or a module that does
+                not fit those before it (``models.module_fit``).
         """
         dataset = self.dataset
+        self._check_modules()
         info = {
             "module_list": [],
             "num_rawpoint_features": dataset.point_feature_encoder.num_point_features,
@@ -83,6 +85,34 @@ class Detector3DTemplate(nn.Module):
             module, info = getattr(self, f"build_{name}")(model_info_dict=info)
             self.add_module(name, module)
         return info["module_list"]
+
+    def _check_modules(self) -> None:
+        if self.dataset.grid_size is None:  # a detector of points
+            return
+        steps = getattr(getattr(self.dataset, "dataset_cfg", None), "DATA_PROCESSOR", None)
+        without_voxels = steps is not None and all(step.NAME != "transform_points_to_voxels" for step in steps)
+        keys = {"points", "batch_size", "gt_boxes"}
+        given = module_fit.check_modules(
+            self.model_cfg,
+            module_fit.Given(
+                keys=frozenset(keys if without_voxels else keys | {"voxels", "voxel_num_points", "voxel_coords"}),
+                grid=tuple(int(cells) for cells in self.dataset.grid_size),
+                num_point_features=self.dataset.point_feature_encoder.num_point_features,
+                box_size=vars(type(self.dataset)).get("box_size"),  # a subclass may read other boxes
+            ),
+            [name for name in self.module_topology if self._builds_as_template(name)],
+        )
+        boxes = type(self).box_keys
+        knows = next(base for base in type(self).__mro__ if {"box_keys", "post_processing"} & vars(base).keys())
+        head = self.model_cfg.get("DENSE_HEAD")
+        if head and given.keys is not None and "box_keys" in vars(knows) and not given.keys & set(boxes):
+            raise InputError(
+                f"MODEL.NAME: post-processing of {type(self).__name__} reads {' or '.join(boxes)}, which "
+                f"{head.NAME} (MODEL.DENSE_HEAD) does not give; write CenterPoint for a CenterHead"
+            )
+
+    def _builds_as_template(self, stage: str) -> bool:
+        return getattr(type(self), f"build_{stage}", None) is getattr(Detector3DTemplate, f"build_{stage}", self)
 
     def build_vfe(self, model_info_dict: dict):
         cfg = self.model_cfg.get("VFE")
@@ -286,7 +316,10 @@ class Detector3DTemplate(nn.Module):
         for head_scores, labels in zip(scores, label_mapping):
             head_boxes = boxes[start : start + len(head_scores)]
             kept_scores, kept_labels, kept_boxes = model_nms_utils.multi_classes_nms(
-                cls_scores=head_scores, box_preds=head_boxes, nms_config=cfg.NMS_CONFIG, score_thresh=cfg.SCORE_THRESH
+                cls_scores=head_scores,
+                box_preds=head_boxes,
+                nms_config=cfg.NMS_CONFIG,
+                score_thresh=model_nms_utils.score_thresholds(cfg.SCORE_THRESH, labels - 1),
             )
             parts.append((kept_boxes, kept_scores, labels.to(kept_labels.device)[kept_labels]))
             start += len(head_scores)
@@ -297,12 +330,15 @@ class Detector3DTemplate(nn.Module):
     def _class_agnostic_nms(boxes, scores, logits, given_labels, cfg) -> dict:
         scores, logits = (part[0] if len(part) == 1 else torch.cat(part) for part in (scores, logits))
         best, labels = scores.max(dim=-1)
+        labels = labels + 1 if given_labels is None else given_labels
         selected, selected_scores = model_nms_utils.class_agnostic_nms(
-            box_scores=best, box_preds=boxes, nms_config=cfg.NMS_CONFIG, score_thresh=cfg.SCORE_THRESH
+            box_scores=best,
+            box_preds=boxes,
+            nms_config=cfg.NMS_CONFIG,
+            score_thresh=model_nms_utils.score_thresholds(cfg.SCORE_THRESH, labels.long() - 1),
         )
         if cfg.OUTPUT_RAW_SCORE:
             selected_scores = logits.max(dim=-1).values[selected]
-        labels = labels + 1 if given_labels is None else given_labels
         return {"pred_boxes": boxes[selected], "pred_scores": selected_scores, "pred_labels": labels[selected]}
 
     @staticmethod

@@ -179,7 +179,7 @@ def decode_bbox_from_heatmap(
     iou: Tensor | None = None,
     K: int = 100,
     circle_nms: bool = False,
-    score_thresh: float | None = None,
+    score_thresh: float | Tensor | None = None,
     post_center_limit_range: Tensor | None = None,
 ) -> list[dict[str, Tensor]]:
     """Boxes at the K highest cells of each sample's heat maps.
@@ -189,8 +189,8 @@ def decode_bbox_from_heatmap(
             metres.
         vel: (B, 2, H, W) or None. iou: (B, 1, H, W) or None.
         circle_nms: take local maxima of 3 x 3 cells only.
-        score_thresh: scores must be above it. post_center_limit_range: (6,) that centres must lie in, borders included;
-            None for no limit.
+        score_thresh: scores must be above it; one number, or one a class (C,).
+        post_center_limit_range: (6,) that centres must lie in, borders included; None for no limit.
 
     Returns:
         for each sample {"pred_boxes" (k, 7 or 9), "pred_scores" (k,), "pred_labels" (k,) 0-based in the head}, best
@@ -221,6 +221,8 @@ def decode_bbox_from_heatmap(
             dim=2
         )
     if score_thresh is not None:
+        if isinstance(score_thresh, Tensor):
+            score_thresh = score_thresh.to(scores.dtype)[labels.long()]
         keep = keep & (scores > score_thresh)
     found = []
     for b, mask in enumerate(keep):

@@ -62,7 +62,24 @@ def model_state(
     return state
 
 
+def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without the prefix that a wrapper gave all names ("module." of DistributedDataParallel, "_orig_mod." of
+    torch.compile, "model." of trainers), where no name fits the model as it is.
+    """
+    own = model.state_dict().keys()
+    if not own or any(key in own for key in state):
+        return state
+    prefixes = {key.removesuffix(name) for key in state for name in own if key.endswith(f".{name}")}
+
+    def fitting(prefix: str) -> int:
+        return sum(f"{prefix}{name}" in state for name in own)
+
+    prefix = max(sorted(prefixes), key=fitting, default="")
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
 def _in_own_layout(model: nn.Module, state: dict[str, Tensor], layout: str | None) -> dict[str, Tensor]:
+    state = _without_prefix(model, state)
     layout = layout or file_layout(model, state)
     if layout not in LAYOUTS:
         raise InputError(
@@ -141,8 +158,9 @@ def load_params_with_optimizer(
         InputError: any weight is missing, extra or of another shape; the model is left as it was.
     """
     checkpoint = read_checkpoint(filename) if checkpoint is None else checkpoint
-    layout = kernel_layout or file_layout(model, checkpoint["model_state"])
-    fitting, problems = match_state(model, _in_own_layout(model, checkpoint["model_state"], layout))
+    weights = _without_prefix(model, checkpoint["model_state"])
+    layout = kernel_layout or file_layout(model, weights)
+    fitting, problems = match_state(model, _in_own_layout(model, weights, layout))
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{filename} is a checkpoint of another architecture: {'; '.join(problems[:3])}{more}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 from ...ops.backend import small_table
 from ...ops.nms import nms_axis_aligned, nms_rotated
 from ...registry import find_by_name
@@ -12,8 +15,26 @@ from ...registry import find_by_name
 _NMS = {"nms_gpu": nms_rotated, "nms_normal_gpu": nms_axis_aligned}  # the names are OpenPCDet's; both run on any device
 
 
+def score_thresholds(score_thresh: float | Sequence[float] | None, labels: Tensor) -> float | Tensor | None:
+    """``SCORE_THRESH`` of a configuration for classes ``labels`` (N,), 0-based: one number, or of a list (one a class)
+    those of the labels (N,) float64.
+    """
+    if not isinstance(score_thresh, (list, tuple)):
+        return score_thresh
+    return small_table([float(value) for value in score_thresh], labels.device)[labels]
+
+
+def check_score_thresh(score_thresh: float | Sequence[float] | None, num_class: int, path: str) -> None:
+    """Raises InputError where ``SCORE_THRESH`` is neither None, nor a number, nor a list with one a class."""
+    if score_thresh is None:
+        return
+    values = score_thresh if isinstance(score_thresh, (list, tuple)) else [score_thresh] * num_class
+    if len(values) != num_class or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
+        raise InputError(f"{path}: {score_thresh!r} must be a number, or a list of {num_class}, one for each class")
+
+
 def class_agnostic_nms(
-    box_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None
+    box_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Suppress boxes of all classes together.
 
@@ -21,7 +42,7 @@ def class_agnostic_nms(
         box_scores: (N,) score of each box.
         box_preds: (N, 7+) boxes.
         nms_config: NMS_TYPE, NMS_THRESH, NMS_PRE_MAXSIZE (best boxes that enter), NMS_POST_MAXSIZE (max that leave).
-        score_thresh: boxes below it are dropped first.
+        score_thresh: boxes below it are dropped first; one number, or one a box (N,).
 
     Returns:
         (K,) indices of the boxes kept, best first, and their scores (K,).
@@ -38,10 +59,12 @@ def class_agnostic_nms(
 
 
 def multi_classes_nms(
-    cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | None = None
+    cls_scores: Tensor, box_preds: Tensor, nms_config, score_thresh: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Suppress each class on its own, all in one go: ``cls_scores`` (N, classes), ``box_preds`` (N, 7+) -> scores (K,),
-    0-based labels (K,), boxes (K, 7+), class by class. The limits are each class's."""
+    0-based labels (K,), boxes (K, 7+), class by class. The limits are each class's; ``score_thresh`` is one number, or
+    one a class (classes,).
+    """
     candidates, groups = (_best_of_classes_on_gpu if cls_scores.is_cuda else _best_of_classes)(
         cls_scores, nms_config.NMS_PRE_MAXSIZE, score_thresh
     )
@@ -56,26 +79,35 @@ def multi_classes_nms(
     return scores[keep], groups[keep], box_preds[candidates[keep]]
 
 
-def _best(scores: Tensor, max_num: int, score_thresh: float | None) -> Tensor:
+def _best(scores: Tensor, max_num: int, score_thresh: float | Tensor | None) -> Tensor:
     """Indices (k,) of the at most ``max_num`` best scores (N,) that reach the threshold, best first."""
     candidates = (
         torch.arange(len(scores), device=scores.device)
         if score_thresh is None
-        else (scores >= score_thresh).nonzero().view(-1)
+        else (scores >= _as_scores(score_thresh, scores)).nonzero().view(-1)
     )
     # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are
     # kept.
     return candidates[scores[candidates].topk(min(max_num, len(candidates))).indices]
 
 
-def _best_of_classes(cls_scores: Tensor, max_num: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+def _as_scores(score_thresh: float | Tensor, scores: Tensor) -> float | Tensor:
+    # a tensor of float64 would bring the comparison to float64, where 0.7 is more than the score 0.7
+    return score_thresh.to(scores.dtype) if isinstance(score_thresh, Tensor) else score_thresh
+
+
+def _best_of_classes(cls_scores: Tensor, max_num: int, score_thresh: float | Tensor | None) -> tuple[Tensor, Tensor]:
     """``_best`` of each column of (N, classes): indices (k,) and their classes (k,)."""
-    best = [_best(scores, max_num, score_thresh) for scores in cls_scores.unbind(1)]
+    thresholds = score_thresh if isinstance(score_thresh, Tensor) else [score_thresh] * cls_scores.shape[1]
+    best = [_best(scores, max_num, threshold) for scores, threshold in zip(cls_scores.unbind(1), thresholds)]
     return torch.cat(best), torch.cat([torch.full_like(candidates, label) for label, candidates in enumerate(best)])
 
 
-def _best_of_classes_on_gpu(cls_scores: Tensor, max_num: int, score_thresh: float | None) -> tuple[Tensor, Tensor]:
+def _best_of_classes_on_gpu(
+    cls_scores: Tensor, max_num: int, score_thresh: float | Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The same without waiting for how many reach the threshold: those that do not are there too, in the class -1."""
+    score_thresh = None if score_thresh is None else _as_scores(score_thresh, cls_scores)
     scores = (
         cls_scores if score_thresh is None else cls_scores.masked_fill(~(cls_scores >= score_thresh), float("-inf"))
     )

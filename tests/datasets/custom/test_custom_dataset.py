@@ -17,7 +17,7 @@ from pcdet_focal.datasets.custom import custom_dataset
 from pcdet_focal.datasets.custom.custom_dataset import CustomDataset, create_custom_infos
 from pcdet_focal.datasets.custom.reader import read_labels
 from pcdet_focal.datasets.publish import save_pickle
-from pcdet_focal.datasets.safe_pickle import load_pickle
+from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
 
 CLASSES = ["Vehicle", "Pedestrian", "Cyclist"]

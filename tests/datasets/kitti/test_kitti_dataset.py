@@ -18,7 +18,7 @@ from pcdet_focal.datasets.kitti import kitti_dataset
 from pcdet_focal.datasets.kitti.database import write_database
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset, create_kitti_infos
 from pcdet_focal.datasets.kitti.kitti_utils import transform_annotations_to_kitti_format
-from pcdet_focal.datasets.safe_pickle import load_pickle
+from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]

@@ -29,8 +29,8 @@ def evaluate(
     """Evaluate the result files of the frames that a split file lists.
 
     Args:
-        label_path, result_path: folders of ``NNNNNN.txt``; a frame without detections has an empty result file.
-        label_split_file: frame numbers, one a line.
+        label_path, result_path: folders of ``<frame>.txt``; a frame without detections has an empty result file.
+        label_split_file: the frames, one a line.
         current_class: class names or positions.
         coco: average over ten overlaps instead of the official ones.
         score_thresh: if above 0, ignore detections with a lower score.
@@ -58,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--result_path", required=True, help="folder of the result files, one for each frame of the split"
     )
     parser.add_argument(
-        "--label_split_file", required=True, help="frame numbers, one a line, for example ImageSets/val.txt"
+        "--label_split_file", required=True, help="the frames, one a line, for example ImageSets/val.txt"
     )
     parser.add_argument(
         "--current_class",
         nargs="+",
         default=["0"],
-        help="class names or positions (0 Car, 1 Pedestrian, 2 Cyclist, ...)",
+        help="class names or positions (0 Car, 1 Pedestrian, 2 Cyclist, ...), with blanks or commas between them",
     )
     parser.add_argument(
         "--coco",
@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--score_thresh", type=float, default=-1.0, help="ignore detections with a lower score")
     args = parser.parse_args(argv)
-    classes = [int(name) if name.isdigit() else name for name in args.current_class]
+    names = [name for word in args.current_class for name in word.split(",") if name]
+    classes = [int(name) if name.isdigit() else name for name in names]
     try:
         result = evaluate(
             args.label_path, args.result_path, args.label_split_file, classes, args.coco == "true", args.score_thresh

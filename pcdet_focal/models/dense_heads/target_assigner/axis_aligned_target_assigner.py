@@ -2,11 +2,38 @@ from __future__ import annotations
 
 import warnings
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ....errors import InputError
 from ....ops.anchor_targets import AssignmentRules, assign_anchor_targets
 from ....ops.anchor_targets.reference import assign_single
+
+
+def class_ids(anchor_class_names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """The label (1-based, of ``class_names``) of each class of anchors.
+
+    Anchors of a class that is not in CLASS_NAMES get a label that no box has: they learn background, as in OpenPCDet.
+    A warning names them.
+
+    Raises:
+        InputError: no anchor has a class of CLASS_NAMES.
+    """
+    path = "MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG"
+    unknown = [name for name in anchor_class_names if name not in class_names]
+    if len(unknown) == len(anchor_class_names):
+        raise InputError(
+            f"{path}: none of its classes ({', '.join(unknown)}) is in CLASS_NAMES ({', '.join(class_names)})"
+        )
+    if unknown:
+        warnings.warn(
+            f"{path}: {', '.join(unknown)} not in CLASS_NAMES ({', '.join(class_names)}); these anchors learn "
+            "background only, remove their entries to save their time",
+            stacklevel=2,
+        )
+    labels = {name: label for label, name in enumerate(class_names, start=1)}
+    return tuple(labels.get(name, len(class_names) + 1) for name in anchor_class_names)
 
 
 class AxisAlignedTargetAssigner:
@@ -35,12 +62,7 @@ class AxisAlignedTargetAssigner:
         self.unmatched_thresholds = {
             c["class_name"]: c["unmatched_threshold"] for c in model_cfg.ANCHOR_GENERATOR_CONFIG
         }
-        unknown = [name for name in self.anchor_class_names if name not in self.class_names]
-        if unknown:
-            raise InputError(
-                f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG: {', '.join(unknown)} not in CLASS_NAMES "
-                f"({', '.join(self.class_names)})"
-            )
+        self.class_ids = class_ids(self.anchor_class_names, self.class_names)
         self.pos_fraction = config.POS_FRACTION if config.get("POS_FRACTION", -1) >= 0 else None
         self.sample_size = config.get("SAMPLE_SIZE", 512)
         self.norm_by_num_examples = config.get("NORM_BY_NUM_EXAMPLES", False)
@@ -82,7 +104,7 @@ class AxisAlignedTargetAssigner:
 
     def _rules(self) -> AssignmentRules:
         return AssignmentRules(
-            class_ids=tuple(self.class_names.index(name) + 1 for name in self.anchor_class_names),
+            class_ids=self.class_ids,
             matched=tuple(self.matched_thresholds[name] for name in self.anchor_class_names),
             unmatched=tuple(self.unmatched_thresholds[name] for name in self.anchor_class_names),
             box_coder=self.box_coder,

@@ -8,13 +8,15 @@ renamed ``numpy.core`` to ``numpy._core``).
 from __future__ import annotations
 
 import collections
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from .errors import InputError
+from .files import read_bytes
 
 _NUMPY = {
     "_reconstruct": np.zeros(1).__reduce__()[0],
@@ -46,7 +48,9 @@ _ALLOWED["collections", "OrderedDict"] = collections.OrderedDict
 _ALLOWED["collections", "defaultdict"] = collections.defaultdict
 
 
-class _DataUnpickler(pickle.Unpickler):
+class DataUnpickler(pickle.Unpickler):
+    """Knows numpy's arrays and numbers and Python's containers, and no other name."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(
@@ -62,16 +66,15 @@ def load_pickle(path: str | Path) -> Any:
         InputError: the file is missing or unreadable, is not a whole pickle, or asks for any other class or function
             (it is named).
     """
-    path = Path(path)
+    data = read_bytes(path, "pickle")
+    if not data:
+        raise InputError(f"{path} is empty; make it again with create_kitti_infos or create_custom_infos.")
     try:
-        with path.open("rb") as file:
-            return _DataUnpickler(file).load()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+        return DataUnpickler(io.BytesIO(data)).load()
     except (
         Exception
     ) as error:  # a damaged pickle can fail in any way: a bad index, a wrong type, an attribute that is not there
-        reason = error or type(error).__name__
+        reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"{path} is not a pickle of plain data ({reason}); make it again with create_kitti_infos or "
             "create_custom_infos."

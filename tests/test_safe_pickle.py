@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from pcdet_focal.datasets.safe_pickle import load_pickle
+from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
 
 CONTENT = {
