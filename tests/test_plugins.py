@@ -260,7 +260,7 @@ def plugin_config(folder, **more) -> dict:
     data = content["DATA_CONFIG"]
     data.update(DATASET="BrightKitti", BRIGHTER_BY=100.0)
     data["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"] = [{"NAME": "brighten", "BY": 1000.0}]
-    data["DATA_PROCESSOR"].insert(0, {"NAME": "keep_first", "NUM_POINTS": {"train": 50, "test": 60}})
+    data["DATA_PROCESSOR"].insert(1, {"NAME": "keep_first", "NUM_POINTS": {"train": 50, "test": 60}})
     return {**content, **more}
 
 
