@@ -38,9 +38,9 @@ def read_bytes(path: str | Path, what: str = "file", max_bytes: int | None = Non
         InputError: it is missing, a folder, larger than ``max_bytes``, or cannot be read.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; a {what} is expected there")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; a {what} is expected there")
         size = path.stat().st_size
         if max_bytes is not None and size > max_bytes:
             raise InputError(f"{path} has {size / 2**20:.0f} MB, which is too large for a {what}; is it another file?")

@@ -18,7 +18,14 @@ from golden_data import record
 from model_data import REPOSITORY, dataset_like, load_cfg
 from openpcdet import needs_openpcdet, peer_folder, peer_module
 
-from pcdet_focal.config import MissingKeyError, cfg_from_list, cfg_from_yaml_file, merge_new_config
+from pcdet_focal.config import (
+    MissingKeyError,
+    cfg_from_list,
+    cfg_from_yaml_file,
+    find_base_config,
+    merge_new_config,
+    read_yaml,
+)
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
@@ -334,3 +341,60 @@ def test_a_second_file_over_a_first_one_as_there(monkeypatch):
         cfg_from_yaml_file(file, ours)
         peer_module("config").cfg_from_yaml_file(file, expected)
     assert ours == expected
+
+
+def test_keys_and_names_of_classes_are_text(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "CLASS_NAMES: [0, yes, 1.5, 2020-01-01, Car]\n"
+        "MAP_CLASS_TO_KITTI: {0: Car, on: 7}\n"
+        "DATA_CONFIG: {SAMPLE_GROUPS: ['0:15', 1:15]}\n"
+        "MODEL: {DENSE_HEAD: {ANCHOR_GENERATOR_CONFIG: [{class_name: 0, anchor_rotations: [0, 1.57]}]}}\n"
+        "OPTIMIZATION: {LR: 3, LR_WARMUP: no}\n"
+    )
+    read = read_yaml(tmp_path / "a.yaml")
+    assert read["CLASS_NAMES"] == ["0", "yes", "1.5", "2020-01-01", "Car"]
+    assert read["MAP_CLASS_TO_KITTI"] == {"0": "Car", "on": "7"}
+    assert read["DATA_CONFIG"]["SAMPLE_GROUPS"] == ["0:15", "1:15"]
+    entry = read["MODEL"]["DENSE_HEAD"]["ANCHOR_GENERATOR_CONFIG"][0]
+    assert entry == {"class_name": "0", "anchor_rotations": [0, 1.57]}
+    assert read["OPTIMIZATION"] == {"LR": 3, "LR_WARMUP": False}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"? [a, b]\n: 1\n", r"a\.yaml:1: a key is a word, not"),
+        (b"A: '\x01'\n", r"a\.yaml: the character 0x1 has no place in YAML"),
+        (b"A: 1\nB: \xe9\n", r"a\.yaml, line 2: byte 8 of the file, 0xe9,"),
+        (b"A: " + b"[" * 3000, r"a\.yaml: its mappings and lists are too deep"),
+        (b"A: 1\0\n", r"a\.yaml, line 1: byte 4 of the file, 0x00, is NUL"),
+    ],
+)
+def test_files_that_are_no_yaml(tmp_path, content, told):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_configuration_from_windows_reads_the_same(tmp_path):
+    text = "CLASS_NAMES: [Car]\nMODEL: {NAME: groß}\n"
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "b.yaml").write_bytes(text.replace("\n", "\r\n").encode("utf-16"))
+    assert read_yaml(tmp_path / "a.yaml") == read_yaml(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", ["/home/them/OpenPCDet/tools/cfgs/dataset_configs/a.yaml", "D:\\work\\cfgs\\dataset_configs\\a.yaml"]
+)
+def test_a_base_file_of_another_machine_is_found_by_its_last_folders(tmp_path, name):
+    (tmp_path / "cfgs/dataset_configs").mkdir(parents=True)
+    (tmp_path / "cfgs/models").mkdir()
+    (tmp_path / "cfgs/dataset_configs/a.yaml").write_text("")
+    named_in = tmp_path / "cfgs/models/b.yaml"
+    with pytest.warns(UserWarning, match=r"b\.yaml: _BASE_CONFIG_ .* does not exist here; .*a\.yaml is used"):
+        assert find_base_config(name, named_in) == tmp_path / "cfgs/dataset_configs/a.yaml"
+    (tmp_path / "cfgs/dataset_configs/a.yaml").rename(tmp_path / "cfgs/models/a.yaml")  # one word is too little
+    with pytest.raises(InputError, match=r"b\.yaml: _BASE_CONFIG_ .*a\.yaml is neither"):
+        find_base_config(name, named_in)
+    with pytest.raises(InputError, match="is the path of a YAML file, not 3"):
+        find_base_config(3, named_in)

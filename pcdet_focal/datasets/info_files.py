@@ -62,7 +62,7 @@ def _arrays(annos: Any, where: str) -> dict[str, Any]:
                 raise InputError(f"{where}.{key}: it holds {rows.dtype} in the place of numbers")
         if isinstance(rows, np.ndarray):
             if rows.ndim == 0 or len(rows) < num_objects:
-                raise InputError(f"{where}.{key} has {rows.size and len(rows)} rows for {num_objects} objects")
+                raise InputError(f"{where}.{key} has {len(rows) if rows.ndim else 'no'} rows for {num_objects} objects")
             if key in _WIDTHS and (rows.ndim != 2 or rows.shape[1] < _WIDTHS[key]):
                 raise InputError(f"{where}.{key} is {rows.shape}; (objects, {_WIDTHS[key]}) is needed")
         made[key] = rows

@@ -42,7 +42,7 @@ def read_pcd(path: Path, feature_names: Sequence[str], where: str = "") -> np.nd
         rows = np.frombuffer(data, table, count, offset=body)
     elif form != "binary_compressed":
         raise InputError(f"{where}{path}: DATA is {form}; it can be ascii, binary or binary_compressed")
-    columns = [rows[name].reshape(len(rows), -1)[:, 0] for name in _fields(feature_names, table.names, path, where)]
+    columns = [rows[name][:, 0] for name in _fields(feature_names, table.names, path, where)]
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.empty((len(rows), 0), np.float32)
 
 

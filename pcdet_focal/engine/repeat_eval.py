@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..files import finite_number, read_text
 from .checkpoint import epoch_checkpoints, load_for_use
 from .distributed import broadcast_from_rank0, is_main_process
 from .evaluate import eval_one_epoch
@@ -34,7 +35,7 @@ def repeat_eval_ckpt(
     eval_dir.mkdir(parents=True, exist_ok=True)
     split = cfg.DATA_CONFIG.DATA_SPLIT["test"]
     record = eval_dir / f"eval_list_{split}.txt"
-    done = {int(float(line)) for line in record.read_text().split()} if record.exists() else set()
+    done = _epochs(record) if record.exists() else set()
     results: dict[int, dict] = {}
     looking_since = time.monotonic()
     while True:
@@ -62,3 +63,7 @@ def repeat_eval_ckpt(
             looking_since = time.monotonic()
         if not todo:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _epochs(record: Path) -> set[int]:
+    return {int(finite_number(word, "an epoch", str(record))) for word in read_text(record, "list of epochs").split()}

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..errors import InputError
+from ..files import read_lines
+
 
 class _Console(logging.Handler):
     """Lines on standard output, above a progress bar if one is there."""
@@ -112,13 +115,17 @@ class ScalarLog:
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """``metrics.jsonl`` as {name: [(iteration, value), ...]}; where a resumed run wrote an iteration again, the later
-    value counts.
+    value counts. Raises InputError for a line that is something else.
     """
     series: dict[str, dict[int, float]] = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
+    for number, line in enumerate(read_lines(path, "log of a run"), start=1):
+        try:
             record = json.loads(line)
             iteration = record.pop("iteration")
-            for key, value in record.items():
-                series.setdefault(key, {})[iteration] = value
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}:{number}: not the JSON of an iteration; where a run was cut off in the last line, delete it"
+            ) from error
+        for key, value in record.items():
+            series.setdefault(key, {})[iteration] = value
     return {key: sorted(points.items()) for key, points in series.items()}

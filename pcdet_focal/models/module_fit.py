@@ -257,7 +257,9 @@ def _check_stride(path: str, stride: int, grid: Sequence[int], size: Sequence[in
 
     if stride >= 1 and fits(stride):
         return
-    right = next((other for other in range(1, max(grid) + 1) if fits(other)), None)
+    strides = [other for other in range(1, max(grid) + 1) if fits(other)]
+    exact = [other for other in strides if all(other * cells == voxels for voxels, cells in zip(grid, size))]
+    right = next(iter(exact or strides), None)
     remedy = (
         f"write {right}"
         if right is not None

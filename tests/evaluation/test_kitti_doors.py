@@ -93,6 +93,29 @@ def test_command(folders, capsys):
     assert "three.txt" in capsys.readouterr().err
 
 
+def test_the_command_takes_frames_of_any_name_and_class_numbers_with_commas(folders, tmp_path, capsys):
+    labels, results, split = folders
+    for folder in (labels, results):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"drive_{number}.txt")
+    split.write_bytes("drive_2\r\ndrive_0\r\n".encode("utf-16"))
+    arguments = [f"--label_path={labels}", f"--result_path={results}", f"--label_split_file={split}"]
+    assert command.main([*arguments, "--current_class=0,2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Car AP@") and "Cyclist AP@" in out and "Pedestrian" not in out
+
+
+def test_ground_truth_without_rectangles_is_said_beside_the_figures(folders):
+    labels, results, _ = folders
+    path = labels / "000003.txt"
+    path.write_text(path.read_text().replace("100.00", "0.00").replace("160.00", "0.00"))
+    gt, dt = kitti_common.get_label_annos(labels), kitti_common.get_label_annos(results)
+    text, _ = kitti_eval.get_official_eval_result(gt, dt, ["Car"])
+    assert "Car note: 45 ground truths have no 2-D rectangle (bbox)" in text
+    gt[1]["bbox"][:] = gt[0]["bbox"]
+    assert "no 2-D rectangle" not in kitti_eval.get_official_eval_result(gt, dt, ["Car"])[0]
+
+
 def test_filters():
     anno = {
         "name": np.array(["Car", "DontCare", "Van", "Car"]),

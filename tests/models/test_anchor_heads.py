@@ -177,6 +177,21 @@ def test_positive_fraction_samples_what_it_says():
     assert (labels[far] <= 0).all() and (labels[~far] != 0).sum() > 0
 
 
+def test_anchors_of_other_classes_learn_background():
+    cfg = load_cfg("second").MODEL.DENSE_HEAD
+    cfg.ANCHOR_GENERATOR_CONFIG[1]["class_name"] = "Tram"  # in the place of Pedestrian
+    with pytest.warns(
+        UserWarning, match=r"ANCHOR_GENERATOR_CONFIG: Tram not in CLASS_NAMES \(Car, Pedestrian, Cyclist"
+    ):
+        head = AnchorHeadSingle(cfg, 8, 3, NAMES, np.array((64, 48, 40)), RANGE, predict_boxes_when_training=False)
+    place = head.anchors[1].reshape(-1, 7)[60, :7]
+    boxes = torch.stack([torch.cat([place, torch.tensor([label])]) for label in (1.0, 2.0, 3.0)])[None]
+    labels = head.assign_targets(boxes)["box_cls_labels"].view(1, -1, 3, 2)  # cells, classes of anchors, rotations
+    assert (labels[..., 1, :] <= 0).all()
+    with pytest.raises(InputError, match=r"ANCHOR_GENERATOR_CONFIG: none of its classes \(Car, Tram, Cyclist\)"):
+        AnchorHeadSingle(cfg, 8, 1, ["Bus"], np.array((64, 48, 40)), RANGE, predict_boxes_when_training=False)
+
+
 def test_unknown_names_in_the_head_are_refused_with_their_key_path():
     with pytest.raises(InputError, match=r"BOX_CODER: 'ResidualCodr' .*ResidualCoder"):
         make_head(TARGET_ASSIGNER_CONFIG__BOX_CODER="ResidualCodr")

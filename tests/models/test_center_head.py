@@ -266,6 +266,20 @@ def test_class_specific_suppression_has_limits_of_its_own():
     ]
 
 
+def test_a_score_threshold_for_each_class():
+    cfg = {
+        **post_processing(NMS_TYPE="nms_gpu", NMS_THRESH=0.2, NMS_PRE_MAXSIZE=99, NMS_POST_MAXSIZE=99),
+        "SCORE_THRESH": [0.1, 0.65, 0.75, 0.4, 0.1],
+    }
+    head = make_head(POST_PROCESSING=cfg).double()
+    peaks = [(0, 1, 0, 3, 4, 0.6), (0, 1, 0, 3, 20, 0.7), (0, 1, 1, 9, 4, 0.7), (0, 1, 1, 20, 20, 0.8)]
+    found, _ = head.generate_predicted_boxes(2, hand_made([*peaks, (0, 0, 0, 9, 9, 0.15)]))
+    rows = list(zip(found["pred_labels"].tolist(), found["pred_scores"].round(decimals=6).tolist()))
+    assert sorted(rows) == [(1, 0.15), (2, 0.7), (3, 0.8)]
+    with pytest.raises(InputError, match=r"POST_PROCESSING\.SCORE_THRESH: \[0\.1, 0\.2\] must be .*a list of 5"):
+        make_head(POST_PROCESSING={**cfg, "SCORE_THRESH": [0.1, 0.2]})
+
+
 def test_predicted_iou_rectifies_the_score():
     cfg = {
         **post_processing(NMS_TYPE="nms_gpu", NMS_THRESH=0.2, NMS_PRE_MAXSIZE=99, NMS_POST_MAXSIZE=99),

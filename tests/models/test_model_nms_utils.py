@@ -63,3 +63,40 @@ def test_limits_of_each_class():
             expected += own[: limits.NMS_POST_MAXSIZE[label]].tolist()
         assert selected.tolist() == expected and torch.equal(kept, scores[selected, 0])
         assert len(expected) > 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_threshold_for_each_class(dtype):
+    scores, boxes = problem()
+    scores, boxes = scores.to(dtype), boxes.to(dtype)
+    scores[3, 1] = torch.tensor(0.7, dtype=dtype)  # the threshold itself reaches it
+    limits = [0.3, 0.7, 0.95]
+    every = model_nms_utils.score_thresholds(limits, torch.arange(3))
+    for got, parts in zip(
+        model_nms_utils.multi_classes_nms(scores, boxes, CONFIG, every),
+        zip(
+            *(
+                [part[labels == 0] for part in (kept, torch.full_like(labels, label), found)]
+                for label, limit in enumerate(limits)
+                for kept, labels, found in [
+                    model_nms_utils.multi_classes_nms(scores[:, label : label + 1], boxes, CONFIG, limit)
+                ]
+            )
+        ),
+    ):
+        assert torch.equal(got, torch.cat(parts))
+    best, labels = scores.max(dim=1)
+    kept, _ = model_nms_utils.class_agnostic_nms(best, boxes, CONFIG, model_nms_utils.score_thresholds(limits, labels))
+    passing = torch.tensor(limits, dtype=dtype)[labels] <= best
+    alone, _ = model_nms_utils.class_agnostic_nms(torch.where(passing, best, -1.0), boxes, CONFIG, 0.0)
+    assert torch.equal(kept, alone) and len(kept) > 5 and not passing.all()
+
+
+def test_the_gpus_way_takes_a_threshold_for_each_class():
+    scores, _ = problem()
+    limits = torch.tensor([0.3, 0.7, 0.95], dtype=torch.float64)
+    want = model_nms_utils._best_of_classes(scores, 60, limits)
+    candidates, groups = model_nms_utils._best_of_classes_on_gpu(scores, 60, limits)
+    order = groups.argsort(stable=True)
+    order = order[groups[order] >= 0]
+    assert torch.equal(candidates[order], want[0]) and torch.equal(groups[order], want[1])

@@ -109,7 +109,8 @@ class KittiDataset(InfoDataset):
     def get_info(self, frame_id: str, has_label: bool = True, count_inside_pts: bool = True) -> dict[str, Any]:
         """The info of a frame, from its files; see ``infos``."""
         calib = self.get_calib(frame_id)
-        info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib)
+        columns = len(self.dataset_cfg.POINT_FEATURE_ENCODING.src_feature_list)
+        info = infos.frame_info(frame_id, self.get_image_shape(frame_id), calib, columns)
         if has_label:
             info["annos"] = infos.annotations(self.get_label(frame_id), calib)
             if count_inside_pts:

@@ -12,15 +12,15 @@ from ...ops.points_in_boxes import count_points_in_boxes
 from .object3d import Object3d
 
 
-def frame_info(frame_id: str, image_shape: np.ndarray, calib: Calibration) -> dict[str, Any]:
-    """The part of an info that every frame has: ids, image size (height, width) and the calibration as 4 x 4
-    matrices.
+def frame_info(frame_id: str, image_shape: np.ndarray, calib: Calibration, num_features: int = 4) -> dict[str, Any]:
+    """The part of an info that every frame has: ids, columns of a scan, image size (height, width) and the calibration
+    as 4 x 4 matrices.
     """
     r0_rect = np.eye(4, dtype=calib.R0.dtype)
     r0_rect[:3, :3] = calib.R0
     last_row = np.array([[0.0, 0.0, 0.0, 1.0]])
     return {
-        "point_cloud": {"num_features": 4, "lidar_idx": frame_id},
+        "point_cloud": {"num_features": num_features, "lidar_idx": frame_id},
         "image": {"image_idx": frame_id, "image_shape": image_shape},
         "calib": {
             "P2": np.concatenate([calib.P2, last_row]),

@@ -41,6 +41,7 @@ import torch
 
 from ... import __version__
 from ...errors import InputError
+from ...files import read_json
 from ..checkpoint import atomic_write
 
 SCHEMA = 1
@@ -143,13 +144,7 @@ def write(content: Mapping[str, Any], path: str | Path) -> None:
 
 def read(path: str | Path) -> dict[str, Any]:
     """Raises InputError for a file that is no JSON, of another schema, or without one of the keys."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{error.lineno}: not valid JSON ({error.msg}); measure anew, or delete the file"
-        ) from error
+    content = read_json(path, "result")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(
             f"{path} is not a result of tools/benchmark.py with schema {SCHEMA}; measure anew, or delete the file"

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...config import Config, merge_new_config
 from ...errors import InputError
+from ...files import read_json
 
 RECIPES = Path(__file__).resolve().parents[3] / "cfgs" / "loss_recipes"
 
@@ -101,9 +102,9 @@ def read_result(run: Run, cfg: Config) -> dict[str, Any] | None:
     if not run.result.is_file():
         return None
     try:
-        result = json.loads(run.result.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{run.result} is damaged ({error}); delete it, and the run is done again") from error
+        result = read_json(run.result, "result")
+    except InputError as error:
+        raise InputError(f"{error}; delete it, and the run is done again") from error
     if result["fingerprint"] != fingerprint(with_recipe(cfg, run.recipe)):
         raise InputError(
             f"{run.result} is of another configuration than this one with {run.recipe.name}: name another --out, or "

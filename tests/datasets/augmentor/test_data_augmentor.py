@@ -259,3 +259,25 @@ def test_image_flip_mirrors_the_image_boxes_too():
             result["gt_boxes"][:, 0], (-1 if flipped else 1) * frame["gt_boxes"][:, 0], atol=1e-5
         )
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("axes", [None, ["x", "y", "z"], ["y"]])
+def test_one_translation_for_all_axes(axes):
+    """As files of OpenPCDet 0.5 have it."""
+    std = {"NOISE_TRANSLATE_STD": 0.5} if axes is None else {"NOISE_TRANSLATE_STD": 0.5, "ALONG_AXIS_LIST": axes}
+    three = {"NOISE_TRANSLATE_STD": [0.5 if axis in (axes or "xyz") else 0.0 for axis in "xyz"]}
+    moved = []
+    for entry in (std, three):
+        np.random.seed(3)
+        config = {"AUG_CONFIG_LIST": [{"NAME": "random_world_translation", **entry}], "DISABLE_AUG_LIST": []}
+        moved.append(DataAugmentor("nowhere", config, ["Car"]).forward(make_frame()))
+    np.testing.assert_array_equal(moved[0]["points"], moved[1]["points"])
+    shift = moved[0]["points"][0, :3] - make_frame()["points"][0, :3]
+    assert [axis for axis, value in zip("xyz", shift) if value] == (axes or ["x", "y", "z"])
+
+
+@pytest.mark.parametrize("std", [-0.5, True, "0.5", None, [0.5, True, 0.1]])
+def test_translations_that_are_no_numbers(std):
+    entry = {"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": std}
+    with pytest.raises(InputError, match=r"AUG_CONFIG_LIST\[0\]\.NOISE_TRANSLATE_STD must be three .*or one"):
+        DataAugmentor("nowhere", {"AUG_CONFIG_LIST": [entry], "DISABLE_AUG_LIST": []}, ["Car"])

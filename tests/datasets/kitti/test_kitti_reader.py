@@ -197,6 +197,26 @@ def test_a_bad_label_line_is_named(tmp_path, line, what):
         get_objects_from_label(path)
 
 
+@pytest.mark.parametrize(
+    ("more", "score"), [("", -1.0), (" 0.5", 0.5), (" 0.5 7", 0.5), (" 0.5 a 3 b", 0.5), (" id_7 0.5", -1.0)]
+)
+def test_a_label_line_may_have_more_columns(tmp_path, more, score):
+    path = tmp_path / "000007.txt"
+    path.write_text(f"{CAR}{more}\n")
+    (read,) = get_objects_from_label(path)
+    assert read.score == score and read.ry == -1.57 and read.cls_type == "Car"
+
+
+def test_labels_from_windows(tmp_path):
+    path = tmp_path / "000007.txt"
+    for content in (f"{CAR}\r\n{CAR}\r\n".encode("utf-8-sig"), f"{CAR}\r\n{CAR}".encode("utf-16")):
+        path.write_bytes(content)
+        assert [read.cls_type for read in get_objects_from_label(path)] == ["Car", "Car"]
+    path.write_text(CAR.replace("1.60 20.00", "1,60 20.00"))
+    with pytest.raises(InputError, match=r"000007\.txt, line 1: .*'1,60', .*point instead of the comma"):
+        get_objects_from_label(path)
+
+
 def test_no_object_is_no_mistake(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("\n")

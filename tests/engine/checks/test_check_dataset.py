@@ -15,7 +15,7 @@ from golden_data import KITTI_SAMPLE, needs_kitti_sample
 from pcdet_focal.config import Config, cfg_from_yaml_file
 from pcdet_focal.datasets.custom.custom_dataset import create_custom_infos
 from pcdet_focal.datasets.kitti.dataset import KittiDataset
-from pcdet_focal.engine.checks import check_dataset, report_lines
+from pcdet_focal.engine.checks import check_dataset, labels, report_lines
 from pcdet_focal.errors import InputError
 
 CLASSES = ["Vehicle", "Pedestrian", "Cyclist"]
@@ -82,6 +82,23 @@ def test_the_simulated_kitti_folder_gives_no_warning(model):
     assert report.num_frames == tiny_kitti.NUM_TRAIN and "info files" not in {
         finding.check for finding in report.findings
     }
+
+
+def test_objects_without_rectangles_are_counted():
+    def frame(frame_id, bbox, names):
+        annos = {"name": np.array(names), "bbox": np.array(bbox, np.float32).reshape(-1, 4)}
+        return {"point_cloud": {"lidar_idx": frame_id}, "annos": annos}
+
+    infos = [
+        frame("000001", [[1, 2, 30, 40], [0, 0, 0, 0], [5, 5, 5, 9]], ["Car", "Car", "Cyclist"]),
+        frame("000002", [[0, 0, 0, 0]], ["Van"]),
+        frame("000003", [], []),
+        {"point_cloud": {"lidar_idx": "000004"}, "annos": {"name": np.array(["Car"])}},
+    ]
+    (finding,) = labels.check_rectangles(infos, ["Car", "Cyclist"])
+    assert finding.severity == "warning" and "000001" in finding.where
+    assert finding.what.startswith("2 of 3 objects have no 2-D rectangle")
+    assert not labels.check_rectangles(infos[1:], ["Car", "Cyclist"])
 
 
 @needs_kitti_sample
