@@ -123,10 +123,10 @@ def test_ten_steps_in_float64(name):
 
 
 # model, file, case, where its inputs are recorded, learning rate, weight decay, steps in which OpenPCDet agrees with
-# itself to 2 %
+# itself to 2 % (SECOND's slow run: one fewer, because its fifth step depends on the processor, by 8 % of a loss)
 RUNS = [
     ("pointpillar", "_lowlr", "crop_lr0.0003", "trajectory/crop", 0.0003, 0.01, 6),
-    ("second", "_lowlr", "crop_lr0.0003", "trajectory/crop", 0.0003, 0.01, 5),
+    ("second", "_lowlr", "crop_lr0.0003", "trajectory/crop", 0.0003, 0.01, 4),
     ("pointpillar", "", "crop", "trajectory/crop", 0.003, 0.01, 3),
     ("second", "", "crop", "trajectory/crop", 0.003, 0.01, 2),
     ("pointpillar", "", "crop_car1", "trajectory/crop_car1", 0.003, 0.01, 2),
