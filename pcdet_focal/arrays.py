@@ -96,7 +96,7 @@ def check_columns(name: str, tensor: torch.Tensor, columns: int, dims: int = 2) 
     in the last.
     """
     if tensor.dim() != dims or tensor.shape[-1] < columns:
-        wanted = ", ".join(["B", "N"][2 - (dims - 1) :] + [f"{columns} or more"])
-        raise InputError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}.")
+        shape = ", ".join(["B", "N"][2 - (dims - 1) :] + [f"{columns} or more"])
+        raise InputError(f"{name} must have shape ({shape}), not {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, not {tensor.dtype}.")

@@ -78,8 +78,8 @@ def read_text(path: str | Path, what: str = "text file") -> str:
             "; save it as UTF-8"
         ) from None
     if "\0" in text:
-        place = _where(path, data, data.index(b"\0")) if encoding == "utf-8" else f"{path}: a character"
-        raise InputError(f"{place} is NUL, therefore this is not a text file, or it is damaged; write the {what} anew")
+        where = _where(path, data, data.index(b"\0")) if encoding == "utf-8" else f"{path}: a character"
+        raise InputError(f"{where} is NUL, therefore this is not a text file, or it is damaged; write the {what} anew")
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\x1a")
 
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = cli.load_config(args)
     evaluate.check_settings(cfg)
-    several, world_size = cli.start_processes(args, cfg)
+    distributed, world_size = cli.start_processes(args, cfg)
     device = cli.pick_device(args)
     batch_size = cli.batch_size_per_process(args, cfg, world_size)
     run_dir = cli.output_dir(cfg) / args.extra_tag
@@ -63,7 +63,13 @@ def main(argv: list[str] | None = None) -> None:
         logger, args, [f"{cfg.MODEL.NAME} on {device}, {f'checkpoints of {ckpt_dir}' if args.eval_all else checkpoint}"]
     )
     dataset, loader, _ = build_dataloader(
-        cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, dist=several, workers=args.workers, logger=logger, training=False
+        cfg.DATA_CONFIG,
+        cfg.CLASS_NAMES,
+        batch_size,
+        dist=distributed,
+        workers=args.workers,
+        logger=logger,
+        training=False,
     )
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=dataset).to(device)
     if args.eval_all:

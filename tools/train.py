@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = cli.load_config(args)
     evaluate.check_settings(cfg)
-    several, world_size = cli.start_processes(args, cfg)
+    distributed, world_size = cli.start_processes(args, cfg)
     device = cli.pick_device(args)
     if device.type == "cpu":
         disable_malloc_trim()
@@ -84,14 +84,14 @@ def main(argv: list[str] | None = None) -> None:
     logger = cli.run_logger(run_dir, "train")
     ckpt_dir = run_dir / "ckpt"
     ckpt_dir.mkdir(exist_ok=True)
-    processes = f", {world_size} processes with" if several else ","
+    processes = f", {world_size} processes with" if distributed else ","
     cli.log_start(
         logger, args, [f"{cfg.MODEL.NAME} on {device}{processes} batches of {batch_size}; everything goes to {run_dir}"]
     )
     log_config_to_file(cfg, logger=file_only(logger))
 
     loader_args = dict(
-        class_names=cfg.CLASS_NAMES, batch_size=batch_size, dist=several, workers=args.workers, logger=logger
+        class_names=cfg.CLASS_NAMES, batch_size=batch_size, dist=distributed, workers=args.workers, logger=logger
     )
     train_set, train_loader, sampler = build_dataloader(
         cfg.DATA_CONFIG,
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
 
     wrapped = (
         torch.nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-        if several
+        if distributed
         else model
     )
     scalars = ScalarLog(run_dir) if cfg.LOCAL_RANK == 0 else None

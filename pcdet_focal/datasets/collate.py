@@ -30,7 +30,7 @@ def collate_batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Raises InputError, with key and frame ids, where frames do not fit together.
     """
-    names = [str(sample.get("frame_id", place)) for place, sample in enumerate(samples)]
+    names = [str(sample.get("frame_id", index)) for index, sample in enumerate(samples)]
     batch: dict[str, Any] = {}
     for key in dict.fromkeys(key for sample in samples for key in sample):
         without = [name for name, sample in zip(names, samples) if key not in sample]
@@ -69,9 +69,9 @@ def _collate(key: str, values: list[Any]) -> Any:
 def _join_with_batch_index(arrays: list[np.ndarray]) -> np.ndarray:
     joined = np.empty((sum(len(array) for array in arrays), arrays[0].shape[1] + 1), dtype=arrays[0].dtype)
     start = 0
-    for place, array in enumerate(arrays):
+    for index, array in enumerate(arrays):
         rows = joined[start : start + len(array)]
-        rows[:, 0] = place
+        rows[:, 0] = index
         rows[:, 1:] = array
         start += len(array)
     return joined
@@ -80,6 +80,6 @@ def _join_with_batch_index(arrays: list[np.ndarray]) -> np.ndarray:
 def _pad_and_stack(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
     largest = np.max([array.shape for array in arrays], axis=0)
     stacked = np.zeros((len(arrays), *largest), dtype=dtype)
-    for place, array in enumerate(arrays):
-        stacked[(place, *(slice(size) for size in array.shape))] = array
+    for index, array in enumerate(arrays):
+        stacked[(index, *(slice(size) for size in array.shape))] = array
     return stacked

@@ -182,8 +182,8 @@ class DatasetTemplate(Dataset):
                 raise InputError(
                     f"frame {data_dict.get('frame_id')}: training needs labels, and the info file has none for it"
                 )
-            wanted = np.isin(data_dict["gt_names"], self.class_names)
-            data_dict = self.data_augmentor.forward(data_dict={**data_dict, "gt_boxes_mask": wanted})
+            of_classes = np.isin(data_dict["gt_names"], self.class_names)
+            data_dict = self.data_augmentor.forward(data_dict={**data_dict, "gt_boxes_mask": of_classes})
         data_dict = self.set_lidar_aug_matrix(data_dict)
 
         if data_dict.get("gt_boxes") is not None:
@@ -201,8 +201,8 @@ class DatasetTemplate(Dataset):
 
     def _keep_wanted_classes(self, data_dict: dict[str, Any]) -> dict[str, Any]:
         names = data_dict["gt_names"]
-        kept = np.array([place for place, name in enumerate(names) if name in self.class_names], dtype=np.int64)
-        classes = np.array([self.class_names.index(names[place]) + 1 for place in kept], dtype=np.float32).reshape(
+        kept = np.array([index for index, name in enumerate(names) if name in self.class_names], dtype=np.int64)
+        classes = np.array([self.class_names.index(names[index]) + 1 for index in kept], dtype=np.float32).reshape(
             -1, 1
         )
         changed = {"gt_boxes": np.concatenate((data_dict["gt_boxes"][kept], classes), axis=1), "gt_names": names[kept]}
@@ -251,7 +251,7 @@ class DatasetTemplate(Dataset):
         with a file format of its own overrides this.
         """
         annos = []
-        for place, prediction in enumerate(pred_dicts):
+        for index, prediction in enumerate(pred_dicts):
             boxes, scores, labels = (
                 prediction[key].detach().cpu().numpy() for key in ("pred_boxes", "pred_scores", "pred_labels")
             )
@@ -260,9 +260,9 @@ class DatasetTemplate(Dataset):
                 "score": scores,
                 "boxes_lidar": boxes,
                 "pred_labels": labels,
-                "frame_id": batch_dict["frame_id"][place],
+                "frame_id": batch_dict["frame_id"][index],
             }
             if "metadata" in batch_dict:
-                anno["metadata"] = batch_dict["metadata"][place]
+                anno["metadata"] = batch_dict["metadata"][index]
             annos.append(anno)
         return annos

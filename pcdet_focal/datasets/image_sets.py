@@ -15,7 +15,7 @@ def read_split(path: Path) -> list[str]:
     """
     ids = [line.strip() for line in read_lines(path, "list of frames") if line.strip()]
     if len(set(ids)) < len(ids):
-        twice = next(frame_id for place, frame_id in enumerate(ids) if frame_id in ids[:place])
+        twice = next(frame_id for index, frame_id in enumerate(ids) if frame_id in ids[:index])
         raise InputError(f"{path}: frame {twice} stands twice; each frame of a split is listed once")
     for frame_id in ids:
         if frame_id.startswith("/") or ".." in frame_id.split("/"):

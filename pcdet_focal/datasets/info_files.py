@@ -21,7 +21,7 @@ def load_infos(root_path: Path, names: Sequence[str], how_to_make: str, logger: 
     ``how_to_make`` is the command that makes them. Lists in ``annos`` become arrays. Raises InputError (file, frame,
     key) for a file that holds something else.
     """
-    found: list[dict[str, Any]] = []
+    infos: list[dict[str, Any]] = []
     for name in names:
         path = root_path / name
         if not path.exists():
@@ -36,8 +36,8 @@ def load_infos(root_path: Path, names: Sequence[str], how_to_make: str, logger: 
         for index, frame in enumerate(frames):
             if "annos" in frame:
                 frame["annos"] = _arrays(frame["annos"], f"{path}, frame {_frame_id(frame, index)}: annos")
-        found.extend(frames)
-    return found
+        infos.extend(frames)
+    return infos
 
 
 def _frame_id(frame: dict[str, Any], index: int) -> Any:

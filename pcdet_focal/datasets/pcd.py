@@ -68,7 +68,7 @@ def _table(header: dict[str, list[str]], path: Path, where: str) -> np.dtype:
     _require(len(fields) == len(sizes) == len(kinds) == len(counts), path, where, "one SIZE, TYPE and COUNT a field")
     try:
         # padding fields are all called "_"; numpy wants names once
-        names = [f"_{place}" if name == "_" else name for place, name in enumerate(fields)]
+        names = [f"_{index}" if name == "_" else name for index, name in enumerate(fields)]
         return np.dtype(
             [
                 (name, f"<{_TYPES[kind]}{int(size)}", (int(count),))
@@ -144,7 +144,7 @@ def _decompress(packed: np.ndarray, size: int) -> np.ndarray:
             read += 1
             if source < 0 or written + length > size:
                 return out[:0]
-            for place in range(length):  # one by one, because source and target may overlap
-                out[written + place] = out[source + place]
+            for offset in range(length):  # one by one, because source and target may overlap
+                out[written + offset] = out[source + offset]
         written += length
     return out[:written]

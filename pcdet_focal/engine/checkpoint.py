@@ -83,21 +83,21 @@ def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_pat
     counters = ("global_step", "num_batches_tracked")  # of training
     missing = [key for key in model.state_dict() if key not in fitting and not key.endswith(counters)]
     if missing:
-        told = next(problem for problem in problems if problem.startswith(f"{missing[0]}:"))
+        reason = next(problem for problem in problems if problem.startswith(f"{missing[0]}:"))
         raise InputError(
             f"{filename} is a checkpoint of another architecture: it lacks {len(missing)} weights of this model, for "
-            f"example {told}"
+            f"example {reason}"
         )
     model.load_params_from_file(filename, logger, pre_trained_path=pre_trained_path)
 
 
 def epoch_checkpoints(ckpt_dir: str | Path) -> list[tuple[int, Path]]:
     """(epoch, file) of every ``checkpoint_epoch_N.pth`` in a folder, by epoch."""
-    found = (
+    epochs = (
         (re.fullmatch(r"checkpoint_epoch_(\d+)\.pth", path.name), path)
         for path in Path(ckpt_dir).glob("checkpoint_epoch_*.pth")
     )
-    return sorted((int(match.group(1)), path) for match, path in found if match)
+    return sorted((int(match.group(1)), path) for match, path in epochs if match)
 
 
 def newest_checkpoint(ckpt_dir: str | Path) -> Path | None:

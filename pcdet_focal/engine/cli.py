@@ -39,11 +39,11 @@ def run_main(main: Callable[..., None], *arguments) -> None:
             _to_log(logging.WARNING, text)
 
     def interrupt(*_) -> None:
-        if os.getpid() == own:  # loader processes get the terminal's Ctrl-C too; this one ends them
+        if os.getpid() == pid:  # loader processes get the terminal's Ctrl-C too; this one ends them
             raise KeyboardInterrupt
 
     _log.clear()
-    own, before = os.getpid(), signal.signal(signal.SIGINT, interrupt)
+    pid, before = os.getpid(), signal.signal(signal.SIGINT, interrupt)
     process = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning

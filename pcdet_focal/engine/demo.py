@@ -85,7 +85,7 @@ def show_detections(
     device = next(model.parameters()).device
     model.eval()
     out.mkdir(parents=True, exist_ok=True)
-    found = []
+    results = []
     for index, path in enumerate(dataset.sample_file_list):
         batch = dataset.collate_batch([dataset[index]])
         points = batch["points"][:, 1:]
@@ -123,15 +123,15 @@ def show_detections(
             ),
             flush=True,
         )
-        found.append(anno)
-    return found
+        results.append(anno)
+    return results
 
 
 def table(anno: dict[str, np.ndarray]) -> list[str]:
     """A heading and one line a box, the best first; metres and radians. Nothing where there is no box."""
     columns = ("x", "y", "z", "dx", "dy", "dz", "heading")
     lines = [f"  {'class':<12}{'score':>6}  " + "".join(f"{name:>9}" for name in columns)]
-    for place in np.argsort(-anno["score"], kind="stable"):
-        box = "".join(f"{value:>9.2f}" for value in anno["boxes_lidar"][place, :7])
-        lines.append(f"  {anno['name'][place]:<12}{anno['score'][place]:>6.2f}  {box}")
+    for row in np.argsort(-anno["score"], kind="stable"):
+        box = "".join(f"{value:>9.2f}" for value in anno["boxes_lidar"][row, :7])
+        lines.append(f"  {anno['name'][row]:<12}{anno['score'][row]:>6.2f}  {box}")
     return lines if len(lines) > 1 else []

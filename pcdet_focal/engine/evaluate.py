@@ -27,17 +27,17 @@ def check_settings(cfg) -> None:
     detector suppresses all the same.
     """
     settings = cfg.MODEL.POST_PROCESSING
-    wanted = [(settings, ("RECALL_THRESH_LIST", "EVAL_METRIC"))]
+    required = [(settings, ("RECALL_THRESH_LIST", "EVAL_METRIC"))]
     if "POST_PROCESSING" not in cfg.MODEL.get("DENSE_HEAD", {}) or cfg.MODEL.get("ROI_HEAD"):
-        wanted.append((settings, ("SCORE_THRESH", "OUTPUT_RAW_SCORE")))
-        wanted.append(
+        required.append((settings, ("SCORE_THRESH", "OUTPUT_RAW_SCORE")))
+        required.append(
             (
                 settings.NMS_CONFIG,
                 ("MULTI_CLASSES_NMS", "NMS_TYPE", "NMS_THRESH", "NMS_PRE_MAXSIZE", "NMS_POST_MAXSIZE"),
             )
         )
         check_score_thresh(settings.SCORE_THRESH, len(cfg.CLASS_NAMES), "MODEL.POST_PROCESSING.SCORE_THRESH")
-    for section, keys in wanted:
+    for section, keys in required:
         for key in keys:
             section[key]
 
@@ -113,9 +113,11 @@ def eval_one_epoch(
     recalls = merge_results_dist([recall], world_size)
     if rank != 0:
         return {}
-    found = sum(len(anno["name"]) for anno in annos)
+    num_boxes = sum(len(anno["name"]) for anno in annos)
     logger.info(
-        "%.2f boxes and %.4f s a frame", found / max(len(annos), 1), (time.monotonic() - started) / max(len(annos), 1)
+        "%.2f boxes and %.4f s a frame",
+        num_boxes / max(len(annos), 1),
+        (time.monotonic() - started) / max(len(annos), 1),
     )
     if meter is not None:
         logger.info("inference: %.2f ms a batch", meter.avg)

@@ -35,21 +35,21 @@ def draw_results(
         InputError: no such file, or it is of other frames than the data set's.
     """
     infos = dataset.infos
-    frames, found = _read_result(dataset, result_file)
+    frames, results = _read_result(dataset, result_file)
     out_dir = Path(out_dir)
     paths = []
     for index in np.linspace(0, len(infos) - 1, min(count, len(infos))).round().astype(int):
         frame = frames[index]
-        truth, anno = infos[index].get("annos"), found.get(frame)
+        truth, anno = infos[index].get("annos"), results.get(frame)
         kept = anno["score"] >= score_thresh if anno is not None else np.zeros(0, bool)
         names = truth["name"][truth["name"] != "DontCare"] if truth is not None else None
-        own = np.isin(names, dataset.class_names) if truth is not None else None
+        of_classes = np.isin(names, dataset.class_names) if truth is not None else None
         path = out_dir / f"{frame}.png"
         path.parent.mkdir(parents=True, exist_ok=True)  # a frame "0000/000042" has a folder
         draw_bev(
             dataset.get_lidar(frame),
-            gt_boxes=truth["gt_boxes_lidar"][own] if truth is not None else None,
-            gt_names=names[own] if truth is not None else None,
+            gt_boxes=truth["gt_boxes_lidar"][of_classes] if truth is not None else None,
+            gt_names=names[of_classes] if truth is not None else None,
             pred_boxes=anno["boxes_lidar"][kept] if anno is not None else None,
             pred_scores=anno["score"][kept] if anno is not None else None,
             pred_names=anno["name"][kept] if anno is not None else None,
@@ -71,13 +71,13 @@ def draw_curves(dataset, result_file: str | Path, path: str | Path) -> Path | No
     Raises:
         InputError: no such file, or it is of other frames than the data set's.
     """
-    frames, found = _read_result(dataset, result_file)
+    frames, results = _read_result(dataset, result_file)
     classes = [name for name in dataset.class_names if name in CLASS_NAMES]
     if not classes or not all(
-        "bbox" in info.get("annos", ()) and frame in found for info, frame in zip(dataset.infos, frames)
+        "bbox" in info.get("annos", ()) and frame in results for info, frame in zip(dataset.infos, frames)
     ):
         return None
-    result = evaluate_kitti([info["annos"] for info in dataset.infos], [found[frame] for frame in frames], classes)
+    result = evaluate_kitti([info["annos"] for info in dataset.infos], [results[frame] for frame in frames], classes)
     draw_precision_recall(result, path, title=f"precision over recall, {len(frames)} frames")
     return Path(path)
 
@@ -86,14 +86,14 @@ def _read_result(dataset, result_file: str | Path) -> tuple[list[str], dict[str,
     """The frame ids of a data set, and {frame id: detections} of a ``result.pkl``."""
     if not Path(result_file).is_file():
         raise InputError(f"there is no {result_file}; evaluate first: python tools/test.py --cfg_file ...")
-    found = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
+    results = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
     frames = [info["point_cloud"]["lidar_idx"] for info in dataset.infos]
-    if not set(frames) & set(found):
+    if not set(frames) & set(results):
         raise InputError(
-            f"{result_file} holds no frame of this data set ({len(found)} frames, the first is "
-            f"{next(iter(found), 'none')})"
+            f"{result_file} holds no frame of this data set ({len(results)} frames, the first is "
+            f"{next(iter(results), 'none')})"
         )
-    return frames, found
+    return frames, results
 
 
 def draw_run(run_dir: str | Path, path: str | Path) -> Path:

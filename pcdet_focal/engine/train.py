@@ -114,11 +114,11 @@ class Trainer:
         waiting, losses, began = AverageMeter(), [], time.monotonic()
         saved = began
         while True:
-            asked = time.monotonic()
+            start = time.monotonic()
             # the loader's random draws must not depend on where the run was resumed
             with torch.random.fork_rng(devices=[]):
                 batch = next(batches)
-            waiting.update(time.monotonic() - asked)
+            waiting.update(time.monotonic() - start)
             scheduler.step(self.iteration, epoch)
             set_training_progress(self.model, epoch, self.iteration)
             loss, values, grad_norm = self._step(batch)

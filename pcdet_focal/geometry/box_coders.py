@@ -197,5 +197,5 @@ def _rest(first: torch.Tensor, used: int, anchors: torch.Tensor, sign: int) -> l
     columns = min(first.shape[-1] - used, anchors.shape[-1] - 7)
     if columns <= 0:
         return []
-    mine, theirs = first[..., used : used + columns], anchors[..., 7 : 7 + columns]
-    return [mine + theirs if sign > 0 else mine - theirs]
+    box_rest, anchor_rest = first[..., used : used + columns], anchors[..., 7 : 7 + columns]
+    return [box_rest + anchor_rest if sign > 0 else box_rest - anchor_rest]

@@ -37,23 +37,23 @@ def get_calib_from_file(calib_file: str | os.PathLike) -> dict[str, np.ndarray]:
             finite number.
     """
     path = Path(calib_file)
-    wanted = {name: matrix for matrix, names in FILE_NAMES.items() for name in names}
-    found: dict[str, np.ndarray] = {}
+    matrix_of = {name: matrix for matrix, names in FILE_NAMES.items() for name in names}
+    matrices: dict[str, np.ndarray] = {}
     for number, line in enumerate(read_lines(path, "calibration file"), start=1):
         name, *values = line.replace(":", " ", 1).split() or [""]
-        if name in wanted:
-            matrix = wanted[name]
-            place = f"{path}, line {number}"
-            numbers = [finite_number(word, f"value {i} of {name}", place) for i, word in enumerate(values, start=1)]
-            found[matrix] = _matrix(numbers, SHAPES[matrix], f"{place}: {name}")
+        if name in matrix_of:
+            matrix = matrix_of[name]
+            where = f"{path}, line {number}"
+            numbers = [finite_number(word, f"value {i} of {name}", where) for i, word in enumerate(values, start=1)]
+            matrices[matrix] = _matrix(numbers, SHAPES[matrix], f"{where}: {name}")
     for matrix in ("P2", "R0", "Tr_velo2cam"):
-        if matrix not in found:
+        if matrix not in matrices:
             rows, columns = SHAPES[matrix]
             raise InputError(
                 f"{path}: no line '{FILE_NAMES[matrix][0]}: ' with its {rows * columns} numbers; a KITTI calib file "
                 "has one."
             )
-    return found
+    return matrices
 
 
 class Calibration:

@@ -20,16 +20,16 @@ def _index_in_box(points, box, margin):
     half_x, half_y, half_z = box[3] / 2 + margin, box[4] / 2 + margin, box[5] / 2
     reach = math.sqrt(half_x * half_x + half_y * half_y)
     c, s = math.cos(box[6]), math.sin(box[6])
-    found = np.empty(points.shape[0], np.int64)
+    indices = np.empty(points.shape[0], np.int64)
     n = 0
     for i in range(points.shape[0]):
         x, y = points[i, 0] - box[0], points[i, 1] - box[1]
         if abs(x) > reach or abs(y) > reach or abs(points[i, 2] - box[2]) > half_z:
             continue
         if abs(x * c + y * s) <= half_x and abs(y * c - x * s) <= half_y:
-            found[n] = i
+            indices[n] = i
             n += 1
-    return found[:n].copy()
+    return indices[:n].copy()
 
 
 def index_in_box(points: np.ndarray, box: np.ndarray, margin: float = 0.1) -> np.ndarray:

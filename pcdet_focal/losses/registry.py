@@ -126,8 +126,8 @@ def _name_entry(cfg: Mapping[str, Any], key_path: str) -> tuple[str, Any]:
     """The key that holds the name, and what it holds."""
     keys = [key for key in cfg if isinstance(key, str) and key.lower() in ("name", "type")]
     if len(keys) != 1:
-        found = f"it has {' and '.join(keys)}" if keys else f"it has only {', '.join(map(str, cfg)) or 'no keys'}"
-        raise InputError(f"{key_path}: exactly one of NAME and type must say which loss this is, but {found}.")
+        keys_text = f"it has {' and '.join(keys)}" if keys else f"it has only {', '.join(map(str, cfg)) or 'no keys'}"
+        raise InputError(f"{key_path}: exactly one of NAME and type must say which loss this is, but {keys_text}.")
     return keys[0], cfg[keys[0]]
 
 

@@ -58,20 +58,20 @@ def choose_backend(device: torch.device | str, operation: str, has_cuda: bool = 
     if forced == "reference":
         return "reference"
     if forced == "cuda" and (not on_host or os.environ.get("TRITON_INTERPRET") == "1"):
-        wanted = "cuda"
+        backend = "cuda"
     elif on_host or forced == "cpu":
-        wanted = "cpu"
+        backend = "cpu"
     else:
-        wanted = "cuda" if has_cuda and kind == "cuda" else "reference"
-    if wanted == "cuda" and not has_cuda:
+        backend = "cuda" if has_cuda and kind == "cuda" else "reference"
+    if backend == "cuda" and not has_cuda:
         _warn_once(
             f"pcdet_focal.ops.{operation} has no cuda backend, so {VARIABLE}=cuda has no effect there: its slower "
             "reference is used."
         )
         return "reference"
-    if wanted != "reference" and not _can_import(_PACKAGE[wanted]):
+    if backend != "reference" and not _can_import(_PACKAGE[backend]):
         return "reference"
-    return wanted
+    return backend
 
 
 def small_table(values: Sequence[float], device: torch.device) -> torch.Tensor:

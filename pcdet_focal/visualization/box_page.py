@@ -44,9 +44,9 @@ def draw_box_page(entries: Sequence[tuple[str, Any, Any]], path: str | Path | No
     width, height = _COLUMNS * _CELL_WIDTH, rows * _CELL_HEIGHT + _HEAD
     figure = new_figure(width, height, 100)
     figure.text(0.5, 1 - 0.2 / height, _LEGEND, fontsize=8, color=INK, ha="center")
-    for place, (title, points, example) in enumerate(entries):
+    for index, (title, points, example) in enumerate(entries):
         # placed by hand, in inches: matplotlib's layout engines take seconds
-        left, top = place % _COLUMNS * _CELL_WIDTH + 0.35, height - _HEAD - place // _COLUMNS * _CELL_HEIGHT
+        left, top = index % _COLUMNS * _CELL_WIDTH + 0.35, height - _HEAD - index // _COLUMNS * _CELL_HEIGHT
         above = figure.add_axes((left / width, (top - 0.4 - _SIDE) / height, _SIDE / width, _SIDE / height))
         side = figure.add_axes((left / width, (top - 0.85 - 1.5 * _SIDE) / height, _SIDE / width, 0.5 * _SIDE / height))
         boxes = [np.asarray(box, dtype=np.float64)[:7] for box in (example.box, example.corrected) if box is not None]

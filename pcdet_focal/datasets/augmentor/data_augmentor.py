@@ -109,8 +109,8 @@ class DataAugmentor:
                 continue
             name = step_name(config, self._known_steps(), f"{KEY_PATH}[{i}]")
             _check_values(config, f"{KEY_PATH}[{i}]")
-            own = AUGMENTORS.get(name)
-            step = getattr(self, name)(config=config) if own is None else partial(own, config=config)
+            registered = AUGMENTORS.get(name)
+            step = getattr(self, name)(config=config) if registered is None else partial(registered, config=config)
             self.data_augmentor_queue.append(step)
 
     def _known_steps(self) -> list[str]:

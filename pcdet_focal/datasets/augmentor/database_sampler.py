@@ -150,8 +150,8 @@ class DataBaseSampler:
                         f"{self.key_path}.DB_DATA_PATH[{i}]: there is no file {path} with the points of the database. "
                         f"{MAKE_DATABASE}"
                     )
-        found = [path if path.is_file() else None for path in packed]
-        return paths, [*found, *[None] * (len(paths) - len(found))], features
+        existing = [path if path.is_file() else None for path in packed]
+        return paths, [*existing, *[None] * (len(paths) - len(existing))], features
 
     def filter_by_difficulty(
         self, db_infos: dict[str, list[dict]], removed_difficulty: Sequence[int]

@@ -56,16 +56,16 @@ def collides(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _index_in_ranges(points, low, high):
-    found = np.empty(points.shape[0], np.int64)
+    indices = np.empty(points.shape[0], np.int64)
     n = 0
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         for j in range(low.shape[0]):
             if low[j, 0] <= x <= high[j, 0] and low[j, 1] <= y <= high[j, 1] and low[j, 2] <= z <= high[j, 2]:
-                found[n] = i
+                indices[n] = i
                 n += 1
                 break
-    return found[:n].copy()
+    return indices[:n].copy()
 
 
 def index_near(points: np.ndarray, corners: np.ndarray) -> np.ndarray:

@@ -117,8 +117,8 @@ class CustomDataset(InfoDataset):
         class_names: Sequence[str], gt_names: Sequence[str], gt_boxes: np.ndarray, save_label_path: str | Path
     ) -> None:
         """Write the boxes (M, 7) whose names are among ``class_names`` as a label file."""
-        kept = [place for place, name in enumerate(gt_names) if name in class_names]
-        reader.write_labels(Path(save_label_path), np.asarray(gt_boxes)[kept], [gt_names[place] for place in kept])
+        kept = [index for index, name in enumerate(gt_names) if name in class_names]
+        reader.write_labels(Path(save_label_path), np.asarray(gt_boxes)[kept], [gt_names[index] for index in kept])
 
     # ---- results
     # ------------------------------------------------------------------------------------------------------------------

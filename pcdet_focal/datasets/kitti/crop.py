@@ -30,7 +30,7 @@ def index_in_image(points: np.ndarray, image_shape: Sequence[int], calib: Calibr
 
 @numba.njit(cache=True, nogil=True)
 def _index_in_image(points, image, forward, width, height):
-    found = np.empty(points.shape[0], np.int64)
+    indices = np.empty(points.shape[0], np.int64)
     n = 0
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -42,6 +42,6 @@ def _index_in_image(points, image, forward, width, height):
         u = image[0, 0] * x + image[0, 1] * y + image[0, 2] * z + image[0, 3]
         v = image[1, 0] * x + image[1, 1] * y + image[1, 2] * z + image[1, 3]
         if u >= 0.0 and u < width * distance and v >= 0.0 and v < height * distance:
-            found[n] = i
+            indices[n] = i
             n += 1
-    return found[:n].copy()
+    return indices[:n].copy()

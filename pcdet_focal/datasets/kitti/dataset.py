@@ -161,21 +161,21 @@ class KittiDataset(InfoDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         info = self.info_of(index)
         frame_id, image_shape = info["point_cloud"]["lidar_idx"], info["image"]["image_shape"]
-        wanted = self.dataset_cfg.get("GET_ITEM_LIST", ["points"])
+        items = self.dataset_cfg.get("GET_ITEM_LIST", ["points"])
         calib = self.get_calib(frame_id)
         frame = {"frame_id": frame_id, "calib": calib, "image_shape": image_shape}
 
         if "annos" in info:
-            frame.update(self._ground_truth(info["annos"], calib, with_boxes2d="gt_boxes2d" in wanted))
+            frame.update(self._ground_truth(info["annos"], calib, with_boxes2d="gt_boxes2d" in items))
             road_plane = self.get_road_plane(frame_id)
             if road_plane is not None:
                 frame["road_plane"] = road_plane
-        if "points" in wanted:
+        if "points" in items:
             points = self.points_of(frame_id, self.root_split_path / "velodyne")
             if self.dataset_cfg.FOV_POINTS_ONLY:
                 points = self._crop_to_image(points, image_shape, calib)
             frame["points"] = points
-        if "images" in wanted:
+        if "images" in items:
             frame["images"] = self.get_image(frame_id)
         return self.prepare_data(data_dict=frame)
 

@@ -31,11 +31,11 @@ def generate_prediction_dicts(
         rotation_y; score; boxes_lidar; frame_id.
     """
     annos = []
-    for place, prediction in enumerate(pred_dicts):
+    for index, prediction in enumerate(pred_dicts):
         boxes, scores, labels = (
             prediction[key].detach().cpu().numpy() for key in ("pred_boxes", "pred_scores", "pred_labels")
         )
-        calib, image_shape = batch_dict["calib"][place], [int(side) for side in batch_dict["image_shape"][place]]
+        calib, image_shape = batch_dict["calib"][index], [int(side) for side in batch_dict["image_shape"][index]]
         boxes_camera = boxes3d_lidar_to_kitti_camera(boxes, calib)
         anno = {
             "name": np.array(class_names)[labels.astype(np.int64) - 1],
@@ -48,7 +48,7 @@ def generate_prediction_dicts(
             "rotation_y": boxes_camera[:, 6],
             "score": scores,
             "boxes_lidar": boxes,
-            "frame_id": batch_dict["frame_id"][place],
+            "frame_id": batch_dict["frame_id"][index],
         }
         annos.append(anno)
         if output_path is not None:

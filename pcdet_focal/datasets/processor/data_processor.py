@@ -116,8 +116,12 @@ class DataProcessor:
                 require_keys(config[key], (self.mode,), f"{key_path}.{key}")
             if "VOXEL_SIZE" in required:
                 self._set_grid(config["VOXEL_SIZE"], key_path)
-            own = DATA_PROCESSORS.get(name)
-            step = partial(own, config=config, training=training) if own else getattr(self, name)(config=config)
+            registered = DATA_PROCESSORS.get(name)
+            step = (
+                partial(registered, config=config, training=training)
+                if registered
+                else getattr(self, name)(config=config)
+            )
             self.data_processor_queue.append(step)
 
     def _set_grid(self, voxel_size: Sequence[float], key_path: str) -> None:
@@ -130,11 +134,11 @@ class DataProcessor:
             raise InputError(f"{key_path}.VOXEL_SIZE with DATA_CONFIG.POINT_CLOUD_RANGE: {error}") from error
         low, high = self.point_cloud_range[:3].astype(np.float64), self.point_cloud_range[3:].astype(np.float64)
         for axis, name in enumerate("xyz"):
-            wanted, size = high[axis] - low[axis], float(voxel_size[axis])
-            if abs(wanted / size - cells[axis]) > 1e-3:
+            extent, size = high[axis] - low[axis], float(voxel_size[axis])
+            if abs(extent / size - cells[axis]) > 1e-3:
                 warnings.warn(
                     f"DATA_CONFIG.POINT_CLOUD_RANGE along {name}, {low[axis]:g} to {high[axis]:g} m, is "
-                    f"{wanted / size:.3f} voxels of "
+                    f"{extent / size:.3f} voxels of "
                     f"{key_path}.VOXEL_SIZE {size:g} m; the grid has {cells[axis]}, which ends at "
                     f"{low[axis] + cells[axis] * size:g} m. "
                     "Write that as the range to be exact.",
@@ -182,26 +186,26 @@ class DataProcessor:
         """
         if data_dict is None:
             return partial(self.sample_points, config=config)
-        points, wanted = data_dict["points"], config["NUM_POINTS"][self.mode]
-        if wanted == -1 or not len(points):
+        points, num_points = data_dict["points"], config["NUM_POINTS"][self.mode]
+        if num_points == -1 or not len(points):
             return data_dict
-        if wanted < len(points):
+        if num_points < len(points):
             near = np.linalg.norm(points[:, 0:3], axis=1) < 40.0
             far_index, near_index = np.flatnonzero(~near), np.flatnonzero(near)
-            if wanted > len(far_index):
+            if num_points > len(far_index):
                 choice = np.concatenate(
-                    (np.random.choice(near_index, wanted - len(far_index), replace=False), far_index)
+                    (np.random.choice(near_index, num_points - len(far_index), replace=False), far_index)
                 )
             else:
-                choice = np.random.choice(np.arange(len(points), dtype=np.int32), wanted, replace=False)
+                choice = np.random.choice(np.arange(len(points), dtype=np.int32), num_points, replace=False)
         else:
             everyone = np.arange(len(points), dtype=np.int32)
             # whole copies; the last, random part has 1 to N points (none if wanted is N)
-            rounds = max(1, -(-wanted // len(points)) - 1)
+            rounds = max(1, -(-num_points // len(points)) - 1)
             choice = np.tile(everyone, rounds)
-            if wanted > len(points):
+            if num_points > len(points):
                 choice = np.concatenate(
-                    (choice, np.random.choice(everyone, wanted - rounds * len(points), replace=False))
+                    (choice, np.random.choice(everyone, num_points - rounds * len(points), replace=False))
                 )
         np.random.shuffle(choice)
         data_dict["points"] = points[choice]

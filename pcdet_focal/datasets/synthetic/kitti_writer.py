@@ -138,7 +138,7 @@ def _marker(num_train: int, num_val: int, config: SyntheticConfig) -> dict:
     )
 
 
-def _check_root(root: Path, wanted: dict) -> bool:
+def _check_root(root: Path, marker: dict) -> bool:
     """True where the folder is there already; False where it may be written; raises where it is somebody else's."""
     if not root.exists():
         return False
@@ -148,18 +148,18 @@ def _check_root(root: Path, wanted: dict) -> bool:
     if not entries:
         return False
     try:
-        found = json.loads((root / MARKER).read_text())
+        old_marker = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or found.get("made_by") != wanted["made_by"]:
+        old_marker = None
+    if not isinstance(old_marker, dict) or old_marker.get("made_by") != marker["made_by"]:
         raise InputError(
             f"{root} is not empty and was not written by the simulator (no valid {MARKER} in it); name another folder "
             "or empty "
             "this one."
         )
     strangers = [entry.name for entry in entries if not any(entry.match(pattern) for pattern in _OWN)]
-    if found == wanted:
-        total = wanted["num_train"] + wanted["num_val"]
+    if old_marker == marker:
+        total = marker["num_train"] + marker["num_val"]
         complete = all(
             len(list((root / "training" / sub).glob("*.*"))) >= total
             for sub in ("velodyne", "calib", "label_2", "planes")
@@ -197,8 +197,8 @@ def write_kitti_folder(
         raise InputError(
             f"num_train {num_train} and num_val {num_val} must not be below 0, and together from 1 to 1000000."
         )
-    wanted = _marker(num_train, num_val, config)
-    if _check_root(root, wanted):
+    marker = _marker(num_train, num_val, config)
+    if _check_root(root, marker):
         return False
     partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
     try:
@@ -211,7 +211,7 @@ def write_kitti_folder(
             (partial / "ImageSets" / f"{split}.txt").write_text("".join(name + "\n" for name in part))
         shapes = {name: [camera.IMAGE_HEIGHT, camera.IMAGE_WIDTH] for name in names}
         (partial / "image_shapes.json").write_text(json.dumps(shapes))
-        (partial / MARKER).write_text(json.dumps(wanted, indent=1) + "\n")
+        (partial / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
         if root.exists():
             aside = root.with_name(f".{root.name}.old-{os.getpid()}")
             root.rename(aside)

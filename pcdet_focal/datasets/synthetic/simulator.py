@@ -117,9 +117,9 @@ def scan_street(street: Street, config: SyntheticConfig, index: int) -> Frame:
     owner = (
         np.where(owner >= 0, number[owner], -1).astype(np.int32) if len(number) else np.full(len(owner), -1, np.int32)
     )
-    own = owner[owner >= 0]
+    owners = owner[owner >= 0]
     seen = np.bincount(
-        own[camera.in_image(points[owner >= 0, :3].astype(np.float64), calib)], minlength=int(labelled.sum())
+        owners[camera.in_image(points[owner >= 0, :3].astype(np.float64), calib)], minlength=int(labelled.sum())
     )
     objects = []
     for k in np.flatnonzero(labelled):

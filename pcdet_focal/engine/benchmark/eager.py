@@ -116,8 +116,8 @@ def assign_targets(
     for boxes in gt_boxes:
         sets = []
         for anchors, class_id, high, low in zip(all_anchors, class_ids, matched, unmatched):
-            own = boxes[boxes[:, 7] == class_id]
-            labels, codes = _assign_class(anchors.reshape(-1, 7), own, high, low)
+            class_boxes = boxes[boxes[:, 7] == class_id]
+            labels, codes = _assign_class(anchors.reshape(-1, 7), class_boxes, high, low)
             grid = anchors.shape[:3]
             sets.append((labels.view(*grid, -1), codes.view(*grid, -1, 7)))
         samples.append(
@@ -142,10 +142,10 @@ def _assign_class(anchors: Tensor, boxes: Tensor, matched: float, unmatched: flo
     best_of_box = overlap.max(dim=0).values
     best_of_box[best_of_box == 0] = -1
     forced = (overlap == best_of_box).nonzero()[:, 0]
-    found = torch.cat([forced, (best >= matched).nonzero()[:, 0]]).unique()
+    positives = torch.cat([forced, (best >= matched).nonzero()[:, 0]]).unique()
     labels[best < unmatched] = 0
-    labels[found] = boxes[best_box[found], 7].int()
-    codes[found] = _encode(boxes[best_box[found], :7], anchors[found])
+    labels[positives] = boxes[best_box[positives], 7].int()
+    codes[positives] = _encode(boxes[best_box[positives], :7], anchors[positives])
     return labels, codes
 
 

@@ -97,7 +97,7 @@ def time_case(case: Case, rounds: int | None = None, cpu_time: bool = False) -> 
         for name in names
     }
     ratios = {
-        name: spread([other / own for other, own in zip(times[name], times[OURS])])
+        name: spread([other / ours for other, ours in zip(times[name], times[OURS])])
         for name in names
         if name != OURS and OURS in times
     }

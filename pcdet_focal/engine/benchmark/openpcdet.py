@@ -127,9 +127,9 @@ class Peer:
             return json.loads(line)
         self._process.wait()
         self._errors.seek(0)
-        told = self._errors.read().strip().splitlines()[-3:]
+        last_lines = self._errors.read().strip().splitlines()[-3:]
         self.close()
-        raise InputError(f"OpenPCDet's code does not run here: {' | '.join(told)}")
+        raise InputError(f"OpenPCDet's code does not run here: {' | '.join(last_lines)}")
 
     def close(self) -> None:
         if self._process.stdin and not self._process.stdin.closed:

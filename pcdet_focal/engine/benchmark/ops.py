@@ -219,7 +219,7 @@ def kitti_ap(device: torch.device, quick: bool) -> Iterator[Case]:
     if device.type == "cpu":
         frames = 20 if quick else 3769
         gt, dt = annotations(frames)
-        found = sum(len(anno["name"]) for anno in dt) / frames
+        num_boxes = sum(len(anno["name"]) for anno in dt) / frames
         sides = {
             "ours": lambda: evaluate_kitti(
                 gt, dt, ["Car", "Pedestrian", "Cyclist"], num_threads=torch.get_num_threads()
@@ -228,7 +228,7 @@ def kitti_ap(device: torch.device, quick: bool) -> Iterator[Case]:
         yield Case(
             "kitti_ap",
             "validation set",
-            f"{frames:,} frames, {found:.0f} detections each",
+            f"{frames:,} frames, {num_boxes:.0f} detections each",
             sides,
             device,
             note="kernels compiled before",

@@ -65,13 +65,13 @@ def render(files: Sequence[Mapping[str, Any]]) -> str:
     """The page from the contents of the files."""
     parts = [_INTRO, "## Machines\n", _machines(files), "## Goals\n", _goals(files)]
     for suite, title in _TITLES.items():
-        own = [content for content in files if content["suite"] == suite]
+        of_suite = [content for content in files if content["suite"] == suite]
         parts.append(f"## {title}\n")
-        if not own:
+        if not of_suite:
             parts.append(f"{NOT_YET.capitalize()}.\n")
-        for content in own:
+        for content in of_suite:
             parts += list(_suite(content))
-        if suite != "data" and not any(row["device"] == "cuda" for content in own for row in content["rows"]):
+        if suite != "data" and not any(row["device"] == "cuda" for content in of_suite for row in content["rows"]):
             parts.append(f"On a GPU: {NOT_YET}.\n")
     return "\n".join(parts)
 
@@ -149,23 +149,23 @@ def _quartiles_of(goal: goals.Goal, row: Mapping[str, Any]) -> str:
 def _suite(content: Mapping[str, Any]) -> Iterator[str]:
     suite = content["suite"]
     for device in ("cpu", "cuda"):
-        own = [row for row in content["rows"] if row["device"] == device]
-        if not own:
+        rows = [row for row in content["rows"] if row["device"] == device]
+        if not rows:
             continue
-        yield f"### {_device(content, own[0])}\n"
+        yield f"### {_device(content, rows[0])}\n"
         if suite == "data":
-            yield f"{own[0]['shape']}.\n"
+            yield f"{rows[0]['shape']}.\n"
             yield _table(
                 ["stage", "time of a sample (quartiles)", "share"],
-                [[_case(row), _time(row["sides"]["ours"]), _share(row)] for row in own],
+                [[_case(row), _time(row["sides"]["ours"]), _share(row)] for row in rows],
             )
             continue
         yield _table(
             ["what", "side", "time (quartiles)", "time / ours (quartiles)", "extra memory"],
-            [line for row in own for line in _lines(row)],
+            [line for row in rows for line in _lines(row)],
         )
-        yield "\n".join(f"- {row}: {_doc(suite, row)}" for row in dict.fromkeys(row["row"] for row in own)) + "\n"
-        notes = dict.fromkeys(f"- {row['row']}, {row['case']}: {row['note']}" for row in own if row["note"])
+        yield "\n".join(f"- {row}: {_doc(suite, row)}" for row in dict.fromkeys(row["row"] for row in rows)) + "\n"
+        notes = dict.fromkeys(f"- {row['row']}, {row['case']}: {row['note']}" for row in rows if row["note"])
         if notes:
             yield "Notes:\n\n" + "\n".join(notes) + "\n"
     if content["startup"]:

@@ -91,13 +91,13 @@ def load() -> float | None:
 
 
 def versions() -> dict[str, str]:
-    found = {"pcdet_focal": __version__, "python": platform.python_version()}
+    versions = {"pcdet_focal": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def default_path(suite: str) -> Path:
@@ -150,8 +150,8 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} is not a result of tools/benchmark.py with schema {SCHEMA}; measure anew, or delete the file"
         )
     missing = sorted(_KEYS - content.keys())
-    for place, row in enumerate(content.get("rows", [])):
-        missing += [f"rows[{place}].{key}" for key in sorted(_ROW_KEYS - row.keys())]
+    for index, row in enumerate(content.get("rows", [])):
+        missing += [f"rows[{index}].{key}" for key in sorted(_ROW_KEYS - row.keys())]
     if missing:
         raise InputError(f"{path} has no {', '.join(missing)}; measure anew, or delete the file")
     return content
@@ -161,15 +161,15 @@ def read_all(folder: str | Path) -> list[dict[str, Any]]:
     """The files of a folder, by name. Raises InputError where there is none, and for one of a ``--quick`` run: its
     figures mean nothing.
     """
-    found = {path: read(path) for path in sorted(Path(folder).glob("*.json"))}
-    if not found:
+    results = {path: read(path) for path in sorted(Path(folder).glob("*.json"))}
+    if not results:
         raise InputError(f"there is no JSON file in {folder}; measure first: python tools/benchmark.py losses")
-    for path, content in found.items():
+    for path, content in results.items():
         if content["quick"]:
             raise InputError(
                 f"{path} is of a --quick run, whose figures mean nothing; measure without --quick, or delete the file"
             )
-    return list(found.values())
+    return list(results.values())
 
 
 def _rounded(value: Any) -> Any:

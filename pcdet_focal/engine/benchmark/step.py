@@ -70,10 +70,10 @@ def run(
             sparse_conv.select_backend(device)
         for mode, frames in FRAMES.items():
             batch = simulated_batch(cfg, frames, device, every=QUICK_EVERY if quick else 1, full=True)
-            found = _measure(cfg, batch, mode, device, checkout, rounds or (1 if quick else ROUNDS), cpu_time)
-            own = _rows(model, mode, f"{frames} x {len(batch['voxels']) // frames:,} voxels", device, *found)
-            rows += own
-            report("\n".join(_lines(own)))
+            measured = _measure(cfg, batch, mode, device, checkout, rounds or (1 if quick else ROUNDS), cpu_time)
+            step_rows = _rows(model, mode, f"{frames} x {len(batch['voxels']) // frames:,} voxels", device, *measured)
+            rows += step_rows
+            report("\n".join(_lines(step_rows)))
     return rows
 
 
@@ -253,8 +253,8 @@ def simulated_batch(cfg: Config, frames: int, device: torch.device, every: int =
             ).reshape(-1, 8)
         )
     gt_boxes = np.zeros((frames, max(map(len, boxes)), 8), np.float32)
-    for row, own in zip(gt_boxes, boxes):
-        row[: len(own)] = own
+    for row, frame_boxes in zip(gt_boxes, boxes):
+        row[: len(frame_boxes)] = frame_boxes
     arrays = {
         key: np.concatenate(parts)
         for key, parts in (("voxels", voxels), ("voxel_coords", coords), ("voxel_num_points", counts))

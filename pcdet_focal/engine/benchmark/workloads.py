@@ -64,11 +64,11 @@ def ground_truth(cfg: Config, batch_size: int, boxes: int, device: torch.device)
     result = np.zeros((batch_size, boxes, 8), np.float32)
     result[..., 7] = np.arange(boxes) % len(cfg.CLASS_NAMES) + 1
     for c, anchors in enumerate(cfg.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG):
-        own = result[..., 7] == c + 1
-        count = int(own.sum())
+        of_class = result[..., 7] == c + 1
+        count = int(of_class.sum())
         size = np.array(anchors.anchor_sizes[0])
         z = anchors.anchor_bottom_heights[0] + size[2] / 2 + rng.normal(0, 0.1, (count, 1))
-        result[own, :7] = np.concatenate(
+        result[of_class, :7] = np.concatenate(
             [
                 rng.uniform(low + 2, high - 2, (count, 2)),
                 z,

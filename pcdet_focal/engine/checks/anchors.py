@@ -58,16 +58,21 @@ def check_anchors(
     findings = []
     match_height = bool(head.get("TARGET_ASSIGNER_CONFIG", {}).get("MATCH_HEIGHT", False))
     for i, entry in enumerate(head.get("ANCHOR_GENERATOR_CONFIG", ())):
-        own = boxes[inside & (boxes.names == entry["class_name"])]
-        if len(own) >= LEAST_OBJECTS:
+        class_boxes = boxes[inside & (boxes.names == entry["class_name"])]
+        if len(class_boxes) >= LEAST_OBJECTS:
             findings += _check_entry(
-                own, entry, f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[{i}]", grid, point_cloud_range, match_height
+                class_boxes,
+                entry,
+                f"MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG[{i}]",
+                grid,
+                point_cloud_range,
+                match_height,
             )
     return findings
 
 
 def _check_entry(
-    own: Boxes,
+    class_boxes: Boxes,
     entry: Mapping[str, Any],
     path: str,
     grid: Sequence[int],
@@ -76,19 +81,19 @@ def _check_entry(
 ) -> list[Finding]:
     name, findings = entry["class_name"], []
     sizes = np.array(entry["anchor_sizes"], dtype=np.float64)
-    median = np.median(own.boxes[:, 3:6], axis=0)
+    median = np.median(class_boxes.boxes[:, 3:6], axis=0)
     nearest = sizes[np.argmin(np.abs(np.log(sizes / median)).sum(axis=1))]
     rounded = [round(float(value), 2) for value in median]
-    as_anchors = own.boxes.copy()
+    as_anchors = class_boxes.boxes.copy()
     as_anchors[:, 3:6] = nearest
-    examples = own.examples(np.arange(min(3, len(own))), as_anchors)
+    examples = class_boxes.examples(np.arange(min(3, len(class_boxes))), as_anchors)
     if np.abs(np.log(median / nearest)).max() > np.log(1.4):
         what = f"the median {name} is {_metres(median)} m, its anchor {_metres(nearest)}"
         findings.append(
             Finding("warning", "anchor size", what, f"{path}.anchor_sizes", f"anchor_sizes: [{rounded}]", examples)
         )
 
-    bottom = float(np.median(own.boxes[:, 2] - own.boxes[:, 5] / 2))
+    bottom = float(np.median(class_boxes.boxes[:, 2] - class_boxes.boxes[:, 5] / 2))
     gap = min((bottom - height for height in entry["anchor_bottom_heights"]), key=abs)
     if abs(gap) > 0.8 * median[2]:
         what = f"the median {name} stands at z = {bottom:.2f} m, its anchors at {entry['anchor_bottom_heights']}"
@@ -99,12 +104,12 @@ def _check_entry(
     if "matched_threshold" not in entry:  # an assigner that has none
         return findings
     return findings + _check_overlaps(
-        own, entry, path, grid, point_cloud_range, match_height, rounded, round(bottom, 2)
+        class_boxes, entry, path, grid, point_cloud_range, match_height, rounded, round(bottom, 2)
     )
 
 
 def _check_overlaps(
-    own: Boxes,
+    class_boxes: Boxes,
     entry: Mapping[str, Any],
     path: str,
     grid: Sequence[int],
@@ -117,15 +122,15 @@ def _check_overlaps(
     height.
     """
     threshold = entry["matched_threshold"]
-    own = own[:: -(-len(own) // MAX_OBJECTS)]
+    class_boxes = class_boxes[:: -(-len(class_boxes) // MAX_OBJECTS)]
     fitted = {**entry, "anchor_sizes": [median_size], "anchor_bottom_heights": [median_bottom]}
     best, reachable = (
-        best_overlaps(own.boxes, anchors, grid, point_cloud_range, match_height) for anchors in (entry, fitted)
+        best_overlaps(class_boxes.boxes, anchors, grid, point_cloud_range, match_height) for anchors in (entry, fitted)
     )
     missed, missed_fitted = float(np.mean(best < threshold)), float(np.mean(reachable < threshold))
     what = (
-        f"{missed:.0%} of {len(own)} {entry['class_name']} boxes overlap no anchor by matched_threshold {threshold:g} "
-        f"(median of the best IoU: {np.median(best):.2f})"
+        f"{missed:.0%} of {len(class_boxes)} {entry['class_name']} boxes overlap no anchor by matched_threshold "
+        f"{threshold:g} (median of the best IoU: {np.median(best):.2f})"
     )
     if missed <= 0.6:
         return [Finding("note", "anchor overlap", what, path)]

@@ -104,7 +104,7 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
     kept = max(_KEPT_POINTS // max(len(chosen), 1), 500)
     drop_nonfinite = bool(dataset.dataset_cfg.get("DROP_NONFINITE_POINTS", False))
     start = 0
-    for place, frame_id in enumerate(
+    for index, frame_id in enumerate(
         tqdm(frame_ids, desc="checking", unit="frame", disable=not progress or None, leave=False)
     ):
         dataset.dataset_cfg["DROP_NONFINITE_POINTS"] = drop_nonfinite
@@ -115,7 +115,7 @@ def collect(dataset: DatasetTemplate, frame_ids: Sequence[str], num_scans: int, 
             continue
         infos.append(info)
         parts.append(_boxes_of(info))
-        points = _read_points(dataset, frame_id, faults) if place in chosen else None
+        points = _read_points(dataset, frame_id, faults) if index in chosen else None
         if points is not None:
             evidence.append(box_evidence(points, parts[-1].boxes))
             scanned += range(start, start + len(parts[-1]))

@@ -109,7 +109,7 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
     points = np.asarray(points[:, :3], dtype=np.float64)
     points = points[np.argsort(points[:, 0], kind="stable")]
     number = len(boxes)
-    found = Evidence(
+    evidence = Evidence(
         inside=np.zeros(number, int),
         ground=np.full(number, np.nan),
         top=np.full(number, np.nan),
@@ -122,25 +122,25 @@ def box_evidence(points: np.ndarray, boxes: np.ndarray) -> Evidence:
         reach = np.hypot(box[3], box[4]) / 2
         near = _near(points, box[:2], reach + 2.0)
         distance = np.hypot(near[:, 0] - box[0], near[:, 1] - box[1])
-        found.inside[i] = len(index_in_box(near, box, 0.0))
-        found.ground[i] = ground = _ground_height(near[distance > reach + EDGE], box)
+        evidence.inside[i] = len(index_in_box(near, box, 0.0))
+        evidence.ground[i] = ground = _ground_height(near[distance > reach + EDGE], box)
         floor = (ground if np.isfinite(ground) else box[2] - box[5] / 2) + ABOVE_GROUND
         body = near[(near[:, 2] > floor) & (near[:, 2] < box[2] + 1.5 * box[5])]
         standing = body[in_footprint(body, box, EDGE), 2]
         if len(standing) >= 5:
-            found.top[i] = np.percentile(standing, 95)
+            evidence.top[i] = np.percentile(standing, 95)
         circle = body[np.hypot(body[:, 0] - box[0], body[:, 1] - box[1]) <= reach + EDGE]
-        found.around[i] = len(circle)
+        evidence.around[i] = len(circle)
         for k, heading in enumerate(headings_of(box[6])):
-            found.by_heading[i, k] = np.count_nonzero(in_footprint(circle, np.array([*box[:6], heading]), EDGE))
-        found.in_body[i] = _count_in_body(points, box, box[:3])
+            evidence.by_heading[i, k] = np.count_nonzero(in_footprint(circle, np.array([*box[:6], heading]), EDGE))
+        evidence.in_body[i] = _count_in_body(points, box, box[:3])
         for k, frame in enumerate(FRAMES.values()):
             centre = frame.axes @ box[:3]
-            found.by_frame[i, k] = [
+            evidence.by_frame[i, k] = [
                 _count_in_body(points, box, centre),
                 _count_in_body(points, box, centre + [0, 0, box[5] / 2]),
             ]
-    return found
+    return evidence
 
 
 def headings_of(heading: Any) -> tuple[Any, Any, Any, Any]:
@@ -178,9 +178,9 @@ def _count_in_body(points: np.ndarray, box: np.ndarray, centre: np.ndarray) -> i
     return int(np.count_nonzero(np.hypot(near[:, 0] - centre[0], near[:, 1] - centre[1]) <= radius))
 
 
-def clearest(rows: np.ndarray, points: np.ndarray, most: int = 4) -> np.ndarray:
+def clearest(rows: np.ndarray, points: np.ndarray, max_num: int = 4) -> np.ndarray:
     """Those of ``rows`` that have the most ``points`` (one number a row): the ones to draw."""
-    return rows[np.argsort(-points[rows], kind="stable")][:most]
+    return rows[np.argsort(-points[rows], kind="stable")][:max_num]
 
 
 def flattest_axis(scans: Iterable[np.ndarray]) -> tuple[int, np.ndarray]:

@@ -20,14 +20,14 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
     """
     if len(boxes) < LEAST_BOXES:
         return []
-    own = np.mean(evidence.in_body >= ENOUGH_POINTS)
+    share = np.mean(evidence.in_body >= ENOUGH_POINTS)
     shares = np.mean(evidence.by_frame >= ENOUGH_POINTS, axis=0)  # (frames, 2)
     frame, bottom = np.unravel_index(np.argmax(shares), shares.shape)
     best = shares[frame, bottom]
-    many = best >= 0.5 and best >= own + 0.3
+    many = best >= 0.5 and best >= share + 0.3
     # a sensor of few beams: most boxes have hardly a point
-    few_but_far_more = best >= max(0.25, 3 * own) and best * len(boxes) >= LEAST_BOXES
-    if own >= 0.5 or not (many or few_but_far_more):
+    few_but_far_more = best >= max(0.25, 3 * share) and best * len(boxes) >= LEAST_BOXES
+    if share >= 0.5 or not (many or few_but_far_more):
         return []
     right = list(FRAMES.values())[frame]
     corrected = boxes.boxes.copy()
@@ -40,7 +40,7 @@ def check_frame(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         Finding(
             "error",
             "wrong frame",
-            f"only {own:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes "
+            f"only {share:.0%} of the boxes hold an object's points as they are; {best:.0%} would if the labels' axes "
             f"were: {right.words}",
             boxes.where(np.arange(len(boxes))),
             f"write the labels in the scans' frame, x ahead, y left, z up, about the centre: {conversion}",

@@ -130,7 +130,7 @@ def _check_levels(
         for level_stride, up in zip(strides, ups):
             size = -(-size // level_stride)
             sizes.append(round(size * up) if up >= 1 else size // round(1 / up))
-        wanted = {
+        expected = {
             grid[axis] // entry["feature_map_stride"]
             for entry in model.get("DENSE_HEAD", {}).get("ANCHOR_GENERATOR_CONFIG", ())
             if isinstance(entry, Mapping) and "feature_map_stride" in entry
@@ -140,11 +140,11 @@ def _check_levels(
         remedy = f"set the upper {name} of POINT_CLOUD_RANGE to {end:g}: {cells} voxels, a multiple of {multiple}"
         where = "DATA_CONFIG.POINT_CLOUD_RANGE with VOXEL_SIZE and MODEL.BACKBONE_2D.LAYER_STRIDES"
         voxels = f"{grid[axis]} voxels along {name}"
-        laid = ", ".join(map(str, sorted(wanted)))
+        laid = ", ".join(map(str, sorted(expected)))
         if len(set(sizes)) > 1:
             what = f"{voxels} give maps of {', '.join(map(str, sizes))} cells, which do not fit together"
             findings.append(Finding("error", "backbone strides", what, where, remedy))
-        elif sizes and wanted and wanted != set(sizes):
+        elif sizes and expected and expected != set(sizes):
             if grid[axis] % multiple:
                 what = f"{voxels} give a map of {sizes[0]} cells, and anchors for {laid}"
                 findings.append(Finding("error", "backbone strides", what, where, remedy))

@@ -18,10 +18,10 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
     if not len(boxes):
         change = "write a line for each object: x y z dx dy dz heading class"
         return [Finding("error", "no labels", "not one object is labelled", "the labels", change)]
-    found, counts = np.unique(boxes.names, return_counts=True)
-    absent = [name for name in class_names if name not in found]
+    names, counts = np.unique(boxes.names, return_counts=True)
+    absent = [name for name in class_names if name not in names]
     findings = []
-    for name, count in zip(found.tolist(), counts):
+    for name, count in zip(names.tolist(), counts):
         if name in class_names:
             continue
         called = f"{'1 box is' if count == 1 else f'{count} boxes are'} called {name!r}"
@@ -46,7 +46,7 @@ def check_names(boxes: Boxes, class_names: Sequence[str]) -> list[Finding]:
             Finding("warning" if share >= 0.25 else "note", "class names", what, where, change if share >= 0.25 else "")
         )
     if absent:
-        change = f"take them out of CLASS_NAMES and the anchors, or label some; the labels have: {some(found, 10)}"
+        change = f"take them out of CLASS_NAMES and the anchors, or label some; the labels have: {some(names, 10)}"
         findings.append(
             Finding(
                 "error", "class names", f"no label is called {' or '.join(map(repr, absent))}", "CLASS_NAMES", change
@@ -106,28 +106,28 @@ def check_duplicates(boxes: Boxes) -> list[Finding]:
 
 def check_range(boxes: Boxes, class_names: Sequence[str], point_cloud_range: Sequence[float]) -> list[Finding]:
     """Boxes whose centre is outside POINT_CLOUD_RANGE: training drops them, evaluation counts them as missed."""
-    own = boxes[np.isin(boxes.names, class_names)]
-    out = (own.boxes[:, :3] < point_cloud_range[:3]) | (own.boxes[:, :3] > point_cloud_range[3:])  # (M, 3)
+    known = boxes[np.isin(boxes.names, class_names)]
+    out = (known.boxes[:, :3] < point_cloud_range[:3]) | (known.boxes[:, :3] > point_cloud_range[3:])  # (M, 3)
     rows = np.flatnonzero(out.any(axis=1))
     if not len(rows):
         return []
-    share = len(rows) / len(own)
+    share = len(rows) / len(known)
     axes = ", ".join(
         f"{np.count_nonzero(out[:, axis])} along {name}" for axis, name in enumerate("xyz") if out[:, axis].any()
     )
-    what = f"{len(rows)} of {len(own)} boxes ({share:.0%}) are outside of POINT_CLOUD_RANGE: {axes}"
-    reach = np.percentile(own.boxes[:, :3], [1, 99], axis=0).T  # (3, 2)
-    wanted = "; ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in zip("xyz", reach))
+    what = f"{len(rows)} of {len(known)} boxes ({share:.0%}) are outside of POINT_CLOUD_RANGE: {axes}"
+    reach = np.percentile(known.boxes[:, :3], [1, 99], axis=0).T  # (3, 2)
+    limits = "; ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in zip("xyz", reach))
     severity = "error" if share >= 0.5 else "warning" if share >= 0.25 else "note"
-    change = f"DATA_CONFIG.POINT_CLOUD_RANGE should hold the centres, 98 % of which are within {wanted} m"
+    change = f"DATA_CONFIG.POINT_CLOUD_RANGE should hold the centres, 98 % of which are within {limits} m"
     return [
         Finding(
             severity,
             "boxes out of range",
             what,
-            own.where(rows),
+            known.where(rows),
             "" if severity == "note" else change,
-            own.examples(rows[:3]),
+            known.examples(rows[:3]),
         )
     ]
 
@@ -136,9 +136,9 @@ def check_sizes(boxes: Boxes) -> list[Finding]:
     """Boxes four times as large or small as their class's median along an axis."""
     odd = np.zeros(len(boxes), dtype=bool)
     for name in np.unique(boxes.names):
-        own = boxes.names == name
-        ratio = boxes.boxes[own, 3:6] / np.median(boxes.boxes[own, 3:6], axis=0)
-        odd[own] = ((ratio > 4) | (ratio < 0.25)).any(axis=1)
+        of_class = boxes.names == name
+        ratio = boxes.boxes[of_class, 3:6] / np.median(boxes.boxes[of_class, 3:6], axis=0)
+        odd[of_class] = ((ratio > 4) | (ratio < 0.25)).any(axis=1)
     rows = np.flatnonzero(odd)
     if not len(rows):
         return []
@@ -154,10 +154,10 @@ def check_rectangles(infos: Sequence[Mapping[str, Any]], class_names: Sequence[s
         annos = info["annos"]
         if "bbox" not in annos:
             continue
-        wanted = np.isin(annos["name"], class_names)
-        bbox = np.asarray(annos["bbox"]).reshape(-1, 4)[wanted]
+        of_classes = np.isin(annos["name"], class_names)
+        bbox = np.asarray(annos["bbox"]).reshape(-1, 4)[of_classes]
         without += [info["point_cloud"]["lidar_idx"]] * int((~(bbox[:, 2:] > bbox[:, :2]).all(axis=1)).sum())
-        total += int(wanted.sum())
+        total += int(of_classes.sum())
     if not without:
         return []
     what = (

@@ -32,8 +32,8 @@ def check_height(boxes: Boxes, evidence: Evidence) -> list[Finding]:
         f"median of {len(known)} boxes)"
     )
     if half:
-        place, sign = ("underside", "+") if sunk > 0 else ("top", "-")
-        what = f"{words}: z is that of the {place}, and should be that of the centre"
+        side, sign = ("underside", "+") if sunk > 0 else ("top", "-")
+        what = f"{words}: z is that of the {side}, and should be that of the centre"
         return [Finding("error", "z origin", what, "the labels", f"write z {sign} dz/2 in place of z", examples)]
     what = f"{words}: scans and labels count heights from different places"
     return [

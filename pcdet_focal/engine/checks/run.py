@@ -66,17 +66,27 @@ def check_dataset(cfg: Any, split: str | None = None, num_scans: int = MAX_SCANS
     if not dataset.sample_id_list:
         path = dataset.root_path / "ImageSets" / f"{split}.txt"
         raise InputError(f"{path} is missing or lists no frame; --split names one of the files in ImageSets")
-    found = collect(dataset, dataset.sample_id_list, num_scans, progress)
-    findings = [*found.findings, *check_configuration(cfg), *check_labels(found, cfg), *check_scans(found, cfg)]
+    collected = collect(dataset, dataset.sample_id_list, num_scans, progress)
+    findings = [
+        *collected.findings,
+        *check_configuration(cfg),
+        *check_labels(collected, cfg),
+        *check_scans(collected, cfg),
+    ]
     if made_of_split:
         made = load_infos(dataset.root_path, made_of_split, dataset.how_to_make_infos)
-        findings += settings.check_infos(made, found.infos, made_of_split, dataset.how_to_make_infos)
-    ordinary = [("as labelled", example) for example in found.boxes.examples(_ordinary(found))]
+        findings += settings.check_infos(made, collected.infos, made_of_split, dataset.how_to_make_infos)
+    ordinary = [("as labelled", example) for example in collected.boxes.examples(_ordinary(collected))]
     examples = [
         (finding.check, example) for finding in findings if finding.severity != "note" for example in finding.examples
     ]
     return Report(
-        tuple(findings), len(found.frame_ids), len(found.boxes), len(found.samples), tuple(examples + ordinary), dataset
+        tuple(findings),
+        len(collected.frame_ids),
+        len(collected.boxes),
+        len(collected.samples),
+        tuple(examples + ordinary),
+        dataset,
     )
 
 
@@ -97,26 +107,30 @@ def check_configuration(cfg: Any) -> list[Finding]:
     return findings
 
 
-def check_labels(found: Collected, cfg: Any) -> list[Finding]:
+def check_labels(collected: Collected, cfg: Any) -> list[Finding]:
     """Labels, alone and against their scans. A finding that explains others (the frame, the origin, the units) comes
     without those.
     """
-    boxes, names, data_cfg = found.boxes, cfg.CLASS_NAMES, cfg.DATA_CONFIG
-    findings = labels.check_names(boxes, names) + labels.check_rectangles(found.infos, names)
+    boxes, names, data_cfg = collected.boxes, cfg.CLASS_NAMES, cfg.DATA_CONFIG
+    findings = labels.check_names(boxes, names) + labels.check_rectangles(collected.infos, names)
     if any(finding.severity == "error" for finding in findings):
-        return findings + _check_boxes(found, cfg)
+        return findings + _check_boxes(collected, cfg)
     findings += labels.check_balance(boxes, names, settings.sampled_classes(data_cfg))
-    return findings + labels.check_empty_frames(found.frame_ids, boxes, names, data_cfg) + _check_boxes(found, cfg)
+    return (
+        findings + labels.check_empty_frames(collected.frame_ids, boxes, names, data_cfg) + _check_boxes(collected, cfg)
+    )
 
 
-def _check_boxes(found: Collected, cfg: Any) -> list[Finding]:
-    boxes, point_range = found.boxes, cfg.DATA_CONFIG.POINT_CLOUD_RANGE
+def _check_boxes(collected: Collected, cfg: Any) -> list[Finding]:
+    boxes, point_range = collected.boxes, cfg.DATA_CONFIG.POINT_CLOUD_RANGE
     if not len(boxes):
         return []
-    scanned, evidence = boxes[found.scanned], found.evidence
+    scanned, evidence = boxes[collected.scanned], collected.evidence
     turned = headings.check_radians(boxes)
     findings = labels.check_duplicates(boxes) + labels.check_sizes(boxes) + turned
-    misplaced = frames.check_flat_axis(found.samples.values()) + frames.check_units(found.samples.values(), boxes)
+    misplaced = frames.check_flat_axis(collected.samples.values()) + frames.check_units(
+        collected.samples.values(), boxes
+    )
     misplaced = misplaced or frames.check_frame(scanned, evidence)
     if misplaced:
         return findings + misplaced
@@ -137,12 +151,12 @@ def _check_boxes(found: Collected, cfg: Any) -> list[Finding]:
     return findings
 
 
-def check_scans(found: Collected, cfg: Any) -> list[Finding]:
+def check_scans(collected: Collected, cfg: Any) -> list[Finding]:
     """Scans, alone and against the voxel step."""
-    findings = scans.check_features(found.samples, cfg.DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list)
+    findings = scans.check_features(collected.samples, cfg.DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list)
     step = voxel_step(cfg.DATA_CONFIG)
     if step is not None and "MAX_NUMBER_OF_VOXELS" in step:
-        findings += scans.check_voxels(found.model_points, cfg.DATA_CONFIG.POINT_CLOUD_RANGE, step, "train")
+        findings += scans.check_voxels(collected.model_points, cfg.DATA_CONFIG.POINT_CLOUD_RANGE, step, "train")
     return findings
 
 
@@ -151,14 +165,14 @@ def voxel_step(data_cfg: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((step for step in data_cfg.DATA_PROCESSOR if "VOXEL_SIZE" in step), None)
 
 
-def _ordinary(found: Collected, max_turns: int = 12) -> list[int]:
+def _ordinary(collected: Collected, max_turns: int = 12) -> list[int]:
     """Rows of boxes that hold many points, in turns of the classes."""
-    if not len(found.scanned):
+    if not len(collected.scanned):
         return []
-    names, inside = found.boxes.names[found.scanned], found.evidence.inside
+    names, inside = collected.boxes.names[collected.scanned], collected.evidence.inside
     queues = [
         [row for row in np.argsort(-inside, kind="stable") if names[row] == name and inside[row]]
         for name in np.unique(names)
     ]
     turns = [queue[turn] for turn in range(max_turns) for queue in queues if turn < len(queue)]
-    return [int(found.scanned[row]) for row in turns[:max_turns]]
+    return [int(collected.scanned[row]) for row in turns[:max_turns]]

@@ -19,7 +19,7 @@ def check_features(samples: Mapping[str, np.ndarray], feature_names: Sequence[st
     values = np.concatenate(points)
     for column, name in enumerate(feature_names):
         low, high = float(values[:, column].min()), float(values[:, column].max())
-        where, place = f"column {column} ({name}) of all scans", f"points[:, {column}]"
+        where, key = f"column {column} ({name}) of all scans", f"points[:, {column}]"
         if low == high:
             findings.append(
                 Finding(
@@ -34,7 +34,7 @@ def check_features(samples: Mapping[str, np.ndarray], feature_names: Sequence[st
             whole = next((scale for scale in (255, 65535) if high <= scale), high)
             what = f"{name} runs from {low:g} to {high:g}; networks and OpenPCDet's weights expect 0 to 1"
             findings.append(
-                Finding("warning", "intensity range", what, where, f"write {place} / {whole:g} into the arrays")
+                Finding("warning", "intensity range", what, where, f"write {key} / {whole:g} into the arrays")
             )
     return findings
 

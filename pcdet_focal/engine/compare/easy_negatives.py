@@ -50,12 +50,12 @@ def easy_negative_share(head: nn.Module) -> torch.Tensor:
 
 def watch_easy_negatives(head: nn.Module, interval: int = INTERVAL) -> None:
     """Let ``head`` log ``easy_negative_share`` in its first training step and then in every ``interval``-th."""
-    own, steps = head.get_cls_layer_loss, 0
+    original, steps = head.get_cls_layer_loss, 0
 
     def get_cls_layer_loss():
         nonlocal steps
         steps += 1
-        loss, logged = own()
+        loss, logged = original()
         if steps == 1 or steps % interval == 0:
             logged = {**logged, SHARE: easy_negative_share(head)}
         return loss, logged

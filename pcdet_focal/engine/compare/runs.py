@@ -48,16 +48,16 @@ def find_recipes(names: Sequence[str]) -> list[Path]:
     Raises InputError for a name that is neither, and for two recipes of one name.
     """
     known = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-    found: dict[str, Path] = {}
+    recipes: dict[str, Path] = {}
     for name in names:
         if name != "all" and name not in known and not Path(name).is_file():
             raise InputError(
                 f"--recipes {name}: neither a file nor a recipe of {RECIPES}; there are {', '.join(known)} and all"
             )
         for path in known.values() if name == "all" else [known.get(name) or Path(name).resolve()]:
-            if found.setdefault(path.stem, path) != path:
-                raise InputError(f"--recipes: {found[path.stem]} and {path} have one name; rename one of them")
-    return list(found.values())
+            if recipes.setdefault(path.stem, path) != path:
+                raise InputError(f"--recipes: {recipes[path.stem]} and {path} have one name; rename one of them")
+    return list(recipes.values())
 
 
 def plan(recipes: Sequence[Path], seeds: Sequence[int], out: str | Path) -> list[Run]:

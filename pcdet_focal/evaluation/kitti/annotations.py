@@ -151,8 +151,8 @@ def _check(annos: Sequence[Mapping], columns: Mapping[str, int], what: str) -> N
             # an array without objects may come in any shape
             shape = np.shape(anno[key])
             if shape != ((count,) if width == 1 else (count, width)) and (count or 0 not in shape):
-                wanted = f"({count},)" if width == 1 else f"({count}, {width})"
+                expected = f"({count},)" if width == 1 else f"({count}, {width})"
                 raise InputError(
                     f"{_frame_label(annos, frame, what)}: {key!r} has shape {shape}, but {count} names ask for "
-                    f"{wanted}."
+                    f"{expected}."
                 )

@@ -143,9 +143,9 @@ def _assemble(
     ap: dict = {}
     precision: dict = {}
     recall: dict = {}
-    found: dict = {}
+    figures: dict = {}
     for name in dict.fromkeys(classes):
-        for target in (ap, precision, recall, found):
+        for target in (ap, precision, recall, figures):
             target[name] = {metric: {} for metric in (*rules.METRICS, *(("aos",) if compute_aos else ()))}
         for key, table in overlap_sets.items():
             for m, metric in enumerate(rules.METRICS):
@@ -155,7 +155,7 @@ def _assemble(
                     if target == metric or (compute_aos and metric == "bbox"):
                         precision[name][target][key] = stacked[:, row].copy()
                         recall[name][target][key] = stacked[:, 2].copy()
-                        found[name][target][key] = np.array([result[1] for result in results])
+                        figures[name][target][key] = np.array([result[1] for result in results])
                         ap[name][target][key] = {
                             "R11": average_precision_r11(stacked[:, row]),
                             "R40": average_precision_r40(stacked[:, row]),
@@ -169,7 +169,7 @@ def _assemble(
         ap=ap,
         precision=precision,
         recall=recall,
-        found=found,
+        found=figures,
         counts=counts,
     )
 
@@ -183,12 +183,12 @@ def _counts(
     def each(of: int, state: int, mask: np.ndarray | bool = True) -> np.ndarray:
         return np.array([int(((pair[of] == state) & mask).sum()) for pair in states])
 
-    own = gt.class_ids == class_id
+    of_class = gt.class_ids == class_id
     return KittiCounts(
         gt_counted=each(0, rules.COUNTED),
-        gt_ignored=each(0, rules.IGNORED, own),
-        gt_without_rectangle=int((own & ~(gt.bbox[:, 2:] > gt.bbox[:, :2]).all(axis=1)).sum()),
-        gt_neighbours=each(0, rules.IGNORED, ~own),
+        gt_ignored=each(0, rules.IGNORED, of_class),
+        gt_without_rectangle=int((of_class & ~(gt.bbox[:, 2:] > gt.bbox[:, :2]).all(axis=1)).sum()),
+        gt_neighbours=each(0, rules.IGNORED, ~of_class),
         dt_counted=each(1, rules.COUNTED),
         dt_ignored=each(1, rules.IGNORED, same),
         dt_total=int(same.sum()),

@@ -45,7 +45,7 @@ def matched_scores(first, pair_dt, gt_states, dt_states, scores):
     """Scores of the true positives when every ground truth takes the highest-scoring free detection, in ground-truth
     order.
     """
-    found = np.empty(len(gt_states), dtype=np.float64)
+    matched = np.empty(len(gt_states), dtype=np.float64)
     taken = np.zeros(len(dt_states), dtype=np.bool_)
     count = 0
     for g in range(len(gt_states)):
@@ -58,9 +58,9 @@ def matched_scores(first, pair_dt, gt_states, dt_states, scores):
             continue
         taken[best] = True
         if gt_states[g] == 0 and dt_states[best] == 0:
-            found[count] = scores[best]
+            matched[count] = scores[best]
             count += 1
-    return found[:count].copy()
+    return matched[:count].copy()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -74,17 +74,17 @@ def score_thresholds(scores, num_counted):
     descending = np.sort(scores)[::-1]
     chosen = np.empty(NUM_RECALLS, dtype=np.float64)
     count = 0
-    wanted = 0.0
+    target = 0.0
     last = len(descending) - 1
     for i in range(len(descending)):
         recall = (i + 1) / num_counted
         next_recall = (i + 2) / num_counted if i < last else recall
-        if i < last and next_recall - wanted < wanted - recall:
+        if i < last and next_recall - target < target - recall:
             continue
         chosen[count] = descending[i]
         count += 1
         # summed, not multiplied, so that rounding falls as in the official program
-        wanted += 1 / (NUM_RECALLS - 1.0)
+        target += 1 / (NUM_RECALLS - 1.0)
         if count == NUM_RECALLS:
             break
     return chosen[:count].copy()

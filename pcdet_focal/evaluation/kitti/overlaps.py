@@ -31,7 +31,7 @@ class Overlaps:
     unlabelled: np.ndarray
 
 
-def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarray) -> Overlaps:
+def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, evaluated: np.ndarray) -> Overlaps:
     """Intersection over union of all pairs inside a frame, in the image, from above and in 3-D.
 
     Args:
@@ -45,7 +45,7 @@ def compute_overlaps(gt: FlatAnnotations, dt: FlatAnnotations, wanted: np.ndarra
     gt_plane, dt_plane = _plane_boxes(gt.bottom_boxes), _plane_boxes(dt.bottom_boxes)
     gt_circles, dt_circles = _circles(gt_plane), _circles(dt_plane)
     first, pair_gt, pair_dt = _pairs_that_may_meet(
-        gt.starts, dt.starts, wanted, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles
+        gt.starts, dt.starts, evaluated, dt.finite, gt.bbox, dt.bbox, gt_circles, dt_circles
     )
 
     a, b = gt.bottom_boxes[pair_gt], dt.bottom_boxes[pair_dt]  # (P, 7)

@@ -66,7 +66,7 @@ class KittiResult:
         key = next(iter(self.overlap_sets))
         lines = [f"Objects behind the table: easy, moderate, hard; {self.num_frames} frames"]
         for name in dict.fromkeys(self.classes):
-            counts, found = self.counts[name], self.found[name]
+            counts, num_found = self.counts[name], self.found[name]
             neighbours = f"; {NEIGHBOURS[name]} {_join(counts.gt_neighbours)}" if name in NEIGHBOURS else ""
             lines += [
                 f"{name} ground truth: {_join(counts.gt_counted)} count; ignored {_join(counts.gt_ignored)} "
@@ -76,7 +76,7 @@ class KittiResult:
                 f"ignored {_join(counts.dt_ignored)} (lower than {_join(MIN_HEIGHT)} px)",
                 f"{name} found: "
                 + "; ".join(
-                    f"{metric} {_join(found[metric][key])} (overlap > {overlap:.2f})"
+                    f"{metric} {_join(num_found[metric][key])} (overlap > {overlap:.2f})"
                     for metric, overlap in zip(METRICS, self.overlap_sets[key][name])
                 ),
             ]

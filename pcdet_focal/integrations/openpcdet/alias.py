@@ -27,10 +27,10 @@ class SecondName:
             return None
         real = self.package + fullname[len(self.alias) :]
         try:
-            found = importlib.util.find_spec(real)
+            spec = importlib.util.find_spec(real)
         except ModuleNotFoundError:
-            found = None
-        return None if found is None else ModuleSpec(fullname, _SameModule(real))
+            spec = None
+        return None if spec is None else ModuleSpec(fullname, _SameModule(real))
 
 
 class _SameModule:

@@ -168,10 +168,12 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             conv = nn.Conv2d(input_channels, channels, 3, padding=1, bias=False)
             self.shared_conv = nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01), nn.ReLU())
         self.rpn_heads = self._make_heads(channels)
-        place = torch.zeros(len(self.class_names) + 1, dtype=torch.int32)  # of each label in its head, from 1
+        label_in_head = torch.zeros(len(self.class_names) + 1, dtype=torch.int32)  # of each label in its head, from 1
         for head in self.rpn_heads:
-            place[head.head_label_indices] = torch.arange(1, len(head.head_label_indices) + 1, dtype=torch.int32)
-        self.register_buffer("place_in_head", place, persistent=False)
+            label_in_head[head.head_label_indices] = torch.arange(
+                1, len(head.head_label_indices) + 1, dtype=torch.int32
+            )
+        self.register_buffer("place_in_head", label_in_head, persistent=False)
         self._check_classification_loss()
 
     def _make_heads(self, channels: int) -> nn.ModuleList:
@@ -194,16 +196,16 @@ class AnchorHeadMulti(AnchorHeadTemplate):
             )
         heads = []
         for cfg in cfgs:
-            own = cfg["HEAD_CLS_NAME"]
+            head_classes = cfg["HEAD_CLS_NAME"]
             heads.append(
                 SingleHead(
                     self.model_cfg,
                     channels,
-                    len(own) if self.separate_multihead else self.num_class,
-                    sum(self.num_anchors_per_location[names.index(name)] for name in own),
+                    len(head_classes) if self.separate_multihead else self.num_class,
+                    sum(self.num_anchors_per_location[names.index(name)] for name in head_classes),
                     self.box_coder.code_size,
                     cfg,
-                    head_label_indices=torch.tensor([list(self.class_names).index(name) + 1 for name in own]),
+                    head_label_indices=torch.tensor([list(self.class_names).index(name) + 1 for name in head_classes]),
                     separate_reg_config=self.model_cfg.get("SEPARATE_REG_CONFIG"),
                 )
             )

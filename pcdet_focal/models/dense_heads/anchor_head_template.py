@@ -256,8 +256,8 @@ class AnchorHeadTemplate(nn.Module):
     def _has_box_kernel(self) -> bool:
         ret = self.forward_ret_dict
         directions = ret.get("dir_cls_preds")
-        asked = [self.reg_loss_func] if directions is None else [self.reg_loss_func, self.dir_loss_func]
-        if not self.use_sin_difference or not all(getattr(loss, "has_kernel", bool)() for loss in asked):
+        losses = [self.reg_loss_func] if directions is None else [self.reg_loss_func, self.dir_loss_func]
+        if not self.use_sin_difference or not all(getattr(loss, "has_kernel", bool)() for loss in losses):
             return False
         return has_kernels(
             ret["box_preds"],
@@ -341,8 +341,8 @@ class AnchorHeadTemplate(nn.Module):
         return box_loss, self.dir_loss_func(dir_logits, dir_targets.to(dir_logits.dtype), weights=dir_weights)
 
     def _takes_positives_only(self, has_direction: bool) -> bool:
-        asked = [self.reg_loss_func, self.dir_loss_func] if has_direction else [self.reg_loss_func]
-        per_anchor = all(getattr(loss, "is_per_anchor", bool)() for loss in asked)
+        losses = [self.reg_loss_func, self.dir_loss_func] if has_direction else [self.reg_loss_func]
+        per_anchor = all(getattr(loss, "is_per_anchor", bool)() for loss in losses)
         return per_anchor and _can_list_positives(self.forward_ret_dict["box_cls_labels"])
 
     def _boxes_at(self, rows: Tensor | None, codes: Tensor) -> Tensor:

@@ -245,14 +245,14 @@ class CenterHead(nn.Module):
                 data_dict["gt_boxes"], feature_map_size=features.shape[2:]
             )
         if not self.training or self.predict_boxes_when_training:
-            found = self.generate_predicted_boxes(data_dict["batch_size"], self.forward_ret_dict["pred_dicts"])
+            detections = self.generate_predicted_boxes(data_dict["batch_size"], self.forward_ret_dict["pred_dicts"])
             if self.predict_boxes_when_training:
                 data_dict["rois"], data_dict["roi_scores"], data_dict["roi_labels"] = self.reorder_rois_for_refining(
-                    data_dict["batch_size"], found
+                    data_dict["batch_size"], detections
                 )
                 data_dict["has_class_labels"] = True
             else:
-                data_dict["final_box_dicts"] = found
+                data_dict["final_box_dicts"] = detections
         return data_dict
 
     @staticmethod
@@ -349,7 +349,7 @@ class CenterHead(nn.Module):
                 name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
                 for name, value in predicted.items()
             }
-            found = centernet_utils.decode_bbox_from_heatmap(
+            decoded = centernet_utils.decode_bbox_from_heatmap(
                 heatmap=predicted["hm"].sigmoid(),
                 rot_cos=predicted["rot"][:, 0:1],
                 rot_sin=predicted["rot"][:, 1:2],
@@ -366,20 +366,20 @@ class CenterHead(nn.Module):
                 score_thresh=model_nms_utils.score_thresholds(cfg.SCORE_THRESH, self.class_id_mapping_each_head[i]),
                 post_center_limit_range=self.post_center_limit_range,
             )
-            for b, sample in enumerate(found):
+            for b, sample in enumerate(decoded):
                 by_sample[b].append(self._suppress(sample, i))
         return [{key: torch.cat([part[key] for part in parts]) for key in parts[0]} for parts in by_sample]
 
-    def _suppress(self, found: dict[str, Tensor], head: int) -> dict[str, Tensor]:
+    def _suppress(self, decoded: dict[str, Tensor], head: int) -> dict[str, Tensor]:
         cfg = self.model_cfg.POST_PROCESSING
         boxes, scores, labels = (
-            found["pred_boxes"],
-            found["pred_scores"],
-            self.class_id_mapping_each_head[head][found["pred_labels"].long()],
+            decoded["pred_boxes"],
+            decoded["pred_scores"],
+            self.class_id_mapping_each_head[head][decoded["pred_labels"].long()],
         )
-        if "pred_iou" in found and cfg.get("USE_IOU_TO_RECTIFY_SCORE", False):
+        if "pred_iou" in decoded and cfg.get("USE_IOU_TO_RECTIFY_SCORE", False):
             power = self.iou_rectifier.to(scores.dtype)[labels]
-            scores = scores.pow(1 - power) * found["pred_iou"].clamp(min=0, max=1).pow(power)
+            scores = scores.pow(1 - power) * decoded["pred_iou"].clamp(min=0, max=1).pow(power)
         if cfg.NMS_CONFIG.NMS_TYPE == "class_specific_nms":
             selected, scores = model_nms_utils.class_specific_nms(
                 scores, boxes, labels, cfg.NMS_CONFIG, cfg.NMS_CONFIG.get("SCORE_THRESH")
@@ -399,15 +399,15 @@ class CenterHead(nn.Module):
         """Boxes of all samples padded with zeros to one length R, at least 1: rois (B, R, 7 or 9), scores and 1-based
         labels (B, R).
         """
-        max_rois = max(1, *(len(found["pred_boxes"]) for found in pred_dicts))
+        max_rois = max(1, *(len(detections["pred_boxes"]) for detections in pred_dicts))
         boxes = pred_dicts[0]["pred_boxes"]
         rois, scores = boxes.new_zeros(batch_size, max_rois, boxes.shape[-1]), boxes.new_zeros(batch_size, max_rois)
         labels = torch.zeros(batch_size, max_rois, dtype=torch.long, device=boxes.device)
-        for b, found in enumerate(pred_dicts):
-            count = len(found["pred_boxes"])
+        for b, detections in enumerate(pred_dicts):
+            count = len(detections["pred_boxes"])
             rois[b, :count], scores[b, :count], labels[b, :count] = (
-                found["pred_boxes"],
-                found["pred_scores"],
-                found["pred_labels"],
+                detections["pred_boxes"],
+                detections["pred_scores"],
+                detections["pred_labels"],
             )
         return rois, scores, labels

@@ -26,13 +26,13 @@ class CenterPoint(Detector3DTemplate):
         """
         if "final_box_dicts" not in batch_dict or "rois" in batch_dict:  # a second stage replaced the head's boxes
             return super().post_processing(batch_dict)
-        found, recall_dict = batch_dict["final_box_dicts"], {}
+        detections, recall_dict = batch_dict["final_box_dicts"], {}
         for index in range(batch_dict["batch_size"]):
             recall_dict = self.generate_recall_record(
-                box_preds=found[index]["pred_boxes"],
+                box_preds=detections[index]["pred_boxes"],
                 recall_dict=recall_dict,
                 batch_index=index,
                 data_dict=batch_dict,
                 thresh_list=self.model_cfg.POST_PROCESSING.RECALL_THRESH_LIST,
             )
-        return found, recall_dict
+        return detections, recall_dict

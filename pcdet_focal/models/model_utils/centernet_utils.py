@@ -110,11 +110,11 @@ def draw_gaussians(
     if valid is not None:
         line_x = line_x * valid.unsqueeze(1)
     # (N, K, K)
-    place = (maps.unsqueeze(1) * height + y.clamp(0, height - 1)).unsqueeze(2) * width + x.clamp(
-        0, width - 1
-    ).unsqueeze(1)
+    cell = (maps.unsqueeze(1) * height + y.clamp(0, height - 1)).unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(
+        1
+    )
     values = (line_y.unsqueeze(2) * line_x.unsqueeze(1)).to(dtype)
-    return heat.scatter_reduce_(0, place.flatten(), values.flatten(), "amax").view(shape)
+    return heat.scatter_reduce_(0, cell.flatten(), values.flatten(), "amax").view(shape)
 
 
 def _nms(heat: Tensor, kernel: int = 3) -> Tensor:
@@ -130,9 +130,15 @@ def _topk(scores: Tensor, K: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     batch_size, num_class, height, width = scores.shape
     per_class = min(K, height * width)
     class_scores, cells = scores.flatten(2).topk(per_class)  # (B, C, per_class)
-    best, place = class_scores.flatten(1).topk(min(K, num_class * per_class))
-    cells = cells.flatten(1).gather(1, place)
-    return best, cells, (place // per_class).int(), (cells // width).to(scores.dtype), (cells % width).to(scores.dtype)
+    best, indices = class_scores.flatten(1).topk(min(K, num_class * per_class))
+    cells = cells.flatten(1).gather(1, indices)
+    return (
+        best,
+        cells,
+        (indices // per_class).int(),
+        (cells // width).to(scores.dtype),
+        (cells % width).to(scores.dtype),
+    )
 
 
 def boxes_at_cells(
@@ -224,12 +230,14 @@ def decode_bbox_from_heatmap(
         if isinstance(score_thresh, Tensor):
             score_thresh = score_thresh.to(scores.dtype)[labels.long()]
         keep = keep & (scores > score_thresh)
-    found = []
+    detections = []
     for b, mask in enumerate(keep):
-        found.append({"pred_boxes": boxes[b, mask], "pred_scores": scores[b, mask], "pred_labels": labels[b, mask]})
+        detections.append(
+            {"pred_boxes": boxes[b, mask], "pred_scores": scores[b, mask], "pred_labels": labels[b, mask]}
+        )
         if iou is not None:
-            found[-1]["pred_iou"] = iou[b, mask, 0]
-    return found
+            detections[-1]["pred_iou"] = iou[b, mask, 0]
+    return detections
 
 
 def decode_bbox_from_pred_dicts(

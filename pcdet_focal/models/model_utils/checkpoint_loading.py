@@ -66,13 +66,13 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     """``state`` without the prefix that a wrapper gave all names ("module." of DistributedDataParallel, "_orig_mod." of
     torch.compile, "model." of trainers), where no name fits the model as it is.
     """
-    own = model.state_dict().keys()
-    if not own or any(key in own for key in state):
+    names = model.state_dict().keys()
+    if not names or any(key in names for key in state):
         return state
-    prefixes = {key.removesuffix(name) for key in state for name in own if key.endswith(f".{name}")}
+    prefixes = {key.removesuffix(name) for key in state for name in names if key.endswith(f".{name}")}
 
     def fitting(prefix: str) -> int:
-        return sum(f"{prefix}{name}" in state for name in own)
+        return sum(f"{prefix}{name}" in state for name in names)
 
     prefix = max(sorted(prefixes), key=fitting, default="")
     return {key.removeprefix(prefix): value for key, value in state.items()}
@@ -101,16 +101,18 @@ def match_state(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, T
     """The entries of ``state`` that fit ``model``, and one line for each that does not, or that the model has and
     ``state`` lacks.
     """
-    own = model.state_dict()
+    model_state = model.state_dict()
     fitting, problems = {}, []
     for key, value in state.items():
-        if key not in own:
+        if key not in model_state:
             problems.append(f"{key}: the model has no such weight")
-        elif own[key].shape != value.shape:
-            problems.append(f"{key}: shape {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model")
+        elif model_state[key].shape != value.shape:
+            problems.append(
+                f"{key}: shape {tuple(value.shape)} in the file, {tuple(model_state[key].shape)} in the model"
+            )
         else:
             fitting[key] = value
-    problems += [f"{key}: not in the file" for key in own if key not in state]
+    problems += [f"{key}: not in the file" for key in model_state if key not in state]
     return fitting, problems
 
 

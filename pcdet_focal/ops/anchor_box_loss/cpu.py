@@ -19,8 +19,8 @@ _ANCHORS_PER_TASK = 16384
 def _direction_bin(heading, target, offset, num_bins):
     """In float32, as the reference: a heading near a border must not come out in another bin."""
     turned = heading + target - offset
-    place = (turned - np.floor(turned / _TURN) * _TURN) / np.float32(2 * math.pi / num_bins)
-    return min(max(int(np.floor(place)), 0), num_bins - 1) if place == place else 0
+    sector = (turned - np.floor(turned / _TURN) * _TURN) / np.float32(2 * math.pi / num_bins)
+    return min(max(int(np.floor(sector)), 0), num_bins - 1) if sector == sector else 0
 
 
 @numba.njit(error_model="numpy")

@@ -86,29 +86,29 @@ def _tiles(
                     heading + tl.load(box_targets + row * D + 6, mask=positive, other=0.0).to(tl.float32) - dir_offset
                 )
                 sector = tl.div_rn(turned - tl.floor(tl.div_rn(turned, _TURN)) * _TURN, _TURN / K)
-                wanted = tl.where(sector >= 1.0, tl.minimum(sector, K - 1.0), 0.0).to(tl.int32)  # of NaN 0
+                target_bin = tl.where(sector >= 1.0, tl.minimum(sector, K - 1.0), 0.0).to(tl.int32)  # of NaN 0
                 top = tl.load(dir_logits + row * K, mask=positive, other=0.0).to(tl.float32)
-                own = top
+                target_logit = top
                 for k in tl.static_range(1, K):
                     logit = tl.load(dir_logits + row * K + k, mask=positive, other=0.0).to(tl.float32)
                     top = tl.where((logit > top) | (logit != logit), logit, top)
-                    own = tl.where(wanted == k, logit, own)
+                    target_logit = tl.where(target_bin == k, logit, target_logit)
                 total = tl.zeros([BLOCK], tl.float32)
                 for k in tl.static_range(K):
                     total += tl.exp(tl.load(dir_logits + row * K + k, mask=positive, other=0.0).to(tl.float32) - top)
                 if sums is not None:
-                    dir_total += tl.where(positive, tl.log(total) + (top - own), 0.0).to(tl.float64)
+                    dir_total += tl.where(positive, tl.log(total) + (top - target_logit), 0.0).to(tl.float64)
                 else:
                     factor = tl.load(grad_dir + sample).to(tl.float32)
                     for k in tl.static_range(K):
                         logit = tl.load(dir_logits + row * K + k, mask=positive, other=0.0).to(tl.float32)
-                        slope = (tl.exp(logit - top) / total - tl.where(wanted == k, 1.0, 0.0)) * factor
+                        slope = (tl.exp(logit - top) / total - tl.where(target_bin == k, 1.0, 0.0)) * factor
                         tl.store(dir_grad + row * K + k, slope.to(dir_grad.dtype.element_ty), mask=positive)
     if sums is not None:
-        place = sample * tiles + tile
-        tl.store(sums + place, tl.sum(box_total))
-        tl.store(sums + batch_size * tiles + place, tl.sum(dir_total))
-        tl.store(counts + place, tl.sum(count))
+        slot = sample * tiles + tile
+        tl.store(sums + slot, tl.sum(box_total))
+        tl.store(sums + batch_size * tiles + slot, tl.sum(dir_total))
+        tl.store(counts + slot, tl.sum(count))
 
 
 def _launch(

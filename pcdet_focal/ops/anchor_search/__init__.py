@@ -15,7 +15,7 @@ __all__ = ["search_anchors"]
 
 
 def search_anchors(
-    anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool = False
+    anchors: Tensor, boxes: Tensor, selected: Tensor, topk: int, match_height: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Nearest and most overlapping anchors.
 
@@ -26,7 +26,7 @@ def search_anchors(
     Args:
         anchors: (nz, ny, nx, n_sizes, n_rotations, 7+) x, y, z, dx, dy, dz, heading; metres and radians.
         boxes: (M, 7+) in the same frame, on the same device.
-        wanted: (M,) bool; the rows of the other boxes in the result mean nothing.
+        selected: (M,) bool; the rows of the other boxes in the result mean nothing.
         topk: how many nearest anchors, at least 1.
         match_height: see above.
 
@@ -42,14 +42,15 @@ def search_anchors(
             "anchors must have shape (nz, ny, nx, n_sizes, n_rotations, 7 or more), none of them 0, not "
             f"{tuple(anchors.shape)}."
         )
-    if boxes.dim() != 2 or boxes.shape[1] < 7 or wanted.shape != boxes.shape[:1]:
+    if boxes.dim() != 2 or boxes.shape[1] < 7 or selected.shape != boxes.shape[:1]:
         raise InputError(
-            f"boxes must have shape (M, 7 or more) and wanted (M,), not {tuple(boxes.shape)} and {tuple(wanted.shape)}."
+            f"boxes must have shape (M, 7 or more) and selected (M,), not {tuple(boxes.shape)} and "
+            f"{tuple(selected.shape)}."
         )
-    if not anchors.device == boxes.device == wanted.device:
+    if not anchors.device == boxes.device == selected.device:
         raise InputError(
-            f"anchors, boxes and wanted must be on one device, but they are on {anchors.device}, {boxes.device} and "
-            f"{wanted.device}."
+            f"anchors, boxes and selected must be on one device, but they are on {anchors.device}, {boxes.device} and "
+            f"{selected.device}."
         )
     if topk < 1:
         raise InputError(f"topk must be at least 1, not {topk}.")
@@ -58,13 +59,13 @@ def search_anchors(
     if backend == "cuda":
         from . import cuda
 
-        return cuda.search(anchors, boxes, wanted, topk, match_height)
+        return cuda.search(anchors, boxes, selected, topk, match_height)
     if backend == "cpu":
         from . import cpu
 
-        found = cpu.search(anchors, boxes, wanted, topk, match_height)
-        if found is not None:
-            return found
+        nearest_and_best = cpu.search(anchors, boxes, selected, topk, match_height)
+        if nearest_and_best is not None:
+            return nearest_and_best
     from . import reference
 
-    return reference.search(anchors, boxes, wanted, topk, match_height)
+    return reference.search(anchors, boxes, selected, topk, match_height)

@@ -31,25 +31,25 @@ _lattices: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor of anchors -> (
 
 
 def search(
-    anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool
+    anchors: Tensor, boxes: Tensor, selected: Tensor, topk: int, match_height: bool
 ) -> tuple[Tensor, Tensor] | None:
     """See :func:`pcdet_focal.ops.anchor_search.search_anchors`; boxes (M, 7) float64. None where the anchors are no
     grid or a box is not finite.
     """
     lattice = _lattice_of(anchors)
-    own, rows = boxes.cpu().numpy(), np.flatnonzero(wanted.cpu().numpy())
-    if lattice is None or not np.isfinite(own[rows]).all():
+    box_array, rows = boxes.cpu().numpy(), np.flatnonzero(selected.cpu().numpy())
+    if lattice is None or not np.isfinite(box_array[rows]).all():
         return None
-    nearest = np.zeros((len(own), min(topk, anchors[..., 0].numel())), np.int64)
+    nearest = np.zeros((len(box_array), min(topk, anchors[..., 0].numel())), np.int64)
     _find_nearest(
-        lattice.xs, lattice.ys, lattice.kinds, lattice.per_height, own, rows, nearest, np.empty(nearest.shape[1])
+        lattice.xs, lattice.ys, lattice.kinds, lattice.per_height, box_array, rows, nearest, np.empty(nearest.shape[1])
     )
     best = most_overlapping(
         lattice.xs,
         lattice.ys,
         lattice.kinds,
         lattice.per_height,
-        own,
+        box_array,
         rows,
         nearest[:, 0].copy(),
         2 if match_height else 1,
@@ -90,23 +90,23 @@ def _find_lattice(anchors: Tensor) -> _Lattice | None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest_place(values, wanted):
-    place = min(max(np.searchsorted(values, wanted), 0), len(values) - 1)
-    if place > 0 and abs(values[place - 1] - wanted) < abs(values[place] - wanted):
-        return place - 1
-    return place
+def _nearest_index(values, value):
+    index = min(max(np.searchsorted(values, value), 0), len(values) - 1)
+    if index > 0 and abs(values[index - 1] - value) < abs(values[index] - value):
+        return index - 1
+    return index
 
 
 @numba.njit(cache=True, nogil=True)
-def _square_beyond(values, place, ring, wanted):
+def _square_beyond(values, index, ring, value):
     """Squared distance of ``wanted`` from the nearest of the ascending ``values`` that is more than ``ring`` places
     from ``place``.
     """
     square = np.inf
-    if place - ring - 1 >= 0:
-        square = (values[place - ring - 1] - wanted) ** 2
-    if place + ring + 1 < len(values):
-        square = min(square, (values[place + ring + 1] - wanted) ** 2)
+    if index - ring - 1 >= 0:
+        square = (values[index - ring - 1] - value) ** 2
+    if index + ring + 1 < len(values):
+        square = min(square, (values[index + ring + 1] - value) ** 2)
     return square
 
 
@@ -116,9 +116,9 @@ def _find_nearest(xs, ys, kinds, per_height, boxes, rows, nearest, distances):
     nx, ny, topk = len(xs), len(ys), len(distances)
     for m in rows:
         x, y, z = boxes[m, 0], boxes[m, 1], boxes[m, 2]
-        column, row = _nearest_place(xs, x), _nearest_place(ys, y)
+        column, row = _nearest_index(xs, x), _nearest_index(ys, y)
         closest_x, closest_y = (xs[column] - x) ** 2, (ys[row] - y) ** 2
-        found = 0
+        count = 0
         ring = 0
         while ring < max(nx, ny):
             for r in range(max(row - ring, 0), min(row + ring + 1, ny)):
@@ -127,26 +127,26 @@ def _find_nearest(xs, ys, kinds, per_height, boxes, rows, nearest, distances):
                     if not at_end and c != column - ring and c != column + ring:
                         continue
                     in_plane = (xs[c] - x) * (xs[c] - x) + (ys[r] - y) * (ys[r] - y)
-                    if found == topk and in_plane > distances[topk - 1]:
+                    if count == topk and in_plane > distances[topk - 1]:
                         continue
                     for k in range(kinds.shape[0]):
                         distance = in_plane + (kinds[k, 2] - z) * (kinds[k, 2] - z)
                         index = ((k // per_height * ny + r) * nx + c) * per_height + k % per_height
                         last = topk - 1
-                        if found == topk and (
+                        if count == topk and (
                             distance > distances[last] or (distance == distances[last] and index > nearest[m, last])
                         ):
                             continue
-                        place = found if found < topk else last
-                        while place > 0 and (
-                            distance < distances[place - 1]
-                            or (distance == distances[place - 1] and index < nearest[m, place - 1])
+                        slot = count if count < topk else last
+                        while slot > 0 and (
+                            distance < distances[slot - 1]
+                            or (distance == distances[slot - 1] and index < nearest[m, slot - 1])
                         ):
-                            distances[place], nearest[m, place] = distances[place - 1], nearest[m, place - 1]
-                            place -= 1
-                        distances[place], nearest[m, place] = distance, index
-                        found = min(found + 1, topk)
+                            distances[slot], nearest[m, slot] = distances[slot - 1], nearest[m, slot - 1]
+                            slot -= 1
+                        distances[slot], nearest[m, slot] = distance, index
+                        count = min(count + 1, topk)
             beyond = min(_square_beyond(xs, column, ring, x) + closest_y, closest_x + _square_beyond(ys, row, ring, y))
-            if found == topk and beyond > distances[topk - 1]:
+            if count == topk and beyond > distances[topk - 1]:
                 break
             ring += 1

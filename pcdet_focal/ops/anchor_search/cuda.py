@@ -17,22 +17,30 @@ from ..rotated_iou.cuda import circles_meet, measure, prepare
 _NEAREST_BLOCK, _OVERLAP_BLOCK = 1024, 256
 
 
-def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool) -> tuple[Tensor, Tensor]:
+def search(anchors: Tensor, boxes: Tensor, selected: Tensor, topk: int, match_height: bool) -> tuple[Tensor, Tensor]:
     """See :func:`pcdet_focal.ops.anchor_search.search_anchors`; boxes (M, 7) float64."""
     flat = prepare(anchors.detach().reshape(-1, anchors.shape[-1])[:, :7].double())
-    count, own = flat.shape[1], prepare(boxes)
+    count, box_table = flat.shape[1], prepare(boxes)
     nearest = torch.zeros(len(boxes), min(topk, count), dtype=torch.int64, device=boxes.device)
     best = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     if len(boxes):
-        wanted = wanted.to(torch.int8)
+        selected = selected.to(torch.int8)
         with torch.cuda.device_of(boxes):
             _find_nearest[(len(boxes),)](
-                flat, own, wanted, nearest, count, len(boxes), nearest.shape[1], _NEAREST_BLOCK, enable_fp_fusion=False
+                flat,
+                box_table,
+                selected,
+                nearest,
+                count,
+                len(boxes),
+                nearest.shape[1],
+                _NEAREST_BLOCK,
+                enable_fp_fusion=False,
             )
             _find_most_overlapping[(len(boxes),)](
                 flat,
-                own,
-                wanted,
+                box_table,
+                selected,
                 best,
                 count,
                 len(boxes),
@@ -44,9 +52,9 @@ def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_heig
 
 
 @triton.jit(do_not_specialize=["count", "max_boxes", "topk"])
-def _find_nearest(anchors, boxes, wanted, nearest, count, max_boxes, topk, BLOCK: tl.constexpr):
+def _find_nearest(anchors, boxes, selected, nearest, count, max_boxes, topk, BLOCK: tl.constexpr):
     box = tl.program_id(0)
-    if tl.load(wanted + box) != 0:
+    if tl.load(selected + box) != 0:
         x, y, z = tl.load(boxes + box), tl.load(boxes + max_boxes + box), tl.load(boxes + 2 * max_boxes + box)
         beyond = float("inf")
         before, before_index = x * 0 - 1, -1  # the one found last
@@ -75,9 +83,9 @@ def _find_nearest(anchors, boxes, wanted, nearest, count, max_boxes, topk, BLOCK
 
 
 @triton.jit(do_not_specialize=["count", "max_boxes"])
-def _find_most_overlapping(anchors, boxes, wanted, best, count, max_boxes, WHAT: tl.constexpr, BLOCK: tl.constexpr):
+def _find_most_overlapping(anchors, boxes, selected, best, count, max_boxes, WHAT: tl.constexpr, BLOCK: tl.constexpr):
     box = tl.program_id(0)
-    if tl.load(wanted + box) != 0:
+    if tl.load(selected + box) != 0:
         largest, index = tl.load(boxes + box).to(tl.float32) * 0, 0
         start = 0
         while start < count:

@@ -10,7 +10,7 @@ from ..rotated_iou import boxes_iou3d, boxes_iou_bev
 _PAIRS_AT_ONCE = 1 << 22  # 32 MB a table in float64
 
 
-def search(anchors: Tensor, boxes: Tensor, wanted: Tensor, topk: int, match_height: bool) -> tuple[Tensor, Tensor]:
+def search(anchors: Tensor, boxes: Tensor, selected: Tensor, topk: int, match_height: bool) -> tuple[Tensor, Tensor]:
     """See :func:`pcdet_focal.ops.anchor_search.search_anchors`; boxes (M, 7) float64."""
     flat = anchors.detach().reshape(-1, anchors.shape[-1])[:, :7].double()  # (N, 7)
     overlap = boxes_iou3d if match_height else boxes_iou_bev

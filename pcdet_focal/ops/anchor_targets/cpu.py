@@ -44,16 +44,16 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
     kind = _DTYPES[dtype]
     largest = max(anchors[..., 0].numel() for anchors in all_anchors)
     scratch = np.zeros(largest, kind), np.empty(largest, np.int32), np.zeros(largest, np.bool_)
-    found = []
+    positive_rows = []
     placed = places(tuple(tuple(anchors.shape[:5]) for anchors in all_anchors), rules.class_major)
-    for grid, (in_result, own), class_id, matched, unmatched in zip(
+    for grid, (in_result, in_class), class_id, matched, unmatched in zip(
         grids, placed, rules.class_ids, rules.matched, rules.unmatched
     ):
         borders = (border.cpu().numpy() for border in grid)
         finite, rows = _match(
             *borders,
             *in_result,
-            *own,
+            *in_class,
             rectangles,
             classes,
             class_id,
@@ -66,7 +66,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         )
         if not finite:
             return None
-        found.append(torch.from_numpy(rows))  # (n, 3): place in the result, box, anchor of its class
+        positive_rows.append(torch.from_numpy(rows))  # (n, 3): index in the result, box, anchor of its class
 
     if rules.pos_fraction is not None:
         present = [(classes == class_id).any(axis=1) for class_id in rules.class_ids]
@@ -74,19 +74,22 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         for b in range(batch):
             for view, here in zip(views, present):
                 if here[b]:
-                    own = view[b].flatten().clone()
-                    keep_at_random(own, int(rules.pos_fraction * rules.sample_size), rules.sample_size)
-                    view[b].copy_(own.view_as(view[b]))
-        found = [rows[labels.view(-1)[rows[:, 0]] > 0] for rows in found]
+                    class_labels = view[b].flatten().clone()
+                    keep_at_random(class_labels, int(rules.pos_fraction * rules.sample_size), rules.sample_size)
+                    view[b].copy_(class_labels.view_as(view[b]))
+        positive_rows = [rows[labels.view(-1)[rows[:, 0]] > 0] for rows in positive_rows]
         label_weights = (labels >= 0).to(dtype)
 
     labels = labels.to(device)
     targets = gt_boxes.new_zeros((batch, total, rules.box_coder.code_size))
     weights = gt_boxes.new_zeros((batch, total))
-    rows = torch.cat(found).to(device)
+    rows = torch.cat(positive_rows).to(device)
     if len(rows):
         positives = torch.cat(
-            [anchors.reshape(-1, anchors.shape[-1])[own[:, 2].to(device)] for anchors, own in zip(all_anchors, found)]
+            [
+                anchors.reshape(-1, anchors.shape[-1])[class_rows[:, 2].to(device)]
+                for anchors, class_rows in zip(all_anchors, positive_rows)
+            ]
         )
         codes = rules.box_coder.encode_torch(flat_boxes[rows[:, 1], :-1], positives)
         targets.view(-1, targets.shape[-1])[rows[:, 0]] = codes.to(dtype)
@@ -98,7 +101,7 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
                 for i in range(len(all_anchors))
             ]
             values = values / torch.cat(
-                [count[own[:, 1].to(device) // max_boxes] for count, own in zip(examples, found)]
+                [count[class_rows[:, 1].to(device) // max_boxes] for count, class_rows in zip(examples, positive_rows)]
             ).clamp(min=1)
         weights.view(-1)[rows[:, 0]] = values
     return {
@@ -169,12 +172,12 @@ def _match(
     high_x,
     low_y,
     high_y,
-    places,
-    place_row,
-    place_column,
-    own,
-    own_row,
-    own_column,
+    in_result,
+    result_row,
+    result_column,
+    in_class,
+    class_row,
+    class_column,
     rectangles,
     classes,
     class_id,
@@ -195,7 +198,7 @@ def _match(
     batch, max_boxes = classes.shape
     kinds = low_x.shape[0]
     total = labels.shape[1]
-    found = np.empty((256, 3), np.int64)
+    positives = np.empty((256, 3), np.int64)
     count = 0
     best_of_box = np.zeros(max_boxes, best.dtype)
     window = np.zeros((max_boxes, kinds, 4), np.int64)  # first and last + 1 column, first and last + 1 row
@@ -205,7 +208,7 @@ def _match(
                 continue
             for side in range(4):
                 if not abs(rectangles[b, t, side]) <= LARGEST:
-                    return False, found[:0]
+                    return False, positives[:0]
             x1, y1, x2, y2 = rectangles[b, t, 0], rectangles[b, t, 1], rectangles[b, t, 2], rectangles[b, t, 3]
             best_of_box[t] = 0
             for k in range(kinds):
@@ -224,7 +227,7 @@ def _match(
                             y2,
                             smallest_union,
                         )
-                        anchor = own[k] + row * own_row + column * own_column
+                        anchor = in_class[k] + row * class_row + column * class_column
                         if iou > best[anchor]:  # of equal boxes the first
                             best[anchor] = iou
                             owner[anchor] = t
@@ -249,32 +252,32 @@ def _match(
                             smallest_union,
                         )
                         if iou == best_of_box[t]:
-                            claimed[own[k] + row * own_row + column * own_column] = True
+                            claimed[in_class[k] + row * class_row + column * class_column] = True
         for t in range(max_boxes):
             if classes[b, t] != class_id:
                 continue
             for k in range(kinds):
                 for row in range(window[t, k, 2], window[t, k, 3]):
                     for column in range(window[t, k, 0], window[t, k, 1]):
-                        anchor = own[k] + row * own_row + column * own_column
+                        anchor = in_class[k] + row * class_row + column * class_column
                         if best[anchor] == 0:  # meets no box, or was seen with an earlier one
                             continue
-                        place = places[k] + row * place_row + column * place_column
+                        index = in_result[k] + row * result_row + column * result_column
                         if claimed[anchor] or best[anchor] >= matched:
-                            labels[b, place] = class_id
-                            if count == found.shape[0]:
+                            labels[b, index] = class_id
+                            if count == positives.shape[0]:
                                 longer = np.empty((2 * count, 3), np.int64)
-                                longer[:count] = found
-                                found = longer
-                            found[count, 0], found[count, 1], found[count, 2] = (
-                                b * total + place,
+                                longer[:count] = positives
+                                positives = longer
+                            positives[count, 0], positives[count, 1], positives[count, 2] = (
+                                b * total + index,
                                 b * max_boxes + owner[anchor],
                                 anchor,
                             )
                             count += 1
                         elif not best[anchor] < unmatched:
-                            labels[b, place] = -1
-                            label_weights[b, place] = 0
+                            labels[b, index] = -1
+                            label_weights[b, index] = 0
                         best[anchor] = 0
                         claimed[anchor] = False
-    return True, found[:count]
+    return True, positives[:count]

@@ -41,11 +41,11 @@ def assign(all_anchors: list[Tensor], gt_boxes: Tensor, rules: AssignmentRules) 
         labels, owner = _match(all_anchors, grids, gt_boxes, classes, rules)
     if rules.pos_fraction is not None:
         for i, class_id in enumerate(rules.class_ids):
-            own = class_view(labels, all_anchors, i, rules.class_major)
+            class_labels = class_view(labels, all_anchors, i, rules.class_major)
             sampled = _kept_at_random(
-                own.flatten(1), int(rules.pos_fraction * rules.sample_size), rules.sample_size
-            ).view_as(own)
-            own.copy_(torch.where((classes == class_id).any(1)[:, None, None], sampled, own))
+                class_labels.flatten(1), int(rules.pos_fraction * rules.sample_size), rules.sample_size
+            ).view_as(class_labels)
+            class_labels.copy_(torch.where((classes == class_id).any(1)[:, None, None], sampled, class_labels))
 
     # without waiting for the number of positives: the codes of all anchors
     positive = labels > 0
@@ -146,24 +146,30 @@ def _match_dense(
             continue
         samples = max(1, _PAIRS_AT_ONCE // (len(flat) * max_boxes))
         parts = [
-            _match_class(flat, boxes, own, class_id, matched, unmatched, rules.match_height)
-            for boxes, own in zip(gt_boxes[..., :-1].split(samples), (classes == class_id).split(samples))
+            _match_class(flat, boxes, of_class, class_id, matched, unmatched, rules.match_height)
+            for boxes, of_class in zip(gt_boxes[..., :-1].split(samples), (classes == class_id).split(samples))
         ]
         results.append([torch.cat(part).view(batch, *anchors.shape[:5]) for part in zip(*parts)])
     return tuple(merged(list(parts), rules.class_major, batched=True) for parts in zip(*results))
 
 
 def _match_class(
-    anchors: Tensor, boxes: Tensor, own: Tensor, class_id: int, matched: float, unmatched: float, match_height: bool
+    anchors: Tensor,
+    boxes: Tensor,
+    of_class: Tensor,
+    class_id: int,
+    matched: float,
+    unmatched: float,
+    match_height: bool,
 ) -> tuple[Tensor, Tensor]:
     """Anchors (n, 7+), boxes (b, T, 7+) and which of them are of the class (b, T) -> labels and owners (b, n) int32."""
-    overlap = overlaps(anchors, boxes.flatten(0, 1), match_height).view(-1, *own.shape)
-    overlap = torch.where(own, overlap, -1.0)  # (n, b, T)
+    overlap = overlaps(anchors, boxes.flatten(0, 1), match_height).view(-1, *of_class.shape)
+    overlap = torch.where(of_class, overlap, -1.0)  # (n, b, T)
     best, owner = overlap.max(dim=2)
     best_of_box = overlap.amax(dim=0)  # (b, T)
     claimed = ((overlap == best_of_box) & (best_of_box > 0)).any(dim=2)
     label = torch.where(best < unmatched, 0, -1).masked_fill(claimed | (best >= matched), class_id)
-    label = torch.where(own.any(1), label, 0)  # (n, b)
+    label = torch.where(of_class.any(1), label, 0)  # (n, b)
     return label.int().T, owner.int().T
 
 
@@ -208,12 +214,12 @@ def _find_best(
 ):
     """The best overlap of one box with the anchors of one kind, 0 where the kind is not of the box's class."""
     box, kind = tl.program_id(0), tl.program_id(1)
-    own = table + kind * _TABLE
+    kind_table = table + kind * _TABLE
     largest = tl.zeros([CELLS], best.dtype.element_ty)
-    if tl.load(classes + box) == tl.load(own):
-        nx, ny = tl.load(own + 1), tl.load(own + 2)
-        low_x, high_x = low_x + tl.load(own + 3), high_x + tl.load(own + 3)
-        low_y, high_y = low_y + tl.load(own + 4), high_y + tl.load(own + 4)
+    if tl.load(classes + box) == tl.load(kind_table):
+        nx, ny = tl.load(kind_table + 1), tl.load(kind_table + 2)
+        low_x, high_x = low_x + tl.load(kind_table + 3), high_x + tl.load(kind_table + 3)
+        low_y, high_y = low_y + tl.load(kind_table + 4), high_y + tl.load(kind_table + 4)
         x1, y1 = tl.load(rectangles + box * 4), tl.load(rectangles + box * 4 + 1)
         x2, y2 = tl.load(rectangles + box * 4 + 2), tl.load(rectangles + box * 4 + 3)
         # the borders grow, so counting those below tells where the box begins and ends; nan meets nothing
@@ -264,13 +270,17 @@ def _label(
 ):
     """Label and box of a tile of anchors of one kind in one sample."""
     kind, sample = tl.program_id(1), tl.program_id(2)
-    own = table + kind * _TABLE
-    class_id, nx, ny = tl.load(own).to(tl.int32), tl.load(own + 1).to(tl.int32), tl.load(own + 2).to(tl.int32)
+    kind_table = table + kind * _TABLE
+    class_id, nx, ny = (
+        tl.load(kind_table).to(tl.int32),
+        tl.load(kind_table + 1).to(tl.int32),
+        tl.load(kind_table + 2).to(tl.int32),
+    )
     across = tl.cdiv(nx, COLUMNS)
     first_row, first_column = tl.program_id(0) // across * ROWS, tl.program_id(0) % across * COLUMNS
     if first_row < ny:
-        low_x, high_x = low_x + tl.load(own + 3), high_x + tl.load(own + 3)
-        low_y, high_y = low_y + tl.load(own + 4), high_y + tl.load(own + 4)
+        low_x, high_x = low_x + tl.load(kind_table + 3), high_x + tl.load(kind_table + 3)
+        low_y, high_y = low_y + tl.load(kind_table + 4), high_y + tl.load(kind_table + 4)
         column, row = (first_column + tl.arange(0, COLUMNS))[None, :], (first_row + tl.arange(0, ROWS))[:, None]
         ax1, ax2 = tl.load(low_x + column, column < nx, 0.0), tl.load(high_x + column, column < nx, 0.0)
         ay1, ay2 = tl.load(low_y + row, row < ny, 0.0), tl.load(high_y + row, row < ny, 0.0)
@@ -299,7 +309,12 @@ def _label(
         label = tl.where(best < tl.load(thresholds + kind * 2 + 1), 0, -1)
         label = tl.where((claimed > 0) | (best >= tl.load(thresholds + kind * 2)), class_id, label)
         label = tl.where(owner == MOST, 0, label)  # no box of the class
-        place = sample.to(tl.int64) * total + tl.load(own + 5) + row * tl.load(own + 6) + column * tl.load(own + 7)
+        index = (
+            sample.to(tl.int64) * total
+            + tl.load(kind_table + 5)
+            + row * tl.load(kind_table + 6)
+            + column * tl.load(kind_table + 7)
+        )
         inside = (row < ny) & (column < nx)
-        tl.store(labels + place, label, mask=inside)
-        tl.store(owners + place, tl.where(owner == MOST, 0, owner), mask=inside)
+        tl.store(labels + index, label, mask=inside)
+        tl.store(owners + index, tl.where(owner == MOST, 0, owner), mask=inside)

@@ -75,7 +75,7 @@ def places(shapes: tuple[tuple[int, ...], ...], class_major: bool) -> list[tuple
     """For each class, of shape (nz, ny, nx, n_sizes, n_rotations): its anchors' places in the result and in its own
     tensor.
     """
-    found, start = [], 0
+    layouts, start = [], 0
     per_location = sum(sizes * rotations for *_, sizes, rotations in shapes)
     for shape in shapes:
         nz, ny, nx, sizes, rotations = shape
@@ -85,9 +85,9 @@ def places(shapes: tuple[tuple[int, ...], ...], class_major: bool) -> list[tuple
             in_result = Places(first.reshape(-1), nx, 1)
         else:
             in_result = _by_location(shape, start, per_location)
-        found.append((in_result, _by_location(shape, 0, sizes * rotations)))
+        layouts.append((in_result, _by_location(shape, 0, sizes * rotations)))
         start += nz * ny * nx * sizes * rotations if class_major else sizes * rotations
-    return found
+    return layouts
 
 
 def _by_location(shape: tuple[int, ...], start: int, per_location: int) -> Places:

@@ -55,12 +55,12 @@ def _assign_sample(all_anchors: list[Tensor], boxes: Tensor, rules: AssignmentRu
     classes = boxes[:, -1].int()
     targets = []
     for anchors, class_id, matched, unmatched in zip(all_anchors, rules.class_ids, rules.matched, rules.unmatched):
-        own = classes == class_id
+        of_class = classes == class_id
         grid = anchors.shape[:3]
         if rules.class_major:
             anchors = anchors.permute(3, 4, 0, 1, 2, 5)
         target = assign_single(
-            anchors.reshape(-1, anchors.shape[-1]), boxes[own, :-1], classes[own], matched, unmatched, rules
+            anchors.reshape(-1, anchors.shape[-1]), boxes[of_class, :-1], classes[of_class], matched, unmatched, rules
         )
         if not rules.class_major:
             target = {key: value.view(*grid, -1, *value.shape[1:]) for key, value in target.items()}
@@ -99,8 +99,8 @@ def assign_single(
     if rules.pos_fraction is not None:
         keep_at_random(labels, int(rules.pos_fraction * rules.sample_size), rules.sample_size)
 
-    found = (labels > 0).nonzero().view(-1)
-    targets[found] = rules.box_coder.encode_torch(boxes[best_box[found]], anchors[found]).to(targets.dtype)
+    positives = (labels > 0).nonzero().view(-1)
+    targets[positives] = rules.box_coder.encode_torch(boxes[best_box[positives]], anchors[positives]).to(targets.dtype)
     reg_weights = (labels > 0).to(anchors.dtype)
     if rules.norm_by_num_examples:
         reg_weights = reg_weights / (labels >= 0).sum().clamp(min=1)

@@ -150,10 +150,10 @@ def _sum(values):
 
 @numba.njit(error_model="numpy")
 def _any(labels):
-    found = np.int32(0)
+    bits = np.int32(0)
     for a in range(labels.size):  # vectorised, unlike "for label in labels"
-        found |= labels[a]
-    return found != 0
+        bits |= labels[a]
+    return bits != 0
 
 
 @numba.njit((int32[:, ::1], int64, int64[:, ::1], int64[:, ::1], int64, int64), cache=True, nogil=True)

@@ -113,8 +113,8 @@ def _positions(
         return _one_group(ranked[: pre[0]], thresholds[0], backend)[: post[0]]
     kept = [torch.zeros(0, dtype=torch.int64, device=ranked.device)]
     for g, (thresh, pre_max, post_max) in enumerate(zip(thresholds, pre, post)):
-        own = (group == g).nonzero().view(-1)[:pre_max]
-        kept.append(own[_one_group(ranked[own], thresh, backend)[:post_max]])
+        of_group = (group == g).nonzero().view(-1)[:pre_max]
+        kept.append(of_group[_one_group(ranked[of_group], thresh, backend)[:post_max]])
     return torch.cat(kept)
 
 

@@ -162,8 +162,8 @@ def _settle(suppresses, first_tile, size, post, stays, words, WORDS: tl.constexp
         for k in range(0, SLOTS, ROWS):
             row = k + tl.arange(0, ROWS)
             stay = ((kept >> row.to(tl.int64)) & 1) == 1
-            wanted = stay[:, None] & (word > tile)[None, :] & (word < tiles)[None, :]
-            of_kept = tl.load(rows + row[:, None] * words + (word[None, :] - tile), mask=wanted, other=0)
+            needed = stay[:, None] & (word > tile)[None, :] & (word < tiles)[None, :]
+            of_kept = tl.load(rows + row[:, None] * words + (word[None, :] - tile), mask=needed, other=0)
             suppressed = suppressed | tl.reduce(of_kept, 0, _union)
         tl.store(stays + (first + tile) * SLOTS + bit, ((kept >> bit) & 1).to(tl.int8))
         tile += 1

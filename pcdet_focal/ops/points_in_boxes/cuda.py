@@ -96,13 +96,13 @@ def _fill_index(points, position, half, out, count, num_boxes, width, POINTS: tl
     i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     x, y, z = _load_points(points, i, count, width)
     sample = tl.program_id(1).to(tl.int64)
-    found = tl.full([POINTS], -1, tl.int32)
+    index = tl.full([POINTS], -1, tl.int32)
     box = 0
     while box < num_boxes:
         inside = _inside(x, y, z, position, half, sample * num_boxes + box)
-        found = tl.where((found < 0) & inside, box, found)
+        index = tl.where((index < 0) & inside, box, index)
         box += 1
-    tl.store(out + sample * count + i, found, mask=i < count)
+    tl.store(out + sample * count + i, index, mask=i < count)
 
 
 @triton.jit(do_not_specialize=["count", "num_boxes", "width"])

@@ -24,8 +24,8 @@ def index(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Ten
     """First box of each point or -1: (N,) int32."""
     if not len(boxes):
         return torch.full((len(points),), -1, dtype=torch.int32, device=points.device)
-    found, first = mask(points, boxes, margin).max(dim=0)  # of equal maxima the first
-    return torch.where(found > 0, first, -1).int()
+    inside, first = mask(points, boxes, margin).max(dim=0)  # of equal maxima the first
+    return torch.where(inside > 0, first, -1).int()
 
 
 def count(points: torch.Tensor, boxes: torch.Tensor, margin: float) -> torch.Tensor:

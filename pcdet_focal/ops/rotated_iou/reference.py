@@ -90,7 +90,8 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for axis in torch.cat(axes, dim=1).unbind(1):  # (K, 2)
         distance = (shift[:, 0] * axis).sum(1).abs()
         reach = sum(
-            ((own * axis[:, None, :]).sum(2).abs() * boxes[:, 3:5] / 2).sum(1) for own, boxes in zip(axes, (a, b))
+            ((box_axes * axis[:, None, :]).sum(2).abs() * boxes[:, 3:5] / 2).sum(1)
+            for box_axes, boxes in zip(axes, (a, b))
         )
         result |= distance >= reach * _TOUCHING
     return result

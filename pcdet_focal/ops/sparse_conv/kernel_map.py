@@ -121,10 +121,10 @@ def _fill_subm_table(table, keys, steps, first, last):
         table[k], table[2 * half - k] = -1, -1
         step, finger = steps[k], 0
         for rank in range(n):
-            wanted = keys[rank] + step
-            while keys[finger] < wanted:
+            key = keys[rank] + step
+            while keys[finger] < key:
                 finger += 1
-            if keys[finger] == wanted:
+            if keys[finger] == key:
                 table[k, rank] = finger
                 table[2 * half - k, finger] = rank
 
@@ -190,8 +190,8 @@ def _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last)
         out_table[k], in_table[k] = -1, -1
         finger = 0
         for p in range(count[k]):
-            wanted = keys[k, p]
-            while out_keys[finger] < wanted:
+            key = keys[k, p]
+            while out_keys[finger] < key:
                 finger += 1
             out_table[k, finger] = ranks[k, p]
             in_table[k, ranks[k, p]] = finger
@@ -201,10 +201,10 @@ def _fill_tables(out_table, in_table, keys, ranks, count, out_keys, first, last)
 def _count_pairs(counts, table, block, first, last):
     for b in range(first, last):
         for k in range(table.shape[0]):
-            found = 0
+            count = 0
             for rank in range(b * block, min((b + 1) * block, table.shape[1])):
-                found += table[k, rank] >= 0
-            counts[b, k] = found
+                count += table[k, rank] >= 0
+            counts[b, k] = count
 
 
 @numba.njit(cache=True, nogil=True)
@@ -213,14 +213,14 @@ def _fill_pairs(o_idx, i_idx, segments, table, out_rows, in_rows, block, first, 
     o_buffer, i_buffer = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32)
     for b in range(first, last):
         for k in range(table.shape[0]):
-            found = 0
+            count = 0
             for rank in range(b * block, min((b + 1) * block, table.shape[1])):
                 other = table[k, rank]
-                o_buffer[found] = out_rows[rank]
-                i_buffer[found] = in_rows[max(other, 0)]
-                found += other >= 0
+                o_buffer[count] = out_rows[rank]
+                i_buffer[count] = in_rows[max(other, 0)]
+                count += other >= 0
             start = segments[b, k]
-            for p in range(found):
+            for p in range(count):
                 o_idx[start + p], i_idx[start + p] = o_buffer[p], i_buffer[p]
 
 

@@ -199,28 +199,32 @@ class SparseConvolution(SparseModule):
 
     def _kernel_map(self, x: SparseConvTensor, engine: ModuleType) -> tuple[Any, dict[str, Any]]:
         """(kernel map, indice_dict of the result)."""
-        found = x.find_indice_pair(self.indice_key)
+        kernel_map = x.find_indice_pair(self.indice_key)
         if self.inverse:
-            if found is None or found.geometry.subm:
+            if kernel_map is None or kernel_map.geometry.subm:
                 raise InputError(
                     "inverse convolution: the input did not come through a strided convolution with indice_key "
                     f"{self.indice_key!r}"
                 )
-            self._check_reuse(found.geometry.kernel_size, found.geometry.out_shape, len(found.geometry.out_indices), x)
-            return found.inverse(), x.indice_dict
-        if found is not None:
-            if not (self.subm and found.geometry.subm):
+            self._check_reuse(
+                kernel_map.geometry.kernel_size, kernel_map.geometry.out_shape, len(kernel_map.geometry.out_indices), x
+            )
+            return kernel_map.inverse(), x.indice_dict
+        if kernel_map is not None:
+            if not (self.subm and kernel_map.geometry.subm):
                 raise InputError(
                     f"sparse convolution: indice_key {self.indice_key!r} is taken by another layer; "
                     "only submanifold convolutions share one"
                 )
-            self._check_reuse(found.geometry.kernel_size, found.geometry.in_shape, len(found.geometry.in_indices), x)
-            if list(found.geometry.dilation) != self.dilation:
+            self._check_reuse(
+                kernel_map.geometry.kernel_size, kernel_map.geometry.in_shape, len(kernel_map.geometry.in_indices), x
+            )
+            if list(kernel_map.geometry.dilation) != self.dilation:
                 raise InputError(
                     f"sparse convolution: layers that share indice_key {self.indice_key!r} have dilations "
-                    f"{list(found.geometry.dilation)} and {self.dilation}"
+                    f"{list(kernel_map.geometry.dilation)} and {self.dilation}"
                 )
-            return found, x.indice_dict
+            return kernel_map, x.indice_dict
         if self.subm:
             made = engine.build_subm_map(x.indices, x.spatial_shape, x.batch_size, self.kernel_size, self.dilation)
         else:
@@ -242,10 +246,10 @@ class SparseConvolution(SparseModule):
     def _forward_library(self, x: SparseConvTensor, backend: str) -> SparseConvTensor:
         library = load_library(backend)
         twins = _twins.setdefault(self, {})
-        place = (backend, x.features.device.type)
-        if place not in twins:
-            twins[place] = self._make_twin(library, x.features.device)
-        twin = twins[place]
+        backend_and_device = (backend, x.features.device.type)
+        if backend_and_device not in twins:
+            twins[backend_and_device] = self._make_twin(library, x.features.device)
+        twin = twins[backend_and_device]
         # shared, and renewed where .to() replaced them
         twin._parameters["weight"], twin._parameters["bias"] = self.weight, self.bias
         twin.training = self.training

@@ -85,9 +85,9 @@ def build_subm_map(
     padding = [k // 2 * d for k, d in zip(kernel_size, dilation)]
     pairs = []
     for rows, keys in _reached(indices, kernel_size, [1] * len(shape), padding, dilation, shape):
-        place = torch.searchsorted(ascending, keys).clamp(max=max(len(ascending) - 1, 0))
-        found = ascending[place] == keys
-        pairs.append((rows[found], order[place[found]]))
+        index = torch.searchsorted(ascending, keys).clamp(max=max(len(ascending) - 1, 0))
+        is_active = ascending[index] == keys
+        pairs.append((rows[is_active], order[index[is_active]]))
     return ReferenceMap(
         MapGeometry(tuple(kernel_size), tuple(dilation), list(shape), list(shape), indices, indices, True), pairs
     )

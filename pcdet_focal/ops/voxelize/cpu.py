@@ -81,10 +81,10 @@ def _assign(keys, max_points, bits, coords, num_points, voxel_of_point):
 
 @numba.njit(cache=True, nogil=True)
 def _fill(points, voxel_of_point, voxels):
-    place = np.zeros(voxels.shape[0], dtype=np.int32)
+    num_points = np.zeros(voxels.shape[0], dtype=np.int32)
     for i in range(points.shape[0]):
         voxel = voxel_of_point[i]
         if voxel >= 0:
             for f in range(points.shape[1]):
-                voxels[voxel, place[voxel], f] = points[i, f]
-            place[voxel] += 1
+                voxels[voxel, num_points[voxel], f] = points[i, f]
+            num_points[voxel] += 1

@@ -33,7 +33,7 @@ def voxelize(
     z, y, x = coords.long().unbind(1)
     number, order, opens, start = _runs(torch.where(x >= 0, (z * grid[1] + y) * grid[0] + x, -1))
     # of a point in its voxel: how many earlier points have the same one
-    place = torch.arange(len(points), device=points.device) - start
+    slot = torch.arange(len(points), device=points.device) - start
     # voxels are numbered by their first points
     is_first = torch.zeros_like(order).scatter(0, order, opens.long())
     voxel = (is_first.cumsum(0) - 1)[order[start]]
@@ -42,7 +42,7 @@ def voxelize(
     # what is left out goes into one more row, which is cut off
     has_room = (number >= 0) & (voxel < max_voxels)
     voxels = points.new_zeros(count * max_points + 1, points.shape[1])
-    voxels[torch.where(has_room & (place < max_points), voxel * max_points + place, count * max_points)] = points[order]
+    voxels[torch.where(has_room & (slot < max_points), voxel * max_points + slot, count * max_points)] = points[order]
     voxel = torch.where(has_room, voxel, count)
     per_voxel = torch.zeros(count + 1, dtype=torch.int64, device=points.device).index_add(
         0, voxel, torch.ones_like(voxel)
@@ -65,8 +65,8 @@ def group(number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     number, order, opens, _ = _runs(number)
     rank = opens.cumsum(0) - 1  # -1 before the first group: there stand the points of none
     count = int(opens.sum())
-    found = number.new_empty(count + 1).index_put((torch.where(opens, rank, count),), number)
-    return found[:-1], torch.empty_like(order).scatter(0, order, torch.where(number >= 0, rank, -1))
+    first_points = number.new_empty(count + 1).index_put((torch.where(opens, rank, count),), number)
+    return first_points[:-1], torch.empty_like(order).scatter(0, order, torch.where(number >= 0, rank, -1))
 
 
 def _runs(number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

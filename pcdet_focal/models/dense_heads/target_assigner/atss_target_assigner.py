@@ -72,15 +72,15 @@ class ATSSTargetAssigner:
         targets = sets[0].new_zeros((batch * count + 1, self.box_coder.code_size))
         weights = sets[0].new_zeros(batch * count + 1)
         for i, anchors in enumerate(sets):
-            wanted = classes > 0 if self.anchor_classes is None else classes == self.anchor_classes[i]
+            of_class = classes > 0 if self.anchor_classes is None else classes == self.anchor_classes[i]
             if not anchors.numel() or not len(boxes):
                 continue
-            anchor, box, positive = self._claims(anchors, boxes, wanted, batch)
-            place = places[i](anchor) + box // max_boxes * count
+            anchor, box, positive = self._claims(anchors, boxes, of_class, batch)
+            row = places[i](anchor) + box // max_boxes * count
             # what is no claim is written into one more row, which is cut off
-            place = torch.where(positive, place, batch * count)
+            row = torch.where(positive, row, batch * count)
             codes = self.box_coder.encode_torch(boxes[box], anchors.reshape(-1, anchors.shape[-1])[anchor])
-            labels[place], targets[place], weights[place] = classes[box], codes.to(targets.dtype), 1.0
+            labels[row], targets[row], weights[row] = classes[box], codes.to(targets.dtype), 1.0
         labels, targets, weights = (t[:-1].view(batch, count, *t.shape[1:]) for t in (labels, targets, weights))
         return {
             "box_cls_labels": labels,
@@ -101,7 +101,7 @@ class ATSSTargetAssigner:
         out = plain.assign_targets(anchors.reshape(1, 1, -1, 1, 1, anchors.shape[-1]), boxes[None])
         return out["box_cls_labels"][0], out["box_reg_targets"][0], out["reg_weights"][0]
 
-    def _claims(self, anchors: Tensor, boxes: Tensor, wanted: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _claims(self, anchors: Tensor, boxes: Tensor, of_class: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which anchor goes to which box: anchor (C,) int64 within its set, box (C,) int64, and whether the claim holds
         (C,) bool.
 
@@ -109,7 +109,7 @@ class ATSSTargetAssigner:
         GPU.
         """
         flat = anchors.reshape(-1, anchors.shape[-1])
-        nearest, best = search_anchors(anchors, boxes, wanted, self.topk, self.match_height)  # (M, K), (M,)
+        nearest, best = search_anchors(anchors, boxes, of_class, self.topk, self.match_height)  # (M, K), (M,)
         candidates = torch.cat([nearest, best[:, None]], dim=1)  # (M, K + 1)
         box = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(candidates)
         overlap = boxes_aligned_iou3d if self.match_height else boxes_aligned_iou_bev
@@ -119,7 +119,7 @@ class ATSSTargetAssigner:
         positive = (of_nearest >= of_nearest.mean(dim=1, keepdim=True) + spread + 1e-6) & self._inside(
             flat[nearest.T], boxes
         ).T
-        positive = torch.cat([positive, ious[:, -1:] > 0], dim=1) & wanted[:, None]
+        positive = torch.cat([positive, ious[:, -1:] > 0], dim=1) & of_class[:, None]
 
         # of several claims for an anchor: that of the box it overlaps most of all, then the highest IoU, then the first
         # box

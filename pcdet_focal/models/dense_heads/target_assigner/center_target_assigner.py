@@ -40,8 +40,8 @@ class CenterTargetAssigner(nn.Module):
         count = 1 + sum(self.widths)
         head_of, place_of = torch.full((count,), -1), torch.zeros(count, dtype=torch.long)  # by label: 0 is padding
         for head, classes in enumerate(classes_of_heads):
-            for place, index in enumerate(classes):
-                head_of[index + 1], place_of[index + 1] = head, place
+            for position, index in enumerate(classes):
+                head_of[index + 1], place_of[index + 1] = head, position
         self.register_buffer("head_of", head_of, persistent=False)
         self.register_buffer("place_of", place_of, persistent=False)
         starts = [sum(self.widths[:head]) for head in range(len(self.widths))]
@@ -66,7 +66,7 @@ class CenterTargetAssigner(nn.Module):
         (batch_size, rows, _), (width, height) = gt_boxes.shape, map_size
         heads, slots = len(self.widths), self.num_max_objs
         labels = gt_boxes[..., -1].long().clamp(min=0)
-        head, place = self.head_of[labels], self.place_of[labels]  # (B, T)
+        head, class_in_head = self.head_of[labels], self.place_of[labels]  # (B, T)
         of_head = head.unsqueeze(-1) == torch.arange(heads, device=head.device)  # (B, T, heads)
         slot = (of_head.cumsum(dim=1) * of_head).sum(-1) - 1  # (B, T), -1 for none
         taken = (slot >= 0) & (slot < slots)
@@ -86,7 +86,7 @@ class CenterTargetAssigner(nn.Module):
 
         batch = torch.arange(batch_size, device=head.device).unsqueeze(1)
         # the maps of a head lie together
-        maps = self.first_map[head] * batch_size + batch * self.width_of[head] + place
+        maps = self.first_map[head] * batch_size + batch * self.width_of[head] + class_in_head
         heat = draw_gaussians(
             corner.view(-1, 2).long(),
             radius.flatten().long(),
@@ -101,7 +101,7 @@ class CenterTargetAssigner(nn.Module):
             [center - corner, gt_boxes[..., 2:3], gt_boxes[..., 3:6].log(), heading.cos(), heading.sin(), rest], dim=-1
         )
         flat = (corner[..., 1] * width + corner[..., 0]).long()
-        in_head = torch.cat([gt_boxes[..., :-1], (place + 1).unsqueeze(-1).to(gt_boxes.dtype)], dim=-1)
+        in_head = torch.cat([gt_boxes[..., :-1], (class_in_head + 1).unsqueeze(-1).to(gt_boxes.dtype)], dim=-1)
         # the last row takes the rest
         row = torch.where(taken, (head * batch_size + batch) * slots + slot, heads * batch_size * slots).flatten()
         table = {
