@@ -25,6 +25,8 @@ from .errors import InputError, did_you_mean
 T = TypeVar("T")
 
 _plugin_config_keys: set[str] = set()
+# (name, key path) -> an entry that no registry has, or None; integrations/openpcdet/forks.py sets it
+elsewhere: Callable[[str, str], Any] | None = None
 
 
 def plugin_config_keys() -> frozenset[str]:
@@ -113,6 +115,10 @@ class Registry(dict[str, Any]):
         Raises:
             InputError: an unknown name, with the key path, the nearest name and what there is.
         """
+        if isinstance(name, str) and name not in self and elsewhere is not None:
+            entry = elsewhere(name, self.key_path)
+            if entry is not None:
+                self[name] = entry
         return find_by_name(self, name, key_path or self.key_path, self.kind)
 
     def __getitem__(self, name: Any) -> Any:

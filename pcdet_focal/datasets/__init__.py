@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch.distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler  # noqa: F401  (the latter for code of OpenPCDet's users)
 
 from ..errors import InputError
 from ..registry import DATASETS

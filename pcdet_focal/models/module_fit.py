@@ -15,7 +15,7 @@ from ..config import MissingKeyError
 from ..errors import InputError
 from ..registry import BACKBONES_2D, BACKBONES_3D, DENSE_HEADS, MAP_TO_BEV, PFES, POINT_HEADS, ROI_HEADS, VFES
 from .backbones_2d import BaseBEVBackbone, BaseBEVBackboneV1, BaseBEVResBackbone
-from .backbones_2d.map_to_bev import HeightCompression, PointPillarScatter
+from .backbones_2d.map_to_bev import HeightCompression, PointPillarScatter, PointPillarScatter3d
 from .backbones_3d import PillarBackBone8x, PillarRes18BackBone8x, VoxelBackBone8x, VoxelResBackBone8x
 from .backbones_3d.vfe import DynamicMeanVFE, DynamicPillarVFE, DynamicPillarVFESimple2D, MeanVFE, PillarVFE
 from .dense_heads import AnchorHeadMulti, AnchorHeadSingle, CenterHead
@@ -190,6 +190,14 @@ def _scatter(cfg: Any, path: str, given: Given) -> Given:
     reason = "so many channels has a pillar of MODEL.VFE"
     _same(f"{path}.NUM_BEV_FEATURES", cfg.NUM_BEV_FEATURES, given.channels, reason)
     return replace(given, channels=cfg.NUM_BEV_FEATURES, size=given.grid[:2])
+
+
+@_register(PointPillarScatter3d, reads=("pillar_features", "voxel_coords"), adds=("spatial_features",))
+def _scatter_layers(cfg: Any, path: str, given: Given) -> Given:
+    nx, ny, nz = cfg.INPUT_SHAPE
+    needed = None if given.channels is None else given.channels * nz
+    _same(f"{path}.NUM_BEV_FEATURES", cfg.NUM_BEV_FEATURES, needed, f"each of {nz} layers has the channels of a pillar")
+    return replace(given, channels=cfg.NUM_BEV_FEATURES, size=(nx, ny))
 
 
 # ---- 2-D backbones

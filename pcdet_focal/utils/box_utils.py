@@ -23,3 +23,4 @@ from ..geometry.camera_boxes import (  # noqa: F401
     corners_rect_to_camera,
 )
 from ..geometry.hulls import in_hull  # noqa: F401
+from ..ops.roiaware_pool3d import roiaware_pool3d_utils  # noqa: F401

@@ -4,6 +4,8 @@ and processes in ``engine``.
 
 from typing import Any
 
+import numpy as np
+
 from ..engine.distributed import get_dist_info, init_dist_pytorch, init_dist_slurm, merge_results_dist  # noqa: F401
 from ..engine.run_log import AverageMeter, create_logger, set_random_seed, worker_init_fn  # noqa: F401
 from ..geometry.angles import angle2matrix, limit_period, rotate_points_along_z  # noqa: F401
@@ -23,3 +25,15 @@ def __getattr__(name: str) -> Any:
 
         return getattr(info_rows, name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+def sa_create(name: str, var: np.ndarray) -> np.ndarray:
+    """A read-only copy of ``var`` in shared memory under ``name``. Needs the package SharedArray; this package's own
+    data sets map a file instead.
+    """
+    import SharedArray
+
+    shared = SharedArray.create(name, var.shape, dtype=var.dtype)
+    shared[...] = var
+    shared.flags.writeable = False
+    return shared

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...geometry.calibration import Calibration
 from ...geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
 
 
@@ -47,3 +48,12 @@ def _transform(anno: dict[str, Any], map_name_to_kitti: Mapping[str, str], info_
         rotation_y=rotation_y,
         alpha=-np.arctan2(-y, x) + rotation_y,
     )
+
+
+def calib_to_matricies(calib: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices (4, 4) from the LiDAR to the rectified camera frame and (3, 4) from there to pixels. The name is
+    OpenPCDet's.
+    """
+    lidar_to_camera, rectify = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
+    lidar_to_camera[:3], rectify[:3, :3] = calib.V2C, calib.R0
+    return rectify @ lidar_to_camera, calib.P2

@@ -8,62 +8,91 @@ Different are only
   installed, which gives torch's;
 * ``cfg.ROOT_DIR``, below which OpenPCDet's tools write: the checkout that the script lies in, else the working
   directory;
-* ``.cuda()`` of tensors and modules where there is no CUDA device: it gives what it is called on, and the run says so.
+* "cuda" where there is no CUDA device: it means the CPU, and the run says so (:mod:`.no_cuda`);
+* modules of the checkout that the script lies in which are not here: its own files are used (:mod:`.forks`).
+
+``-m pcdet.X ARGS...`` runs a module as ``python -m`` would.
 """
 
 from __future__ import annotations
 
 import builtins
+import runpy
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
-
-import torch
 
 from ... import config
 from .alias import SecondName, alias
+from .forks import Fork, find_checkout
 
-_USAGE = "usage: python -m pcdet_focal.integrations.openpcdet SCRIPT [ARGS ...]   (SCRIPT says `import pcdet`)"
+_USAGE = """\
+usage: python -m pcdet_focal.integrations.openpcdet SCRIPT [ARGS ...]   (SCRIPT says `import pcdet`)
+       python -m pcdet_focal.integrations.openpcdet -m pcdet.MODULE [ARGS ...]"""
 
 
 def main() -> None:
     """The command: SCRIPT and its arguments are the command line's."""
     given = sys.argv[1:]
-    if not given or given[0] in ("-h", "--help"):
+    if not given or given[0] in ("-h", "--help") or given == ["-m"]:
         print(_USAGE)
-        sys.exit(0 if given else 2)
+        sys.exit(0 if given[:1] in (["-h"], ["--help"]) else 2)
+    if given[0] == "-m":
+        _prepare(Path.cwd() / "script")
+        _run_module(given[1:])
+        return
     try:
         source = Path(given[0]).read_bytes()
     except OSError as error:
         sys.exit(f"cannot open the script {given[0]}: {error.strerror}")
-    alias()
-    # last: an installed one is found before
-    sys.meta_path.append(SecondName("tensorboardX", "torch.utils.tensorboard"))
-    config.cfg.ROOT_DIR = _root_of(Path(given[0]))
-    if not torch.cuda.is_available():
-        print("no CUDA device: .cuda() changes nothing in this run", file=sys.stderr)
-        torch.Tensor.cuda = torch.nn.Module.cuda = _stay
+    _prepare(Path(given[0]))
     _run(source, given)
 
 
-def _run(source: bytes, argv: Sequence[str]) -> None:
-    script = str(Path(argv[0]).absolute())
+def _prepare(script: Path) -> None:
+    alias(find_checkout(script.resolve().parent))
+    # last: an installed one is found before
+    sys.meta_path.append(SecondName("tensorboardX", "torch.utils.tensorboard"))
+    config.cfg.ROOT_DIR = _root_of(script)
 
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        while trace is not None and trace.tb_frame.f_code.co_filename != script:
+
+def _run_module(argv: Sequence[str]) -> None:
+    """As ``python -m``: the working directory is first on the path, and the module is ``__main__``."""
+    name = argv[0]
+    sys.argv, sys.path[0] = list(argv), str(Path.cwd())
+    sys.excepthook = _Show(None)
+    if SecondName("pcdet", "pcdet_focal").find_spec(name) is not None:
+        name = "pcdet_focal" + name[len("pcdet") :]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+class _Show:
+    """An excepthook: the traceback without the frames that lead to the script, and what helps with a missing name."""
+
+    def __init__(self, script: str | None) -> None:
+        self.script = script
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        while self.script is not None and trace is not None and trace.tb_frame.f_code.co_filename != self.script:
             trace = trace.tb_next  # the frames that led here are none of the script's
         traceback.print_exception(kind, error, trace)
+        for finder in sys.meta_path:
+            hint = finder.hint(error) if isinstance(finder, Fork) else None
+            if hint is not None:
+                print(hint, file=sys.stderr)
         if isinstance(error, ImportError) and (error.name or "").split(".")[0] in ("pcdet", "pcdet_focal"):
             print(
                 "pcdet is pcdet_focal here; its docs/from_openpcdet.md lists what it has of OpenPCDet", file=sys.stderr
             )
 
+
+def _run(source: bytes, argv: Sequence[str]) -> None:
+    script = str(Path(argv[0]).absolute())
     sys.argv = list(argv)
     sys.path[0] = str(Path(script).resolve().parent)
-    sys.excepthook = show
+    sys.excepthook = _Show(script)
     module = ModuleType("__main__")
     module.__file__ = script
     vars(module)["__builtins__"] = builtins
@@ -76,7 +105,3 @@ def _root_of(script: Path) -> Path:
         (folder for folder in script.resolve().parents if (folder / "pcdet").is_dir() and (folder / "tools").is_dir()),
         Path.cwd(),
     )
-
-
-def _stay(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return self
