@@ -6,6 +6,8 @@ import ast
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +36,14 @@ def copy_tools(folder: Path) -> None:
     (folder / "pcdet").mkdir()
     (folder / "no_waiting").mkdir()
     (folder / "no_waiting/sitecustomize.py").write_text("import time\n\ntime.sleep = lambda seconds: None\n")
+
+
+def run(folder, *words, path=()) -> subprocess.CompletedProcess:
+    """``python -m pcdet_focal.integrations.openpcdet WORDS`` in ``folder``, with ``path`` on Python's path."""
+    command = [sys.executable, "-m", "pcdet_focal.integrations.openpcdet", *map(str, words)]
+    paths = [*path, Path(__file__).resolve().parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
 
 
 @lru_cache(None)

@@ -1,22 +1,13 @@
 """Scripts that say ``import pcdet``, run on this package, each in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_kitti
-from openpcdet import copy_tools, needs_openpcdet
-
-
-def run(folder, *words, path=()) -> subprocess.CompletedProcess:
-    """``python -m pcdet_focal.integrations.openpcdet WORDS`` in ``folder``, with ``path`` on Python's path."""
-    command = [sys.executable, "-m", "pcdet_focal.integrations.openpcdet", *map(str, words)]
-    paths = [*path, tiny_kitti.REPOSITORY, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+from openpcdet import copy_tools, needs_openpcdet, run
 
 
 SAME_MODULES = """

@@ -70,11 +70,11 @@ KERNELS = {  # room.kernel: types of its arguments, constants
         dict(MOST=32, ROWS=8, COLUMNS=32),
     ),
     "anchor_search._find_nearest": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="nearest") | integers("count max_boxes topk"),
+        pointers(fp64="anchors boxes", i8="selected", i64="nearest") | integers("count max_boxes topk"),
         dict(BLOCK=1024),
     ),
     "anchor_search._find_most_overlapping": (
-        pointers(fp64="anchors boxes", i8="wanted", i64="best") | integers("count max_boxes"),
+        pointers(fp64="anchors boxes", i8="selected", i64="best") | integers("count max_boxes"),
         dict(WHAT=2, BLOCK=256),
     ),
 }

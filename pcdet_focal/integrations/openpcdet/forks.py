@@ -1,8 +1,8 @@
 """A fork's own modules on this package.
 
-A module ``pcdet.X`` that is not here is loaded from the ``pcdet`` folder of the fork's checkout. Its relative imports
-mean this package's modules where it has them, and the fork's files where it has none. The fork's classes can then be
-named in a configuration, because the registries ask here for what they do not know.
+A module ``pcdet.X`` that is not here is loaded from the ``pcdet`` folder of the fork's checkout, as ``pcdet_focal.X``.
+Its relative imports therefore mean this package's modules where it has them, and the fork's files where it has none.
+The fork's classes can then be named in a configuration, because the registries ask here for what they do not know.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ... import registry
@@ -39,6 +40,15 @@ def find_checkout(start: Path) -> Path | None:
     return next((folder for folder in (start, *start.parents) if (folder / "pcdet/__init__.py").is_file()), None)
 
 
+class _Loader(SourceFileLoader):
+    """Says which file is used."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = self.name.replace("pcdet_focal", "pcdet", 1)
+        print(f"{name} is not in pcdet_focal; {self.path} is used", file=sys.stderr)
+        super().exec_module(module)
+
+
 class Fork:
     """The ``pcdet`` folder of a checkout: an import finder behind this package's own, and the registries' last resort.
 
@@ -59,14 +69,14 @@ class Fork:
         registry.elsewhere = None
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if not fullname.startswith("pcdet."):
+        if not fullname.startswith("pcdet_focal."):
             return None
-        file = self.file_of(fullname[len("pcdet.") :])
+        file = self.file_of(fullname[len("pcdet_focal.") :])
         if file is None:
             return None
-        print(f"{fullname} is not in pcdet_focal; {file} is used", file=sys.stderr)
         folders = [str(file.parent)] if file.name == "__init__.py" else None
-        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=folders)
+        loader = _Loader(fullname, str(file))
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=folders)
 
     def file_of(self, module: str) -> Path | None:
         """The file of ``pcdet.<module>`` in the checkout."""
@@ -108,10 +118,8 @@ class Fork:
                 continue
             class_name = _all_of(_parse(file)).get(name, name)
             found = self.definition(package, class_name) or self._search(package, file.parent, class_name)
-            if found is not None and importlib.util.find_spec(f"pcdet.{found[1]}") is not None:
-                cls = getattr(importlib.import_module(f"pcdet.{found[1]}"), class_name, None)
-                if cls is not None:
-                    return cls
+            if found is not None:
+                return getattr(importlib.import_module(f"pcdet_focal.{found[1]}"), class_name, None)
         return None
 
     def _search(self, package: str, folder: Path, class_name: str) -> tuple[Path, str] | None:
@@ -137,11 +145,11 @@ class Fork:
             found = self.definition(below, name)
             if found is not None:
                 file, where = found
-                own = importlib.util.find_spec(f"pcdet_focal.{where}") if where else None
+                spec = importlib.util.find_spec(f"pcdet_focal.{where}" if where else "pcdet_focal")
                 remedy = (
-                    f"pcdet_focal has its own pcdet.{where}; move {name} into a new file beside it"
-                    if own is not None
-                    else f"write: from pcdet.{where} import {name}"
+                    f"write: from pcdet.{where} import {name}"
+                    if spec is not None and isinstance(spec.loader, _Loader)
+                    else f"pcdet_focal has its own pcdet.{where}; move {name} into a new file beside it"
                 )
                 return f"{name} is defined in {file}; {remedy}"
         return None

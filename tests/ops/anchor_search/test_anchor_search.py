@@ -212,8 +212,8 @@ def test_mistakes():
     for arguments, words in [
         ((anchors.view(-1, 7), boxes, every(boxes), 1), "anchors"),
         ((anchors[:, :0], boxes, every(boxes), 1), "anchors"),
-        ((anchors, boxes[:, :6], every(boxes), 1), r"boxes .*wanted"),
-        ((anchors, boxes, every(boxes)[:1], 1), "wanted"),
+        ((anchors, boxes[:, :6], every(boxes), 1), r"boxes .*selected"),
+        ((anchors, boxes, every(boxes)[:1], 1), "selected"),
         ((anchors, boxes, every(boxes), 0), "topk .*0"),
         ((anchors.to("meta"), boxes, every(boxes), 1), "meta"),
     ]:
