@@ -111,7 +111,7 @@ def blocks(kind: str, title: str) -> list[str]:
 
 @pytest.mark.slow
 def test_scripts_run_with_one_word_changed_or_none(workplace):
-    changed, unchanged, _ = blocks("sh", "Scripts")
+    changed, unchanged, *_ = blocks("sh", "Scripts")
     printed = [started(["bash", "-ec", block], workplace).stdout.splitlines()[-1] for block in (changed, unchanged)]
     assert printed == ["pcdet_focal.models PointPillar []", "pcdet_focal.models PointPillar ['--any', '--arguments']"]
     assert "from pcdet_focal.models import" in (workplace / "my_script.py").read_text()
@@ -125,6 +125,10 @@ def test_openpcdets_own_tools_run(workplace):
     done = started(["bash", "-ec", blocks("sh", "Scripts")[2]], workplace, workplace / "OpenPCDet/no_waiting")
     assert done.stdout.count("Car AP_R40@0.70, 0.70, 0.70") == 2
     assert (workplace / "OpenPCDet/output/kitti_models/pointpillar/here/ckpt/checkpoint_epoch_1.pth").exists()
+    data = workplace / "OpenPCDet/data/kitti"
+    shutil.copytree(tiny_kitti.dataset(), data, ignore=shutil.ignore_patterns("*.pkl", "gt_database*"))
+    started(["bash", "-ec", blocks("sh", "Scripts")[3]], workplace)
+    assert (data / "kitti_infos_train.pkl").is_file() and (data / "gt_database").is_dir()
 
 
 @pytest.mark.parametrize("title", ["Scripts", "The losses alone, inside an installed OpenPCDet"])

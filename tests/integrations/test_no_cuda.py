@@ -101,6 +101,14 @@ def test_scripting_and_tracing_still_work(on_cpu):
     assert traced(torch.ones(2)).tolist() == [2, 2]
 
 
+def test_compiled_functions_still_work(on_cpu):
+    def function(x):
+        return torch.zeros(2, device="cuda") + x.cuda().to("cuda") * torch.ones_like(x)
+
+    torch._dynamo.reset()
+    assert torch.compile(function, backend="eager")(torch.ones(2)).tolist() == [1, 1]
+
+
 def test_everything_is_given_back():
     before = {name: getattr(torch, name) for name in ("zeros", "load", "tensor")}
     to, cuda, count = torch.Tensor.to, torch.nn.Module.cuda, torch.cuda.device_count

@@ -71,9 +71,15 @@ class Fork:
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if not fullname.startswith("pcdet_focal."):
             return None
-        file = self.file_of(fullname[len("pcdet_focal.") :])
+        below = fullname[len("pcdet_focal.") :]
+        file = self.file_of(below)
         if file is None:
-            return None
+            folder = self.checkout.joinpath("pcdet", *below.split("."))
+            if not any(folder.glob("*.py")):
+                return None
+            spec = ModuleSpec(fullname, None, is_package=True)  # a folder without __init__.py
+            spec.submodule_search_locations = [str(folder)]
+            return spec
         folders = [str(file.parent)] if file.name == "__init__.py" else None
         loader = _Loader(fullname, str(file))
         return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=folders)
@@ -148,7 +154,7 @@ class Fork:
                 spec = importlib.util.find_spec(f"pcdet_focal.{where}" if where else "pcdet_focal")
                 remedy = (
                     f"write: from pcdet.{where} import {name}"
-                    if spec is not None and isinstance(spec.loader, _Loader)
+                    if spec is not None and spec.origin == str(file)
                     else f"pcdet_focal has its own pcdet.{where}; move {name} into a new file beside it"
                 )
                 return f"{name} is defined in {file}; {remedy}"

@@ -124,8 +124,13 @@ def _unchanged(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    return None
+def _no_operation() -> Callable[..., None]:
+    """A function of its own each time, because torch.compile looks functions of torch up by identity."""
+
+    def no_operation(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    return no_operation
 
 
 class Event:
@@ -144,7 +149,7 @@ class Event:
     def query(self) -> bool:
         return True
 
-    synchronize = wait = _nothing
+    synchronize = wait = _no_operation()
 
 
 class Stream:
@@ -167,12 +172,17 @@ class Stream:
         event.record()
         return event
 
-    synchronize = wait_event = wait_stream = _nothing
+    synchronize = wait_event = wait_stream = _no_operation()
 
 
 _CUDA: dict[str, Any] = {
-    **dict.fromkeys(("synchronize", "set_device", "empty_cache", "ipc_collect", "init", "set_rng_state"), _nothing),
-    **dict.fromkeys(("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state_all"), _nothing),
+    **{
+        name: _no_operation()
+        for name in (
+            "synchronize set_device empty_cache ipc_collect init manual_seed manual_seed_all seed seed_all "
+            "set_rng_state set_rng_state_all"
+        ).split()
+    },
     "current_device": lambda: 0,
     "device_count": lambda: 1,  # for `rank % torch.cuda.device_count()` and guards
     "get_device_name": lambda device=None: "CPU",
@@ -184,5 +194,6 @@ _CUDA: dict[str, Any] = {
     "stream": Stream,
     "Stream": Stream,
     "Event": Event,
-    **dict.fromkeys(("current_stream", "default_stream"), lambda device=None: Stream()),
+    "current_stream": lambda device=None: Stream(),
+    "default_stream": lambda device=None: Stream(),
 }
