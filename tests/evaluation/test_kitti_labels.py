@@ -35,6 +35,17 @@ def test_scores_and_any_blanks_between_fields(tmp_path):
     assert get_label_anno(path, require_score=True)["score"].tolist() == [0.75]
 
 
+def test_a_word_after_the_fields_of_a_label_is_left_out_and_is_no_score(tmp_path):
+    path = tmp_path / "000000.txt"
+    path.write_text(f"{CAR} car_0012 153\n{CAR}\n")
+    anno = get_label_anno(path)
+    assert anno["score"].tolist() == [0, 0] and anno["rotation_y"].tolist() == [-1.62, -1.62]
+    with pytest.raises(InputError, match=":1: score .*'car_0012'"):
+        get_label_anno(path, require_score=True)
+    path.write_text(f"{CAR} 0.5 153\n")
+    assert get_label_anno(path)["score"].tolist() == [0.5]
+
+
 def test_an_empty_file_has_no_objects(tmp_path):
     path = tmp_path / "000000.txt"
     path.write_text("\n")
