@@ -130,6 +130,10 @@ def test_a_written_line_is_read_back(tmp_path):
         kitti_result_line({"name": "Van", "bbox": [1, 2, 3, 4]}, precision=1)
         == "Van -1 -1 -10 1.0 2.0 3.0 4.0 -1 -1 -1 -1000 -1000 -1000 -10"
     )
+    unknown = dict.fromkeys(("truncated", "occluded", "alpha", "dimensions", "location", "rotation_y"))
+    assert kitti_result_line({"name": "DontCare", "bbox": [5, 229.89, 214.12, 367.61], **unknown}, 2) == REGION
+    with pytest.raises(InputError, match="'score'"):
+        kitti_result_line({"name": "Car", "bbox": [1, 2, 3, 4], "score": None})
     with pytest.raises(InputError, match="'bbox'"):
         kitti_result_line({"name": "Car"})
     with pytest.raises(InputError, match="'colour'"):
