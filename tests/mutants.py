@@ -5,37 +5,28 @@
 Of each package, ``--number`` places are drawn by ``--seed`` from all where the syntax tree allows a fault: another
 operator or constant, a left-out term, statement or keyword argument, ... It is written into a copy of the checkout.
 There the tests that name the module run first, then the folder's and its users' with --quick, then the whole folder,
-without the shared folder. A fault that none of them notices survives, and its diff is printed: read it, some change
-nothing that a user can see. Docstrings, messages, type hints, decorators and Triton kernels have no faults.
+without the shared folder. The diff of a fault that survives all is printed: some change nothing that a user can see.
 """
-
-from __future__ import annotations
 
 import argparse
 import ast
 import copy
 import difflib
 import os
-import queue
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-USERS = {  # the folders of tests that also use a package
-    **{"losses": ["models"], "models": ["engine"], "evaluation": ["engine"], "engine": ["tools"]},
-    "geometry": ["ops", "losses", "datasets", "evaluation"],
-    **{
-        f"datasets/{p}": ["datasets/test_dataset.py", "datasets/kitti", "engine/checks"]
-        for p in ("augmentor", "processor")
-    },
-}
+# the folders of tests that also use a package
+USERS = {"losses": ["models"], "models": ["engine"], "evaluation": ["engine"], "engine": ["tools"]}
+USERS["geometry"] = ["ops", "losses", "datasets", "evaluation"]
+USERS |= dict.fromkeys(("datasets/augmentor", "datasets/processor"), ["datasets", "engine/checks"])
 LEFT_OUT = re.compile("engine/benchmark/|cuda.py")  # measures time, which no test asserts; needs a GPU
 OPERATORS = """Lt>LtE Lt>Gt LtE>Lt LtE>Gt Gt>GtE Gt>Lt GtE>Gt GtE>Lt Eq>NotEq NotEq>Eq Is>IsNot IsNot>Is In>NotIn
     NotIn>In Add>Sub Sub>Add Mult>Div Div>Mult FloorDiv>Mult Mod>FloorDiv Pow>Mult BitAnd>BitOr BitOr>BitAnd And>Or
@@ -45,7 +36,6 @@ NAMES = dict(min="max", amin="amax", minimum="maximum", floor="ceil", sin="cos",
 NAMES |= {value: key for key, value in NAMES.items()}
 NO_CALLS = re.compile(r"(print|tqdm|super|.*warn|.*\blog(ger|ging)?\.|.*file_only|.*set_description|\w*Error\b)")
 NO_KEYWORDS = {"device", "encoding", "non_blocking", "pin_memory", "stacklevel", "help", "metavar", "description"}
-NO_FAULTS = (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)
 
 
 def faults(node: ast.AST):
@@ -53,7 +43,7 @@ def faults(node: ast.AST):
     value, target = getattr(node, "value", None), ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
     called = isinstance(node, ast.Expr) and isinstance(value, ast.Call) and not NO_CALLS.match(ast.unparse(value))
     silent = isinstance(node, ast.Call) and NO_CALLS.match(ast.unparse(node.func))
-    if isinstance(node, NO_FAULTS) or silent or target == "__all__":
+    if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)) or silent or target == "__all__":
         return
     twin = lambda base=node, **fields: (changed := copy.copy(base)).__dict__.update(fields) or changed
     for op, other in SWAPS:
@@ -101,8 +91,7 @@ def drawn(package: str, seed: int, number: int) -> list[tuple[Path, int, str]]:
     for key in rng.sample(sorted(places), min(number, len(places))):
         (path, line), (node, other) = key[:2], rng.choice(places[key])
         lines = path.read_bytes().splitlines(keepends=True)  # syntax trees count columns in bytes
-        text = ast.unparse(ast.fix_missing_locations(other))
-        text = text if isinstance(other, (ast.stmt, ast.Constant)) else f"({text})"
+        text = ast.unparse(other) if isinstance(other, (ast.stmt, ast.Constant)) else f"({ast.unparse(other)})"
         start, end = lines[node.lineno - 1][: node.col_offset], lines[node.end_lineno - 1][node.end_col_offset :]
         lines[node.lineno - 1 : node.end_lineno] = [start + text.encode() + end]
         chosen.append((path.relative_to(ROOT), line, b"".join(lines).decode()))
@@ -117,15 +106,14 @@ def noticed(folder: Path, package: str, path: Path, text: str) -> str:
     named = [str(p) for p in sorted((tests / package).rglob("test_*.py")) if word.search(f"{p.stem} {p.read_text()}")]
     users = [str(tests / name) for name in (package, *USERS[package])]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    quiet["env"] = {**os.environ, "PCDET_FOCAL_SHARED": "/nonexistent", "OMP_NUM_THREADS": "1"}
     target.write_text(text)
     try:
         for stage, arguments in enumerate((named, ["--quick", *users], users[:1]), start=1):
             command = [sys.executable, "-m", "pytest", "-xqp", "no:cacheprovider", *(arguments or users[:1])]
             if subprocess.run(command, timeout=300 * stage, **quiet).returncode:
-                return f"stage {stage}"
+                return f"noticed in stage {stage}"
     except subprocess.TimeoutExpired:
-        return f"stage {stage}, out of time"
+        return f"out of time in stage {stage}"
     finally:
         target.write_text(before)
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # caches go by it
@@ -138,28 +126,30 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--package", nargs="+", default=list(USERS), choices=list(USERS))
     arguments = parser.parse_args()
-    plans = {p: drawn(p, arguments.seed, arguments.number) for p in arguments.package}
-    count, copies = Counter(), queue.Queue()
+    os.environ.update(PCDET_FOCAL_SHARED="/nonexistent", OMP_NUM_THREADS="1")
+    plan = [(p, *fault) for p in arguments.package for fault in drawn(p, arguments.seed, arguments.number)]
 
-    def run(package: str, path: Path, line: int, text: str) -> None:
-        folder = copies.get()
+    def run(fault: tuple[str, Path, int, str]) -> bool:
+        folder, (package, path, line, text) = copies.pop(), fault
         stage = noticed(folder, package, path, text)
-        copies.put(folder)
-        count[package] += bool(stage and line)
-        found = f"noticed in {stage}" if stage else "SURVIVED"
-        if line == 0:
-            found = f"without a fault, tests {'FAIL' if stage else 'pass'}"
+        copies.append(folder)
         diff = difflib.unified_diff((ROOT / path).read_text().splitlines(), text.splitlines(), lineterm="", n=1)
-        print(f"{found}: {path}:{line}", *([] if stage else list(diff)[3:]), sep="\n", flush=True)
+        print(
+            f"{stage or 'SURVIVED'}: {path}:{line or ' unchanged'}",
+            *([] if stage else list(diff)[3:]),
+            sep="\n",
+            flush=True,
+        )
+        return bool(stage)
 
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        for k in range(arguments.jobs):
-            copies.put(Path(temporary, str(k)))
-            shutil.copytree(ROOT, Path(temporary, str(k)), ignore=shutil.ignore_patterns(".git", ".venv", "output"))
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda fault: run(*fault), [(p, *f) for k in zip(*plans.values()) for p, f in zip(plans, k)]))
-    for package, plan in plans.items():
-        print(f"{package}: {count[package]} of {len(plan) - 1} noticed")
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, ThreadPoolExecutor(arguments.jobs) as pool:
+        copies = [Path(temporary, str(k)) for k in range(arguments.jobs)]
+        for folder in copies:
+            shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "output"))
+        results = list(zip(plan, pool.map(run, plan)))
+    for package in arguments.package:
+        found = [stage for (p, _, line, _), stage in results if p == package and line]
+        print(f"{package}: {sum(found)} of {len(found)} noticed")
 
 
 if __name__ == "__main__":
