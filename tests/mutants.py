@@ -133,13 +133,9 @@ def main() -> None:
         folder, (package, path, line, text) = copies.pop(), fault
         stage = noticed(folder, package, path, text)
         copies.append(folder)
-        diff = difflib.unified_diff((ROOT / path).read_text().splitlines(), text.splitlines(), lineterm="", n=1)
-        print(
-            f"{stage or 'SURVIVED'}: {path}:{line or ' unchanged'}",
-            *([] if stage else list(diff)[3:]),
-            sep="\n",
-            flush=True,
-        )
+        sides = [] if stage else [(ROOT / path).read_text().splitlines(), text.splitlines()]
+        diff = list(difflib.unified_diff(*sides, lineterm="", n=1))[3:] if sides else []
+        print(f"{stage or 'SURVIVED'}: {path}:{line or ' unchanged'}", *diff, sep="\n", flush=True)
         return bool(stage)
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary, ThreadPoolExecutor(arguments.jobs) as pool:
