@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= pointpillar
 
-.PHONY: demo test quick lint setup clean
+.PHONY: demo test quick mutants lint setup clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/python tools/run_demo.py --model $(MODEL)
@@ -16,6 +16,10 @@ test: $(VENV)/.ready-test
 # One case of each parametrised test and no slow ones: the inner loop.
 quick: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --quick -q --durations=0 --durations-min=3
+
+# Would the tests notice a fault? Draws some and counts, see docs/testing.md. ARGS="--seed 2 --number 9 --package losses"
+mutants: $(VENV)/.ready-test
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .

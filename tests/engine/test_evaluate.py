@@ -116,6 +116,19 @@ def test_frames_without_labels_are_only_collected(tmp_path):
     assert all(name.startswith("recall/") for name in figures) and (tmp_path / "result.pkl").is_file()
 
 
+def test_files_of_an_earlier_evaluation_are_written_over(tmp_path):
+    class Writing(Frames):
+        @staticmethod
+        def generate_prediction_dicts(batch, predictions, class_names, output_path):
+            for frame in batch["frame_id"]:
+                (output_path / f"{frame}.txt").write_text("Car")
+            return DatasetTemplate.generate_prediction_dicts(batch, predictions, class_names)
+
+    for _ in range(2):
+        evaluate.eval_one_epoch(CFG, Detector(), Loader(Writing()), 7, LOGGER, tmp_path, save_to_file=True)
+    assert sorted(path.name for path in (tmp_path / "final_result/data").iterdir()) == ["000.txt", "001.txt", "002.txt"]
+
+
 def test_settings_are_asked_for_in_time(tmp_path):
     evaluate.check_settings(CFG)
     for section, key in (("", "RECALL_THRESH_LIST"), (".NMS_CONFIG", "NMS_THRESH")):

@@ -341,3 +341,48 @@ def test_our_optimiser_state_loads_into_openpcdets_groups():
     some_steps(twin, twin_optimizer, 3)
     for p, expected in zip(model.parameters(), twin.parameters()):
         assert torch.equal(p, expected)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_weight_decay_of_plain_adam_and_sgd_is_in_the_gradient(name):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    settings = EasyDict({**SECOND, "OPTIMIZER": name, "WEIGHT_DECAY": 0.5, "LR": 0.1, "MOMENTUM": 0.8})
+    optimizer = build_optimizer(model, settings)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, was in zip(model.parameters(), before):  # Adam's first step is LR in the gradient's direction
+        step = 0.1 * 0.5 * was if name == "sgd" else 0.1 * was.sign()
+        torch.testing.assert_close(p.detach(), was - step, rtol=1e-4, atol=1e-6)
+
+
+def test_a_one_cycle_schedule_rules_sgds_momentum():
+    settings = EasyDict({**SECOND, "OPTIMIZER": "sgd", "SCHEDULER": "one_cycle", "MOMENTUM": 0.8})
+    optimizer = build_optimizer(nn.Linear(2, 2), settings)
+    scheduler, warmup = build_scheduler(optimizer, 10, 1, -1, settings)
+    assert warmup is None and optimizer.param_groups[0]["momentum"] == pytest.approx(0.95)
+    scheduler.step(4)
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.85)
+    scheduler.step(7)
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.9)
+
+
+def test_step_decay_changes_at_the_epochs_of_the_list_and_stops_at_the_limit():
+    settings = EasyDict(
+        {**SECOND, "OPTIMIZER": "sgd", "LR": 0.2, "MOMENTUM": 0.9, "DECAY_STEP_LIST": [2, 3, 4], "LR_DECAY": 0.1}
+    )
+    settings.update(LR_CLIP=1e-3, LR_WARMUP=False)
+    rates, _ = curve(settings, 2, 6)
+    assert rates == pytest.approx([0.2] * 4 + [0.02] * 2 + [0.002] * 2 + [0.001] * 4, rel=1e-12)
+
+
+def test_cosine_annealing_by_hand():
+    settings = EasyDict({**SECOND, "OPTIMIZER": "adam_cosineanneal", "WARMUP_ITER": 2})
+    rates, betas = curve(settings, 2, 4)
+    warm = [0.33333333 * SECOND.LR, SECOND.LR * (1 + 0.33333333) / 2]
+    falling = [
+        SECOND.LR * (1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * epoch / 4)) / 2) for epoch in (1, 1, 2, 2, 3, 3)
+    ]
+    assert rates == pytest.approx([*warm, *falling], rel=1e-9)
+    assert betas == curve(SECOND, 2, 4)[1]

@@ -231,15 +231,15 @@ OPTIMIZATION = EasyDict(
 
 
 def linear_trainer(
-    folder, frames: int = 6, batch_size: int = 2, epochs: int = 2, iters_each_epoch=None, **more
+    folder, frames: int = 6, batch_size: int = 2, epochs: int = 2, iters_each_epoch=None, optim_cfg=OPTIMIZATION, **more
 ) -> Trainer:
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
     dataset = Numbers(frames)
     sampler = EpochSampler(dataset, seed=5)
     loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler)
-    optimizer = build_optimizer(model, OPTIMIZATION)
-    scheduler, _ = build_scheduler(optimizer, iters_each_epoch or len(loader), epochs, -1, OPTIMIZATION)
+    optimizer = build_optimizer(model, optim_cfg)
+    scheduler, warmup = build_scheduler(optimizer, iters_each_epoch or len(loader), epochs, -1, optim_cfg)
 
     def model_func(model, batch):
         loss = 1e6 * model(batch).square().mean()
@@ -253,10 +253,11 @@ def linear_trainer(
         loader,
         sampler,
         model_func,
-        OPTIMIZATION,
+        optim_cfg,
         epochs,
         folder,
         logging.getLogger("test"),
+        lr_warmup_scheduler=warmup,
         iters_each_epoch=iters_each_epoch,
         **more,
     )
@@ -271,6 +272,52 @@ def test_the_gradient_is_clipped_over_all_parameters_together(tmp_path):
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     # plain gradient descent with learning rate 1
     assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_gradient_below_the_limit_is_left_alone(tmp_path):
+    trainer = linear_trainer(tmp_path, frames=2, epochs=1)
+    trainer.grad_norm_clip = 1e9
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    loss, _, _ = trainer.model_func(trainer.model, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    gradient = torch.autograd.grad(loss, trainer.model.parameters())
+    trainer.train()
+    for p, was, slope in zip(trainer.model.parameters(), before, gradient):
+        torch.testing.assert_close(p.detach(), was - slope)
+
+
+def test_with_loss_scaling_the_true_gradient_is_clipped_and_an_infinite_one_skipped(tmp_path):
+    trainer = linear_trainer(tmp_path, frames=6, epochs=1)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    weights, plain = [], trainer.model_func
+
+    def model_func(model, batch):
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        loss, values, shown = plain(model, batch)
+        return loss * (math.inf if len(weights) == 2 else 1.0), values, shown
+
+    trainer.model_func = model_func
+    trainer.train()
+    weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    steps = [float((after - before).norm()) for before, after in zip(weights, weights[1:])]
+    assert steps == pytest.approx([1e-3, 0.0, 1e-3], rel=1e-3)  # the learning rate is 1
+    assert trainer.scaler.get_scale() == 2.0**9
+
+
+def test_warm_up_rules_its_epochs_and_the_schedule_the_rest(tmp_path):
+    settings = EasyDict(
+        {**OPTIMIZATION, "LR_WARMUP": True, "WARMUP_EPOCH": 2, "DIV_FACTOR": 10, "DECAY_STEP_LIST": [3]}
+    )
+    trainer = linear_trainer(tmp_path, epochs=4, optim_cfg=settings)  # of 3 iterations
+    plain, rates = trainer.model_func, []
+
+    def model_func(model, batch):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return plain(model, batch)
+
+    trainer.model_func = model_func
+    trainer.train()
+    rising = [0.1 + 0.9 * (1 - math.cos(math.pi * i / 6)) / 2 for i in range(6)]  # a cosine over 2 epochs
+    assert rates == pytest.approx([*rising, 1, 1, 1, 0.1, 0.1, 0.1], rel=1e-9)
 
 
 def test_every_epoch_has_every_frame_and_merged_epochs_share_one_pass(tmp_path):

@@ -35,6 +35,17 @@ def test_scores_and_any_blanks_between_fields(tmp_path):
     assert get_label_anno(path, require_score=True)["score"].tolist() == [0.75]
 
 
+def test_a_word_after_the_fields_of_a_label_is_left_out_and_is_no_score(tmp_path):
+    path = tmp_path / "000000.txt"
+    path.write_text(f"{CAR} car_0012 153\n{CAR}\n")
+    anno = get_label_anno(path)
+    assert anno["score"].tolist() == [0, 0] and anno["rotation_y"].tolist() == [-1.62, -1.62]
+    with pytest.raises(InputError, match=":1: score .*'car_0012'"):
+        get_label_anno(path, require_score=True)
+    path.write_text(f"{CAR} 0.5 153\n")
+    assert get_label_anno(path)["score"].tolist() == [0.5]
+
+
 def test_an_empty_file_has_no_objects(tmp_path):
     path = tmp_path / "000000.txt"
     path.write_text("\n")
@@ -119,6 +130,10 @@ def test_a_written_line_is_read_back(tmp_path):
         kitti_result_line({"name": "Van", "bbox": [1, 2, 3, 4]}, precision=1)
         == "Van -1 -1 -10 1.0 2.0 3.0 4.0 -1 -1 -1 -1000 -1000 -1000 -10"
     )
+    unknown = dict.fromkeys(("truncated", "occluded", "alpha", "dimensions", "location", "rotation_y"))
+    assert kitti_result_line({"name": "DontCare", "bbox": [5, 229.89, 214.12, 367.61], **unknown}, 2) == REGION
+    with pytest.raises(InputError, match="'score'"):
+        kitti_result_line({"name": "Car", "bbox": [1, 2, 3, 4], "score": None})
     with pytest.raises(InputError, match="'bbox'"):
         kitti_result_line({"name": "Car"})
     with pytest.raises(InputError, match="'colour'"):

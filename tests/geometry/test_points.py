@@ -51,6 +51,9 @@ def test_voxel_centers_closed_form():
     out = get_voxel_centers(coords, [1, 2, 4], [0.1, 0.2, 0.4], [0.0, -40.0, -3.0, 0, 0, 0])
     assert out.dtype == np.float64
     np.testing.assert_allclose(out, [[0.05, -39.8, -2.2], [0.35, -39.0, -0.6]], rtol=1e-14)
+    same = get_voxel_centers(torch.from_numpy(coords), [1, 2, 4], [0.1, 0.2, 0.4], [0.0, -40.0, -3.0, 0, 0, 0])
+    assert same.dtype == torch.float64
+    np.testing.assert_array_equal(same.numpy(), out)
     with pytest.raises(ValueError, match=r"\(2, 4\)"):
         get_voxel_centers(np.zeros((2, 4)), 1, [1, 1, 1], [0, 0, 0])
 

@@ -13,7 +13,7 @@ from pcdet_focal.engine.evaluate import check_settings
 from pcdet_focal.errors import InputError
 from pcdet_focal.models import build_network
 from pcdet_focal.ops.rotated_iou import boxes_iou3d
-from pcdet_focal.registry import PFES, POINT_HEADS, ROI_HEADS
+from pcdet_focal.registry import PFES, POINT_HEADS, ROI_HEADS, VFES
 
 SECOND_STAGE = EasyDict(NAME="ToyRoIHead", NUM_ROIS=20)
 
@@ -48,7 +48,12 @@ class ToyRoIHead(nn.Module):
 def toys_registered():
     ROI_HEADS.register()(ToyRoIHead)
     yield
-    for table, name in ((ROI_HEADS, "ToyRoIHead"), (PFES, "ToyPFE"), (POINT_HEADS, "ToyPointHead")):
+    for table, name in (
+        (ROI_HEADS, "ToyRoIHead"),
+        (PFES, "ToyPFE"),
+        (POINT_HEADS, "ToyPointHead"),
+        (VFES, "ToyVFE"),
+    ):
         table.pop(name, None)
 
 
@@ -140,6 +145,25 @@ def test_eight_stages_are_built_in_openpcdets_order_and_given_what_theirs_are():
     parts = [logged[key].item() for key in ("loss_rpn", "point_loss", "rcnn_loss")]
     assert result["loss"].item() == pytest.approx(sum(parts)) and min(parts) > 0
     assert list(logged)[-2:] == ["point_loss", "rcnn_loss"]
+
+
+def test_the_3d_backbone_takes_the_width_that_the_encoder_says():
+    @VFES.register()
+    class ToyVFE(nn.Module):
+        def __init__(self, model_cfg, num_point_features, **kwargs):
+            super().__init__()
+            self.layer = nn.Linear(num_point_features, 7)
+
+        def get_output_feature_dim(self):
+            return 7
+
+        def forward(self, batch_dict):
+            return {**batch_dict, "voxel_features": self.layer(batch_dict["voxels"].sum(dim=1))}
+
+    _, net, batch = tiny("kitti_models/second", VFE=EasyDict(NAME="ToyVFE"))
+    assert net.backbone_3d.conv_input[0].in_channels == 7
+    net.train()(dict(batch))[0]["loss"].backward()
+    assert net.vfe.layer.weight.grad.abs().sum() > 0
 
 
 def test_a_detector_without_a_head_cannot_be_trained():

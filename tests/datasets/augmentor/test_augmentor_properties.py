@@ -137,6 +137,26 @@ def test_a_flip_moves_front_and_velocity_alike(seed):
             np.testing.assert_allclose(there, mirror(here), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [*WORLD, "local_rotation"])
+def test_a_velocity_moves_as_the_way_of_a_second(name):
+    """Where an object is a second later comes out the same, whether the step moves that place or the velocity."""
+    boxes, points = make_scene(6, 9, np.float64)
+    later = boxes.copy()
+    later[:, :2] += boxes[:, 7:]
+    made = []
+    for scene in (boxes, later):
+        np.random.seed(3)  # the same draws
+        made.append(call(name, scene, points)[0])
+    if name == "local_rotation":  # the object turns where it stands: its velocity keeps its direction to the heading
+        turned = np.exp(1j * (made[0][:, 6] - boxes[:, 6]))
+        way = (boxes[:, 7] + 1j * boxes[:, 8]) * turned
+        assert np.abs(turned - 1).min() > 1e-3
+    else:
+        way = (made[1] - made[0])[:, 0] + 1j * (made[1] - made[0])[:, 1]
+    np.testing.assert_allclose(made[0][:, 7] + 1j * made[0][:, 8], way, atol=1e-10)
+    assert not np.allclose(made[0][:, 7:], boxes[:, 7:])
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_dropping_only_drops(seed):

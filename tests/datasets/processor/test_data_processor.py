@@ -165,6 +165,7 @@ def test_voxels_without_xyz_and_flipped_twice():
     np.testing.assert_array_equal(
         processor(VOXELS).forward({"points": points, "use_lead_xyz": False})["voxels"], plain["voxels"][..., 3:]
     )
+    np.testing.assert_array_equal(processor(VOXELS).forward({"points": points})["voxels"], plain["voxels"])
     symmetric = np.array([-70.4, -40, -3, 70.4, 40, 1], dtype=np.float32)
     before = points.copy()
     flipped = processor({**VOXELS, "DOUBLE_FLIP": True}, point_range=symmetric).forward(

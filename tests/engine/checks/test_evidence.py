@@ -24,6 +24,20 @@ def shell(box: np.ndarray) -> np.ndarray:
     return np.column_stack([own[:, 0] * cos - own[:, 1] * sin, own[:, 0] * sin + own[:, 1] * cos, own[:, 2]]) + box[:3]
 
 
+def test_headings_are_converted_as_the_axes_are():
+    for name, frame in FRAMES.items():
+        sign, offset = frame.heading
+        for heading in (0.0, 0.3, 2.0, -1.1):
+            if name == "camera":  # KITTI's rotation_y: from x about y, which points down
+                front = [np.cos(heading), 0, -np.sin(heading)]
+            elif frame.axes[2, 2] == 1:
+                front = [np.cos(heading), np.sin(heading), 0]
+            else:
+                continue  # such files have no usual heading
+            x, y, z = frame.axes @ front
+            assert z == 0 and np.isclose(np.exp(1j * (sign * heading + offset)), x + 1j * y, atol=1e-12), name
+
+
 def test_a_box_on_a_flat_ground():
     walls = shell(BOX)
     points = np.concatenate([ground(), walls])

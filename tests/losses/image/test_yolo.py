@@ -386,6 +386,8 @@ def test_all_devices_and_dtypes_of_a_module_move_together():
         (lambda: ComputeLoss(anchors=-ANCHORS, nc=3), ["anchors"]),
         (lambda: small()[0](small()[1] * 2, small()[2]), ["1", "(B, 2, H, W, 8)"]),
         (lambda: small()[0]([small()[1][0][..., :6]], small()[2]), ["(B, 2, H, W, 8)", "(2, 2, 4, 5, 6)"]),
+        (lambda: small()[0]([small()[1][0][:, :1]], small()[2]), ["(B, 2, H, W, 8)", "(2, 1, 4, 5, 8)"]),
+        (lambda: small()[0]([small()[1][0][..., None]], small()[2]), ["(B, 2, H, W, 8)", "(2, 2, 4, 5, 8, 1)"]),
         (lambda: small()[0](small()[1], small()[2][:, :5]), ["targets", "(T, 6)", "(4, 5)"]),
         (lambda: small()[0](small()[1], small()[2] + torch.tensor([0, 1.0, 0, 0, 0, 0])), ["class", "2", "3"]),
         (lambda: small()[0](small()[1], small()[2] - torch.tensor([1.0, 0, 0, 0, 0, 0])), ["image", "1", "-1"]),
