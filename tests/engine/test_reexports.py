@@ -15,8 +15,8 @@ def test_names_of_openpcdet():
     assert all(callable(getattr(common_utils, name)) for name in names.split())
     names = "all_gather all_reduce average_reduce_value get_rank get_world_size is_main_process synchronize"
     assert all(callable(getattr(commu_utils, name)) for name in names.split())
-    with pytest.raises(AttributeError, match="sa_create"):
-        common_utils.sa_create
+    with pytest.raises(AttributeError, match="sa_destroy"):
+        common_utils.sa_destroy
 
 
 def test_rows_by_name():
