@@ -100,3 +100,10 @@ def _can_import(package: str) -> bool:
 @cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def records_graph() -> bool:
+    """Whether torch records a graph: a trace, an export or a compilation. Numbers that depend on data are constants
+    there, and an operation without a graph has to be one operator.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...ops.backend import small_table
-from ...ops.nms import nms_axis_aligned, nms_rotated
+from ...ops.backend import records_graph, small_table
+from ...ops.nms import descending, nms_axis_aligned, nms_rotated
 from ...registry import find_by_name
 
 _NMS = {"nms_gpu": nms_rotated, "nms_normal_gpu": nms_axis_aligned}  # the names are OpenPCDet's; both run on any device
@@ -82,10 +82,12 @@ def multi_classes_nms(
 def _best(scores: Tensor, max_num: int, score_thresh: float | Tensor | None) -> Tensor:
     """Indices (k,) of the at most ``max_num`` best scores (N,) that reach the threshold, best first."""
     candidates = (
-        torch.arange(len(scores), device=scores.device)
+        torch.arange(scores.shape[0], device=scores.device)
         if score_thresh is None
         else (scores >= _as_scores(score_thresh, scores)).nonzero().view(-1)
     )
+    if records_graph():  # the number of candidates would be a constant of a trace
+        return candidates[descending(scores[candidates])[:max_num]]
     # topk, not a stable sort: among equal scores (a sigmoid saturates) its order is OpenPCDet's, so the same boxes are
     # kept.
     return candidates[scores[candidates].topk(min(max_num, len(candidates))).indices]

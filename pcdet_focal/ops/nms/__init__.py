@@ -8,7 +8,8 @@ import torch
 
 from ...arrays import Array, as_tensors, check_columns, like_input
 from ...errors import InputError
-from ..backend import choose_backend
+from ..backend import choose_backend, records_graph
+from . import operators
 
 __all__ = ["nms_rotated", "nms_axis_aligned"]
 
@@ -88,14 +89,29 @@ def _nms(
         for name, limit in (("pre_maxsize", pre_maxsize), ("post_maxsize", post_maxsize))
     )
 
-    order = torch.sort(scores, descending=True, stable=True).indices
+    order = descending(scores)
     if not groups:
         order = order[: pre[0]]
     group = groups[0].long()[order] if groups else None
     ranked = boxes[order, :7].double()
     if axis_aligned:
         ranked[:, 6] = 0
-    return like_input(order[_positions(ranked, group, thresholds, pre, post)], was_numpy)
+    find = operators.nms if records_graph() else _positions
+    return like_input(order[find(ranked, group, thresholds, pre, post)], was_numpy)
+
+
+def descending(scores: torch.Tensor) -> torch.Tensor:
+    """Indices (N,) of the scores (N,) from high to low, of equal ones the lower first.
+
+    In a graph by two sorts that are not stable, because few exporters know a stable one.
+    """
+    if not records_graph():
+        return torch.sort(scores, descending=True, stable=True).indices
+    ranked, order = torch.sort(scores, descending=True)
+    rank = torch.cat([torch.zeros_like(order[:1]), (ranked[1:] != ranked[:-1]).long()]).cumsum(
+        0
+    )  # one for equal scores
+    return order[torch.sort(rank * scores.shape[0] + order).indices]
 
 
 def _positions(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ..backend import records_graph
 
 __all__ = ["scatter_mean", "scatter_max"]
 
@@ -34,7 +35,7 @@ def scatter_mean(src: Tensor, index: Tensor, num_groups: int) -> Tensor:
     """
     src, index = _checked(src, index, num_groups)
     total = _sum(src, index, num_groups)
-    count = _sum(src.new_ones(len(src)), index, num_groups).clamp(min=1)
+    count = _sum(src.new_ones(src.shape[0]), index, num_groups).clamp(min=1)
     return total / count.view(-1, *[1] * (src.dim() - 1))
 
 
@@ -64,7 +65,7 @@ def _checked(src: Tensor, index: Tensor, num_groups: int) -> tuple[Tensor, Tenso
     if index.device != src.device:
         raise InputError(f"src and index must be on one device: src is on {src.device}, index on {index.device}.")
     # on a GPU looking would make the host wait
-    if index.device.type == "cpu" and len(index) and int(index.max()) >= num_groups:
+    if index.device.type == "cpu" and not records_graph() and len(index) and int(index.max()) >= num_groups:
         raise InputError(f"index must be below num_groups {num_groups}, but its largest is {int(index.max())}.")
     index = index.long()
     index = torch.where(index < 0, num_groups, index)

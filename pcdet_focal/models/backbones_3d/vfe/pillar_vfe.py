@@ -32,7 +32,7 @@ class PFNLayer(nn.Module):
             (M, out) pillars from the last layer, else (R, out) rows.
         """
         x = self.linear(inputs)
-        if self.norm is not None and len(x):  # batch norm refuses an empty batch
+        if self.norm is not None and (not self.norm.training or len(x)):  # in training it refuses an empty batch
             x = self.norm(x) if repeats is None else repeated_batch_norm(self.norm, x, repeats)
         x = x.relu()
         x_max = scatter_max(x, pillar, count)
