@@ -14,31 +14,69 @@ PCDET_FOCAL_SPARSE forces one.
 """
 
 from .backends import select_backend
-from .layouts import convert_spconv_kernel
-from .modules import (
+from .layers import (
+    SparseConv1d,
     SparseConv2d,
     SparseConv3d,
-    SparseConvolution,
+    SparseConv4d,
+    SparseConvTranspose1d,
+    SparseConvTranspose2d,
+    SparseConvTranspose3d,
+    SparseConvTranspose4d,
+    SparseInverseConv1d,
     SparseInverseConv2d,
     SparseInverseConv3d,
-    SparseModule,
-    SparseSequential,
+    SparseInverseConv4d,
+    SparseMaxPool1d,
+    SparseMaxPool2d,
+    SparseMaxPool3d,
+    SparseMaxPool4d,
+    SubMConv1d,
     SubMConv2d,
     SubMConv3d,
+    SubMConv4d,
+)
+from .layouts import convert_spconv_kernel
+from .modules import (
+    ConvAlgo,
+    SparseConvolution,
+    SparseGlobalMaxPool,
+    SparseMaxPool,
+    SparseModule,
+    SparseSequential,
+    ToDense,
 )
 from .tensor import SparseConvTensor
 
 __all__ = [
+    "ConvAlgo",
+    "SparseConv1d",
     "SparseConv2d",
     "SparseConv3d",
+    "SparseConv4d",
     "SparseConvTensor",
+    "SparseConvTranspose1d",
+    "SparseConvTranspose2d",
+    "SparseConvTranspose3d",
+    "SparseConvTranspose4d",
     "SparseConvolution",
+    "SparseGlobalMaxPool",
+    "SparseInverseConv1d",
     "SparseInverseConv2d",
     "SparseInverseConv3d",
+    "SparseInverseConv4d",
+    "SparseMaxPool",
+    "SparseMaxPool1d",
+    "SparseMaxPool2d",
+    "SparseMaxPool3d",
+    "SparseMaxPool4d",
     "SparseModule",
     "SparseSequential",
+    "SubMConv1d",
     "SubMConv2d",
     "SubMConv3d",
+    "SubMConv4d",
+    "ToDense",
     "convert_spconv_kernel",
     "select_backend",
 ]

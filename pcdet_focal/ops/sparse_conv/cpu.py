@@ -26,9 +26,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..threads import parallel_for
-from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map
+from .kernel_map import KernelMap, Pairs, build_conv_map, build_subm_map, build_transposed_map
 
-__all__ = ["build_conv_map", "build_subm_map", "convolve", "sparse_conv", "weight_gradient"]
+__all__ = ["build_conv_map", "build_subm_map", "build_transposed_map", "convolve", "sparse_conv", "weight_gradient"]
 
 # 32 registers of 64 bytes: room for 16 accumulators
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))

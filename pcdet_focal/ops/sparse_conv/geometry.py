@@ -29,6 +29,24 @@ class MapGeometry:
         )
 
 
+def transposed_output_shape(
+    shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Cells of each axis after a transposed convolution, as for a dense one. Raises InputError when none is left."""
+    out = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in zip(shape, kernel_size, stride, padding, dilation)
+    ]
+    if min(out) < 1:
+        raise InputError(
+            f"transposed sparse convolution: padding {list(padding)} leaves nothing of the spatial shape {list(shape)}"
+        )
+    return out
+
+
 def conv_output_shape(
     shape: Sequence[int],
     kernel_size: Sequence[int],

@@ -18,6 +18,7 @@ import torch
 
 from ...errors import InputError
 from ..threads import parallel_for
+from . import reference
 from .geometry import MapGeometry, conv_output_shape
 
 # output rows of a block: 64 kB of 64 float32 channels, so that a block and the weights of an offset stay in the L2
@@ -63,13 +64,19 @@ class KernelMap:
 
     def backward_pairs(self) -> tuple[Pairs, bool]:
         """(pairs with the roles of input and output exchanged, whether their offsets count backwards)."""
-        # o meets i at offset k where i meets o at offset K - 1 - k: the same list read with mirrored weights
-        if self.geometry.subm:
-            return self.forward_pairs, True
         if self._backward_pairs is None:
+            # submanifold, odd kernel: o meets i at offset k where i meets o at offset K - 1 - k, so the same list
+            # serves with mirrored weights
+            if self._in_table is None:
+                return self.forward_pairs, True
             self._backward_pairs = _arrange(self._in_table, self._in_rows, self.forward_pairs.out_rows)
             self._in_table = None
         return self._backward_pairs, False
+
+    def all_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P,) input rows and (P,) output rows of all offsets together."""
+        pairs = self.forward_pairs
+        return torch.from_numpy(pairs.i_idx).long(), torch.from_numpy(pairs.o_idx).long()
 
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution, from this one's outputs back to its inputs."""
@@ -288,11 +295,13 @@ def build_subm_map(
 
     Args:
         indices: (N, 1 + ndim) int32 on the CPU, (batch, *position), any order.
-        shape: cells of each axis. kernel_size: odd numbers, one for each axis.
+        shape: cells of each axis. kernel_size: one number for each axis; the centre of an even one is its half.
 
     Raises:
         InputError: an index outside the grid, or a voxel that occurs twice.
     """
+    if len(shape) > 3 or any(k % 2 == 0 for k in kernel_size):
+        return _from_reference(reference.build_subm_map(indices, shape, batch_size, kernel_size, dilation))
     kernel, spread = _three(kernel_size, 1), _three(dilation, 1)
     margin = kernel // 2 * spread
     _, keys, rows = _sorted_rows(indices, shape, batch_size, margin)
@@ -322,6 +331,10 @@ def build_conv_map(
 
     Output rows are sorted by (batch, *position). Arguments and errors as for ``build_subm_map``.
     """
+    if len(shape) > 3:
+        return _from_reference(
+            reference.build_conv_map(indices, shape, batch_size, kernel_size, stride, padding, dilation)
+        )
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
     rows3, _, rows = _sorted_rows(indices, shape, batch_size, np.zeros(3, np.int64))
     kernel, volume = _three(kernel_size, 1), int(np.prod(kernel_size))
@@ -352,3 +365,31 @@ def build_conv_map(
         tuple(kernel_size), tuple(dilation), list(shape), out_shape, indices, torch.from_numpy(out_indices), False
     )
     return KernelMap(geometry, pairs, in_table, rows)
+
+
+def build_transposed_map(
+    indices: torch.Tensor,
+    shape: Sequence[int],
+    batch_size: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> KernelMap:
+    """The map of a transposed convolution: an output stands at ``position_i * stride - padding + k * dilation`` of
+    every input i and offset k, sorted by (batch, *position). Arguments and errors as for ``build_subm_map``.
+    """
+    return _from_reference(
+        reference.build_transposed_map(indices, shape, batch_size, kernel_size, stride, padding, dilation)
+    )
+
+
+def _from_reference(found: reference.ReferenceMap) -> KernelMap:
+    """The same map for the fast convolution, of what has no fast builder: 4-D, even submanifold, transposed."""
+    n_in, n_out = len(found.geometry.in_indices), len(found.geometry.out_indices)
+    out_table, in_table = (np.full((len(found.pairs), n), -1, np.int32) for n in (n_out, n_in))
+    for k, (rows_in, rows_out) in enumerate(found.pairs):
+        out_table[k, rows_out.numpy()] = rows_in.numpy()
+        in_table[k, rows_in.numpy()] = rows_out.numpy()
+    in_rows = np.arange(n_in, dtype=np.int32)
+    return KernelMap(found.geometry, _arrange(out_table, np.arange(n_out, dtype=np.int32), in_rows), in_table, in_rows)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import InputError
-from .geometry import MapGeometry, conv_output_shape
+from .geometry import MapGeometry, conv_output_shape, transposed_output_shape
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class ReferenceMap:
 
     geometry: MapGeometry
     pairs: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def all_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P,) input rows and (P,) output rows of all offsets together."""
+        rows_in, rows_out = zip(*self.pairs)
+        return torch.cat(rows_in), torch.cat(rows_out)
 
     def inverse(self) -> ReferenceMap:
         """The map from the outputs back to the inputs."""
@@ -106,6 +111,39 @@ def build_conv_map(
     out_shape = conv_output_shape(shape, kernel_size, stride, padding, dilation)
     _check(indices, shape, batch_size)
     reached = list(_reached(indices, kernel_size, stride, padding, dilation, out_shape))
+    return _with_outputs(reached, kernel_size, dilation, shape, out_shape, indices)
+
+
+def build_transposed_map(
+    indices: torch.Tensor,
+    shape: Sequence[int],
+    batch_size: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> ReferenceMap:
+    """As ``kernel_map.build_transposed_map``."""
+    out_shape = transposed_output_shape(shape, kernel_size, stride, padding, dilation)
+    _check(indices, shape, batch_size)
+    origin = indices[:, 1:] * indices.new_tensor(stride) - indices.new_tensor(padding)
+    extent, reached = indices.new_tensor(out_shape), []
+    for offset in itertools.product(*[range(k) for k in kernel_size]):
+        position = origin + indices.new_tensor([o * d for o, d in zip(offset, dilation)])
+        rows = ((position >= 0) & (position < extent)).all(1).nonzero().flatten()
+        reached.append((rows, _linear(torch.cat([indices[rows, :1], position[rows]], 1), out_shape)))
+    return _with_outputs(reached, kernel_size, dilation, shape, out_shape, indices)
+
+
+def _with_outputs(
+    reached: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    shape: Sequence[int],
+    out_shape: list[int],
+    indices: torch.Tensor,
+) -> ReferenceMap:
+    """The map whose outputs are all cells reached, sorted by (batch, *position)."""
     out_keys = torch.unique(torch.cat([keys for _, keys in reached]))
     pairs = [(rows, torch.searchsorted(out_keys, keys)) for rows, keys in reached]
     columns, rest = [], out_keys

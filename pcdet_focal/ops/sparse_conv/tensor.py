@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ class SparseConvTensor:
             3-D). Each voxel once.
         spatial_shape: cells of each axis.
         batch_size: number of samples; a sample without voxels is fine, and so is N = 0.
+        grid, voxel_num, benchmark: spconv's; kept out of use.
         indice_dict: kernel maps by ``indice_key``, made by the convolutions that this tensor came through.
 
     Raises:
@@ -31,8 +33,12 @@ class SparseConvTensor:
         indices: torch.Tensor,
         spatial_shape: Sequence[int],
         batch_size: int,
+        grid: torch.Tensor | None = None,
+        voxel_num: torch.Tensor | None = None,
         indice_dict: dict[str, Any] | None = None,
+        benchmark: bool = False,
     ):
+        self.grid = grid
         self.spatial_shape = [int(v) for v in spatial_shape]
         if (
             features.dim() != 2
@@ -63,9 +69,22 @@ class SparseConvTensor:
         """(N, C); to change them, use the tensor that ``replace_feature`` returns."""
         return self._features
 
+    @property
+    def spatial_size(self) -> int:
+        """Cells of the whole grid."""
+        return math.prod(self.spatial_shape)
+
+    @classmethod
+    def from_dense(cls, x: torch.Tensor) -> SparseConvTensor:
+        """The cells of a dense tensor (B, *spatial_shape, C), channels last, that are not zero in every channel."""
+        indices = (x != 0).any(-1).nonzero()
+        return cls(x[tuple(indices.unbind(1))], indices, x.shape[1:-1], x.shape[0])
+
     def replace_feature(self, features: torch.Tensor) -> SparseConvTensor:
         """The same voxels and kernel maps with other features (N, C')."""
-        return SparseConvTensor(features, self.indices, self.spatial_shape, self.batch_size, self.indice_dict)
+        return SparseConvTensor(
+            features, self.indices, self.spatial_shape, self.batch_size, self.grid, indice_dict=self.indice_dict
+        )
 
     def find_indice_pair(self, key: str | None) -> Any:
         """The kernel map stored under ``key``, None where there is none."""
@@ -77,9 +96,7 @@ class SparseConvTensor:
 
     def dense(self, channels_first: bool = True) -> torch.Tensor:
         """(B, C, *spatial_shape), or (B, *spatial_shape, C); zero where no voxel is."""
-        cells = 1
-        for n in self.spatial_shape:
-            cells *= n
+        cells = self.spatial_size
         batch, position = self.indices[:, 0].long(), torch.zeros_like(self.indices[:, 0], dtype=torch.long)
         for axis, n in enumerate(self.spatial_shape):
             position = position * n + self.indices[:, axis + 1]

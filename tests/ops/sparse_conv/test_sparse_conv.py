@@ -225,8 +225,10 @@ def test_mistakes_of_the_caller_are_named():
         sc.SubMConv3d(5, 6, 3)(x)
     with pytest.raises(InputError, match="float64"):
         sc.SubMConv3d(4, 6, 3).double()(x)
-    with pytest.raises(InputError, match="odd"):
-        sc.SubMConv3d(4, 6, 2)
+    with pytest.raises(InputError, match="groups=3 must divide the 4 channels of the input and the 6"):
+        sc.SubMConv3d(4, 6, 3, groups=3)
+    with pytest.raises(InputError, match=r"padding \[6, 6, 6\] leaves nothing"):
+        sc.SparseConvTranspose3d(4, 6, 3, padding=6)(x)
     with pytest.raises(InputError, match="smaller than the kernel"):
         sc.SparseConv3d(4, 6, 5)(x)
     with pytest.raises(InputError, match="nowhere"):
