@@ -24,6 +24,7 @@ mutants: $(VENV)/.ready-test
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 setup: $(VENV)/.ready-test
 

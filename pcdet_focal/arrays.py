@@ -59,7 +59,7 @@ def numpy_or_torch(function: Function) -> Function:
         )
         return result.numpy() if is_numpy else result
 
-    return either  # type: ignore[return-value]
+    return either
 
 
 def as_tensors(**named: Array) -> tuple[list[torch.Tensor], bool]:

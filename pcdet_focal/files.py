@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _MARKS = (
 )
 
 
-def read_bytes(path: str | Path, what: str = "file", max_bytes: int | None = None) -> bytes:
+def read_bytes(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> bytes:
     """The content of a file.
 
     Args:
@@ -51,7 +52,7 @@ def read_bytes(path: str | Path, what: str = "file", max_bytes: int | None = Non
         raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
 
 
-def read_text(path: str | Path, what: str = "text file") -> str:
+def read_text(path: str | os.PathLike[str], what: str = "text file") -> str:
     """The text of a file, lines ended by "\\n".
 
     UTF-8 with or without a byte-order mark, and UTF-16 and UTF-32, which Windows' tools write. Every kind of line end
@@ -83,13 +84,13 @@ def read_text(path: str | Path, what: str = "text file") -> str:
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\x1a")
 
 
-def read_lines(path: str | Path, what: str = "text file") -> list[str]:
+def read_lines(path: str | os.PathLike[str], what: str = "text file") -> list[str]:
     """The lines of :func:`read_text` without their ends; an empty file has none."""
     lines = read_text(path, what).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_json(path: str | Path, what: str = "JSON file") -> Any:
+def read_json(path: str | os.PathLike[str], what: str = "JSON file") -> Any:
     """The content of a JSON file. Raises InputError, with the line, where it is not JSON."""
     try:
         return json.loads(read_text(path, what))
@@ -121,7 +122,7 @@ def file_name(name: str) -> str:
     return name if safe == name and set(name) - {"."} else f"{safe}-{zlib.crc32(name.encode()):08x}"
 
 
-def _where(path: str | Path, data: bytes, offset: int) -> str:
+def _where(path: str | os.PathLike[str], data: bytes, offset: int) -> str:
     line = data.count(b"\n", 0, offset) + 1
     return f"{path}, line {line}: byte {offset} of the file, 0x{data[offset]:02x},"
 

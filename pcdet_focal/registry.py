@@ -83,7 +83,7 @@ class Registry(dict[str, Any]):
         """
 
         def decorate(entry: T) -> T:
-            self.add({name or entry.__name__: entry})
+            self.add({name or _origin(entry).rpartition(".")[2]: entry})
             _plugin_config_keys.update(config_keys, getattr(entry, "CONFIG_KEYS", ()))
             return entry
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcdet_focal.geometry.angles import rotate_points_along_z
 from pcdet_focal.arrays import check_numpy_to_torch
+from pcdet_focal.geometry.angles import rotate_points_along_z
 from pcdet_focal.geometry.boxes import boxes_to_corners_3d
 
 

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
+from pcdet_focal.safe_pickle import load_pickle
 
 CONTENT = {
     "Car": [

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..safe_pickle import load_pickle
 from .dataset import DatasetTemplate
 from .image_sets import read_split
 from .info_files import load_infos, no_infos
@@ -19,7 +20,6 @@ from .kitti import database
 from .parallel_map import parallel_map
 from .paths import data_path_candidates
 from .publish import published, save_pickle
-from ..safe_pickle import load_pickle
 
 
 class InfoDataset(DatasetTemplate):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..safe_pickle import load_pickle
 from ..errors import InputError
-from ..files import read_json
 from ..evaluation.kitti import CLASS_NAMES, evaluate_kitti
+from ..files import read_json
+from ..safe_pickle import load_pickle
 from ..visualization.bev import draw_bev
 from ..visualization.precision_recall import draw_precision_recall
 from ..visualization.reports import draw_training_curves

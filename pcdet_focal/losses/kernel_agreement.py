@@ -42,7 +42,7 @@ def kernel_agreement(definitions: Callable[[], tuple[Callable, ...]]) -> Callabl
         def ask() -> bool:
             return agrees(definitions())
 
-        ask._dynamo_marked_constant = True
+        ask._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a mark of torch's compiler
         return ask
 
     return decorate

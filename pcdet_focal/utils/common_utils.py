@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import check_numpy_to_torch  # noqa: F401
 from ..engine.distributed import get_dist_info, init_dist_pytorch, init_dist_slurm, merge_results_dist  # noqa: F401
 from ..engine.run_log import AverageMeter, create_logger, set_random_seed, worker_init_fn  # noqa: F401
 from ..geometry.angles import angle2matrix, limit_period, rotate_points_along_z  # noqa: F401
-from ..arrays import check_numpy_to_torch  # noqa: F401
 from ..geometry.points import (  # noqa: F401
     generate_voxel2pinds,
     get_pad_params,

@@ -67,12 +67,12 @@ def write_scene_html(
     if total > MAX_POINTS:
         points = points[np.linspace(0, total - 1, MAX_POINTS).astype(np.int64)]
     sets = []
-    for name, colour, boxes, captions in (
-        ("ground truth", GROUND_TRUTH, as_boxes(gt_boxes, "gt_boxes"), (gt_names, None)),
-        ("detections", DETECTION, as_boxes(pred_boxes, "pred_boxes"), (pred_names, pred_scores)),
+    for name, colour, boxes, names, scores in (
+        ("ground truth", GROUND_TRUTH, as_boxes(gt_boxes, "gt_boxes"), gt_names, None),
+        ("detections", DETECTION, as_boxes(pred_boxes, "pred_boxes"), pred_names, pred_scores),
     ):
-        texts = as_captions(*captions, len(boxes), name)
-        real = (boxes[:, 3:6] > 0).all(axis=1)
+        texts = as_captions(names, scores, len(boxes), name)
+        real = np.all(boxes[:, 3:6] > 0, axis=1)  # (N,)
         boxes = boxes[real]
         tops = boxes[:, :3] + np.array([0.0, 0.0, 0.5]) * boxes[:, 3:6]
         sets.append(
@@ -81,7 +81,7 @@ def write_scene_html(
                 "colour": colour,
                 "lines": _encode(_box_lines(boxes)),
                 "tops": np.round(tops, 3).tolist(),
-                "texts": [text for text, keep in zip(texts, real) if keep],
+                "texts": [text for text, keep in zip(texts, real.tolist()) if keep],
             }
         )
     low, high = np.percentile(points[:, 2], [1, 99]) if len(points) else (-2.0, 1.0)

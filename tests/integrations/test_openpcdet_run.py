@@ -9,7 +9,6 @@ import pytest
 import tiny_kitti
 from openpcdet import copy_tools, needs_openpcdet, run
 
-
 SAME_MODULES = """
 import pickle, sys
 import pcdet, pcdet.ops.iou3d_nms.iou3d_nms_utils as nms

@@ -9,9 +9,9 @@ from torch import nn
 
 from pcdet_focal.errors import InputError
 from pcdet_focal.losses import build_loss, loss_style, register_loss, registered_losses
-from pcdet_focal.registry import LOSSES
 from pcdet_focal.losses import mmdet as mmdet_losses
 from pcdet_focal.losses.reduction import ReducedLoss
+from pcdet_focal.registry import LOSSES
 from pcdet_focal.utils import loss_utils
 
 KEY = "MODEL.DENSE_HEAD.LOSS_CONFIG.CLS_LOSS"

@@ -12,8 +12,8 @@ import numpy as np
 from ...errors import InputError, nearest_or_all
 from ...geometry.camera_boxes import boxes3d_kitti_fakelidar_to_lidar
 from ...geometry.points_in_boxes import outside_boxes
-from ..config_checks import require_keys
 from ...safe_pickle import load_pickle
+from ..config_checks import require_keys
 from .kernels import collides
 from .object_points import MAKE_DATABASE, ObjectPoints, database_folder
 

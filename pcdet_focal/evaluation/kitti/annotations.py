@@ -115,10 +115,8 @@ def _flatten(annos: Sequence[Mapping], columns: Mapping[str, int], what: str) ->
                 ids[name] = known
             class_ids[position] = known
             position += 1
-    heights = [np.asarray(anno["bbox"]) for anno in annos if len(anno["name"])]
-    heights = (
-        np.concatenate([(box[:, 3] - box[:, 1]).astype(np.float64) for box in heights]) if heights else np.zeros(0)
-    )
+    rectangles = [np.asarray(anno["bbox"]) for anno in annos if len(anno["name"])]
+    heights = np.concatenate([np.zeros(0), *((box[:, 3] - box[:, 1]).astype(np.float64) for box in rectangles)])
     bbox = gather("bbox")
     bottom_boxes = np.concatenate(
         [gather("location"), gather("dimensions"), gather("rotation_y").reshape(-1, 1)], axis=1

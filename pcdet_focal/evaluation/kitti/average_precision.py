@@ -145,8 +145,8 @@ def _assemble(
     recall: dict = {}
     figures: dict = {}
     for name in dict.fromkeys(classes):
-        for target in (ap, precision, recall, figures):
-            target[name] = {metric: {} for metric in (*rules.METRICS, *(("aos",) if compute_aos else ()))}
+        for made in (ap, precision, recall, figures):
+            made[name] = {metric: {} for metric in (*rules.METRICS, *(("aos",) if compute_aos else ()))}
         for key, table in overlap_sets.items():
             for m, metric in enumerate(rules.METRICS):
                 results = [curves[name, level, metric, table[name][m]] for level in levels]

@@ -36,7 +36,7 @@ def filter_kitti_anno(
         dontcare_iou: with 'DontCare' among the classes, drop every object (the regions too) whose image box has a
             greater IoU with a region.
     """
-    if not isinstance(used_classes, (list, tuple)):
+    if isinstance(used_classes, str):
         used_classes = [used_classes]
     chosen = select_objects(image_anno, np.isin(np.asarray(image_anno["name"]).astype(str), used_classes))
     if used_difficulty is not None:

@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing.spawn
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,7 @@ class SecondName:
         return None if spec is None else ModuleSpec(fullname, _SameModule(real))
 
 
-class _SameModule:
+class _SameModule(Loader):
     """A loader whose module is one that has another name."""
 
     def __init__(self, real: str):

@@ -57,16 +57,16 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 
 
 def _replace_all() -> None:
-    for owner in (torch.Tensor, torch.nn.Module, torch.UntypedStorage, torch.storage.TypedStorage):
-        _replace(owner, "cuda", _unchanged)
+    for kind in (torch.Tensor, torch.nn.Module, torch.UntypedStorage, torch.storage.TypedStorage):
+        _replace(kind, "cuda", _unchanged)
     _replace(torch.Tensor, "pin_memory", _unchanged)
     for owner, names in ((torch, _MADE_ON_A_DEVICE), (torch.Tensor, _METHODS), (torch.nn.Module, ("to",))):
         for name in names:
             old = getattr(owner, name)
             new = _on_cpu(old)
-            operator = torch.jit._builtins._find_builtin(old)  # type: ignore[attr-defined]
+            operator = torch.jit._builtins._find_builtin(old)
             if operator is not None:  # else torch.jit.script could not call it any more
-                torch.jit._builtins._register_builtin(new, operator)  # type: ignore[attr-defined]
+                torch.jit._builtins._register_builtin(new, operator)
             _replace(owner, name, new)
     _replace(torch, "load", _load(torch.load))
     _replace(

@@ -97,7 +97,7 @@ def _changes(losses: ModuleType, head: ModuleType) -> list[tuple[Any, str, Any]]
             f"patch() is written for OpenPCDet 0.6; the one installed at {losses.__file__} lacks "
             f"{', '.join(missing[:3])}{more}"
         )
-    changes = [(losses, name, getattr(loss_utils, name)) for name in loss_utils.__all__]
+    changes: list[tuple[Any, str, Any]] = [(losses, name, getattr(loss_utils, name)) for name in loss_utils.__all__]
     # The methods may call any function of our class; what theirs has too stays theirs.
     lacking = [
         name

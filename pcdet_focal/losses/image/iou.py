@@ -83,7 +83,8 @@ def diou_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> to
     >>> diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[3.0, 0.0, 4.0, 1.0]]))  # 1 + 9 / 17
     tensor([1.5294])
     """
-    iou, distance = _iou_and_distance(*_checked("diou_loss", pred, target, eps), eps)
+    pred, target = _checked("diou_loss", pred, target, eps)
+    iou, distance = _iou_and_distance(pred, target, eps)
     return 1 - iou + distance
 
 

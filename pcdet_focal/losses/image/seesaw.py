@@ -143,7 +143,7 @@ class SeesawLoss(Float32Buffers, ReducedLoss):
         )
         return torch.cat([scores * objectness[..., :1], objectness[..., 1:]], dim=-1)
 
-    def forward(
+    def forward(  # type: ignore[override]  # two losses, each by its name
         self,
         cls_score: torch.Tensor,
         labels: torch.Tensor,

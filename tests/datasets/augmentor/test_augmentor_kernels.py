@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids
-from pcdet_focal.geometry.points_in_boxes import index_in_box, outside_boxes
 from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
+from pcdet_focal.geometry.points_in_boxes import index_in_box, outside_boxes
 
 
 def rectangle(box):

@@ -17,8 +17,8 @@ from pcdet_focal.datasets.custom import custom_dataset
 from pcdet_focal.datasets.custom.custom_dataset import CustomDataset, create_custom_infos
 from pcdet_focal.datasets.custom.reader import read_labels
 from pcdet_focal.datasets.publish import save_pickle
-from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
+from pcdet_focal.safe_pickle import load_pickle
 
 CLASSES = ["Vehicle", "Pedestrian", "Cyclist"]
 BOX = np.array([10.0, 2.0, -0.8, 4.0, 1.6, 1.5, 0.5])

@@ -18,8 +18,8 @@ from pcdet_focal.datasets.kitti import kitti_dataset
 from pcdet_focal.datasets.kitti.database import write_database
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset, create_kitti_infos
 from pcdet_focal.datasets.kitti.kitti_utils import transform_annotations_to_kitti_format
-from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.errors import InputError
+from pcdet_focal.safe_pickle import load_pickle
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 CAR_BOX = [20, 1, -1.6 + 0.75, 4.0, 1.6, 1.5, 0]

@@ -2,7 +2,6 @@
 
 import json
 
-
 import numpy as np
 import pytest
 from golden_data import KITTI_SAMPLE, needs_kitti_sample

@@ -15,9 +15,9 @@ from pcdet_focal.config import Config, cfg_from_yaml_file
 from pcdet_focal.datasets import build_dataloader
 from pcdet_focal.datasets.kitti.kitti_dataset import KittiDataset
 from pcdet_focal.datasets.kitti.object3d import difficulty_level
-from pcdet_focal.safe_pickle import load_pickle
 from pcdet_focal.geometry.calibration import Calibration
 from pcdet_focal.ops.points_in_boxes import count_points_in_boxes
+from pcdet_focal.safe_pickle import load_pickle
 
 pytestmark = [needs_golden, needs_kitti_sample]
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -59,6 +59,8 @@ class ComputeLoss(nn.Module):
     tensor([0.0175, 2.7726, 0.3466])
     """
 
+    balance: torch.Tensor  # (nl,), a buffer
+
     def __init__(
         self,
         model: Any = None,
@@ -169,7 +171,8 @@ class ComputeLoss(nn.Module):
             lcls.append(category)
         objectness = torch.stack(lobj)  # (nl,)
         balanced = (objectness * self.balance.to(objectness)).sum()
-        parts = torch.stack([self.hyp["box"] * sum(lbox), self.hyp["obj"] * balanced, self.hyp["cls"] * sum(lcls)])
+        box, category = sum(lbox[1:], lbox[0]), sum(lcls[1:], lcls[0])
+        parts = torch.stack([self.hyp["box"] * box, self.hyp["obj"] * balanced, self.hyp["cls"] * category])
         if self.autobalance and self.training:
             with torch.no_grad():
                 balance = self.balance * 0.9999 + 0.0001 / objectness.detach().clamp(min=1e-6).to(self.balance)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import warnings
-
 from collections.abc import Sequence
 
 from torch import Tensor
