@@ -31,7 +31,11 @@ def cases(relative_path: str) -> dict[str, dict[str, np.ndarray]]:
     """{case: {array name: value}} of one recorded ``.npz`` (its arrays are called ``<case>__<array>``); {} where it is
     absent.
     """
-    path = record(relative_path)
+    return cases_of(record(relative_path))
+
+
+def cases_of(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The same of a file by its path."""
     found: dict[str, dict[str, np.ndarray]] = {}
     if not path.exists():
         return found

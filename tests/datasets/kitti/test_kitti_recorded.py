@@ -1,15 +1,26 @@
-"""Infos, database, crop, samples and predictions on real frames: the recorded numbers of OpenPCDet and of an
-independent count.
+"""Infos, database, crop, samples and predictions: what OpenPCDet's own code gave on simulated frames (``python -m
+tests.record`` made it) and on real ones, and an independent count.
 """
 
 import json
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_kitti
 import torch
-from golden_data import GOLDEN, KITTI_SAMPLE, assert_matches_samples, cases, needs_golden, needs_kitti_sample
+from golden_data import (
+    GOLDEN,
+    KITTI_SAMPLE,
+    RECORDED,
+    assert_matches_samples,
+    cases,
+    cases_of,
+    needs_golden,
+    needs_kitti_sample,
+)
 
 from pcdet_focal.config import Config, cfg_from_yaml_file
 from pcdet_focal.datasets import build_dataloader
@@ -19,10 +30,39 @@ from pcdet_focal.geometry.calibration import Calibration
 from pcdet_focal.ops.points_in_boxes import count_points_in_boxes
 from pcdet_focal.safe_pickle import load_pickle
 
-pytestmark = [needs_golden, needs_kitti_sample]
 REPOSITORY = Path(__file__).resolve().parents[3]
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
+needs_real_frames = [needs_golden, needs_kitti_sample]
 LEVELS = {"easy": 0, "moderate": 1, "hard": 2, "none": -1}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames in KITTI's layout, with infos and database made of them, and what was recorded on them."""
+
+    folder: Path
+    records: Path
+    tested: tuple[str, str]  # frames whose samples were recorded
+    trained: dict[str, list[tuple[str, int]]]  # model -> frame and seed of each training sample
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.records / name).read_text(encoding="utf-8"))
+
+    def cases(self, name: str) -> dict:
+        return cases_of(self.records / name)
+
+
+@pytest.fixture(params=["simulated", pytest.param("kitti", marks=needs_real_frames)])
+def source(request) -> Source:
+    if request.param == "simulated":
+        trained = {"second": [("000002", 91548), ("000004", 865113)]}
+        trained["pointpillar"] = [("000002", 825516), ("000004", 482983)]
+        trained["pointpillar_newaugs"] = [("000002", 9), ("000004", 11)]
+        return Source(tiny_kitti.dataset(), RECORDED / "simulated/10_infos", ("000000", "000002"), trained)
+    trained = {"second": [("000007", 91548), ("000142", 865113)]}
+    trained["pointpillar"] = [("000007", 825516), ("000142", 482983)]
+    folder = request.getfixturevalue("sample_folder")
+    return Source(folder, GOLDEN / "10_infos", ("000000", "000007"), trained)
 
 
 def model_cfg(name, **changes):
@@ -45,9 +85,9 @@ def index_of(dataset, frame_id):
     return [info["point_cloud"]["lidar_idx"] for info in dataset.kitti_infos].index(frame_id)
 
 
-def test_infos(sample_folder):
-    recorded = json.loads((GOLDEN / "10_infos/infos.json").read_text())
-    infos = load_pickle(sample_folder / "kitti_infos_train.pkl")
+def test_infos(source):
+    recorded = source.json("infos.json")
+    infos = load_pickle(source.folder / "kitti_infos_train.pkl")
     assert [info["point_cloud"]["lidar_idx"] for info in infos] == recorded["sample_ids"]
     for info, want in zip(infos, recorded["infos"]):
         assert set(info) == set(want)
@@ -67,20 +107,20 @@ def test_infos(sample_folder):
                     np.testing.assert_array_equal(got, np.array(value).reshape(got.shape), err_msg=key)
 
 
-def test_infos_without_labels_and_without_counting(sample_folder):
-    recorded = json.loads((GOLDEN / "10_infos/infos.json").read_text())
-    dataset = open_dataset(sample_folder, "second")
+def test_infos_without_labels_and_without_counting(source):
+    recorded = source.json("infos.json")
+    dataset = open_dataset(source.folder, "second")
     (bare,) = dataset.get_infos(num_workers=1, has_label=False, sample_id_list=["000000"])
     assert set(bare) == set(recorded["without_labels"][0])
     (uncounted,) = dataset.get_infos(num_workers=1, count_inside_pts=False, sample_id_list=["000000"])
     assert sorted(uncounted["annos"]) == recorded["keys_without_counting"]
 
 
-def test_database(sample_folder):
-    recorded = json.loads((GOLDEN / "10_infos/dbinfos.json").read_text())
-    index = load_pickle(sample_folder / "kitti_dbinfos_train.pkl")
+def test_database(source):
+    recorded = source.json("dbinfos.json")
+    index = load_pickle(source.folder / "kitti_dbinfos_train.pkl")
     assert list(index) == recorded["class_order"]
-    assert sorted(path.name for path in (sample_folder / "gt_database").iterdir()) == sorted(recorded["files"])
+    assert sorted(path.name for path in (source.folder / "gt_database").iterdir()) == sorted(recorded["files"])
     for name, entries in index.items():
         assert len(entries) == len(recorded["dbinfos"][name])
         for got, want in zip(entries, recorded["dbinfos"][name]):
@@ -88,7 +128,7 @@ def test_database(sample_folder):
                 assert got[key] == want[key]
             np.testing.assert_array_equal(got["bbox"], np.float32(want["bbox"]))
             np.testing.assert_allclose(got["box3d_lidar"], want["box3d_lidar"], atol=1e-5, rtol=1e-5)
-            points = np.fromfile(sample_folder / got["path"], dtype=np.float32).reshape(-1, 4)
+            points = np.fromfile(source.folder / got["path"], dtype=np.float32).reshape(-1, 4)
             assert len(points) == got["num_points_in_gt"]
             assert abs(len(points) - want["n_points"]) <= 2
             if len(points) == want["n_points"] and len(points):
@@ -99,6 +139,7 @@ def test_database(sample_folder):
                 np.testing.assert_allclose(points[-1], want["last_point"], atol=1e-5)
 
 
+@needs_kitti_sample
 def test_points_and_difficulty_of_every_labelled_object(sample_folder):
     """An independent count of the points of the full scan in each box, and of its difficulty, over all 15 frames."""
     expected = json.loads((KITTI_SAMPLE / "expected_points.json").read_text())
@@ -132,11 +173,11 @@ def test_points_and_difficulty_of_every_labelled_object(sample_folder):
 
 
 @pytest.mark.parametrize("name", ["second", "pointpillar"])
-def test_items_and_batch_in_test_mode(sample_folder, name):
-    recorded = cases("10_infos/dataset_item.npz")
-    dataset = open_dataset(sample_folder, name, INFO_PATH={"test": ["kitti_infos_train.pkl"]})
+def test_items_and_batch_in_test_mode(source, name):
+    recorded = source.cases("dataset_item.npz")
+    dataset = open_dataset(source.folder, name, INFO_PATH={"test": ["kitti_infos_train.pkl"]})
     items = []
-    for frame_id in ("000000", "000007"):
+    for frame_id in source.tested:
         item, case = dataset[index_of(dataset, frame_id)], recorded[f"{name}_f{frame_id}"]
         items.append(item)
         assert item["frame_id"] == case["frame_id"]
@@ -156,7 +197,7 @@ def test_items_and_batch_in_test_mode(sample_folder, name):
         np.testing.assert_allclose(item["gt_boxes"], case["gt_boxes"], rtol=1e-5, atol=1e-5)
         assert item["gt_boxes"].dtype == item["points"].dtype == np.float32
         np.testing.assert_allclose(
-            item["road_plane"], cases("10_infos/db_sampler.npz")[f"road_plane_{frame_id}"]["plane"], rtol=1e-6
+            item["road_plane"], source.cases("db_sampler.npz")[f"road_plane_{frame_id}"]["plane"], rtol=1e-6
         )
         np.testing.assert_array_equal(item["image_shape"], case["image_shape"])
         np.testing.assert_array_equal(item["lidar_aug_matrix"], case["lidar_aug_matrix"])
@@ -180,19 +221,18 @@ def test_items_and_batch_in_test_mode(sample_folder, name):
     assert batch["road_plane"].shape == (2, 4) and len(batch["calib"]) == 2
 
 
-@pytest.mark.parametrize("frame_id", ["000000", "000007"])
-def test_crop_to_the_image(sample_folder, frame_id):
-    case = cases("10_infos/dataset_item.npz")[f"second_f{frame_id}"]
-    dataset = open_dataset(sample_folder, "second")
+@pytest.mark.parametrize("place", [0, 1])
+def test_crop_to_the_image(source, place):
+    frame_id = source.tested[place]
+    case = source.cases("dataset_item.npz")[f"second_f{frame_id}"]
+    dataset = open_dataset(source.folder, "second")
     points, calib = dataset.get_lidar(frame_id), dataset.get_calib(frame_id)
     flag = dataset.get_fov_flag(calib.lidar_to_rect(points[:, :3]), dataset.get_image_shape(frame_id), calib)
-    assert (
-        len(points) == case["n_points"][0]
-        and flag.sum() == case["n_points"][1] == {"000000": 20259, "000007": 19407}[frame_id]
-    )
+    assert len(points) == case["n_points"][0] and flag.sum() == case["n_points"][1]
     np.testing.assert_array_equal(np.packbits(flag), case["fov_mask_packed"])
 
 
+@needs_kitti_sample
 def test_crop_of_another_recording(sample_folder):
     case = cases("03_geometry/calibration.npz")["fov_flag"]
     dataset = open_dataset(sample_folder, "second")
@@ -202,19 +242,15 @@ def test_crop_of_another_recording(sample_folder):
     np.testing.assert_array_equal(kept[:500], case["first_kept"])
 
 
-@pytest.mark.parametrize(
-    "name, frame_id, seed",
-    [
-        ("second", "000007", 91548),
-        ("second", "000142", 865113),
-        ("pointpillar", "000007", 825516),
-        ("pointpillar", "000142", 482983),
-    ],
-)
-def test_items_in_training_mode(sample_folder, name, frame_id, seed):
+@pytest.mark.parametrize("name", ["second", "pointpillar", "pointpillar_newaugs"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_items_in_training_mode(source, name, place):
     """The whole chain of a training frame: objects pasted, scene flipped, turned and scaled, ranges, voxels."""
-    case = cases("10_infos/db_sampler.npz")[f"train_item_{name}_{frame_id}"]
-    dataset = open_dataset(sample_folder, name, training=True)
+    if name not in source.trained:
+        pytest.skip("recorded on the simulated frames")
+    frame_id, seed = source.trained[name][place]
+    case = source.cases("db_sampler.npz")[f"train_item_{name}_{frame_id}"]
+    dataset = open_dataset(source.folder, name, training=True)
     np.random.seed(seed)
     item = dataset[index_of(dataset, frame_id)]
     assert set(item) == {
@@ -230,6 +266,7 @@ def test_items_in_training_mode(sample_folder, name, frame_id, seed):
         "voxel_coords",
         "voxel_num_points",
         "image_shape",
+        *(("calib", "noise_translate") if name == "pointpillar_newaugs" else ()),
     }
     assert item["flip_x"] == case["flip_x"]
     for key in ("noise_rot", "noise_scale"):
@@ -246,6 +283,7 @@ def test_items_in_training_mode(sample_folder, name, frame_id, seed):
     assert_matches_samples(item["voxels"], case, "voxels", rtol=1e-5, atol=2e-5)
 
 
+@needs_golden
 def test_predictions_become_annotations(tmp_path):
     case = cases("03_geometry/generate_prediction_dicts.npz")["frame"]
     calib = Calibration({"P2": case["P2"], "R0": case["R0"], "Tr_velo2cam": case["V2C"]})
@@ -293,6 +331,7 @@ def test_predictions_become_annotations(tmp_path):
     np.testing.assert_allclose([float(word) for word in words[3:]], want, rtol=1e-4, atol=1e-2)
 
 
+@needs_kitti_sample
 def test_samples_from_the_packed_file_and_from_small_files_are_the_same(sample_folder, tmp_path):
     """A folder as OpenPCDet makes it (small files, no offsets in the index), and one with the packed file alone, here
     and in two workers.

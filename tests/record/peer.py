@@ -1,0 +1,90 @@
+"""OpenPCDet's data sets on a CPU, with stand-ins for what it has as compiled extensions only.
+
+The stand-ins are written from what the extensions compute, in plain numpy, and know nothing of this package. The one
+exception is the overlap of boxes in ground-truth sampling, which is this package's exact one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pcdet_focal.engine.benchmark.openpcdet import make_importable
+from pcdet_focal.ops.iou3d_nms import iou3d_nms_utils as exact
+
+
+def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(M, N) int: point n is in box m. A margin of 1 cm on length and width, none on the height, in float32."""
+    points, boxes = np.asarray(points, np.float32), np.asarray(boxes, np.float32)
+    inside = np.zeros((len(boxes), len(points)), np.int32)
+    margin, half = np.float32(1e-2), np.float32(0.5)
+    for m, (x, y, z, dx, dy, dz, heading) in enumerate(boxes):
+        sx, sy = points[:, 0] - x, points[:, 1] - y
+        cos, sin = np.cos(-heading), np.sin(-heading)
+        near = (np.abs(sx * cos - sy * sin) < dx * half + margin) & (np.abs(sx * sin + sy * cos) < dy * half + margin)
+        inside[m] = near & (np.abs(points[:, 2] - z) <= dz * half)
+    return inside
+
+
+def in_hull(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(N,) bool: points in the cuboid with these corners (8, 3), in the order of boxes_to_corners_3d. In the place of
+    scipy's Delaunay triangulation.
+    """
+    edges = (corners[[1, 3, 4]] - corners[0]).astype(np.float64)  # along y, x, z
+    along = (points.astype(np.float64) - corners[0]) @ edges.T
+    return ((along >= 0) & (along <= np.square(edges).sum(1))).all(1)
+
+
+class VoxelGenerator:
+    """spconv's: voxels in the order of their first points, each with its first points, until there are enough."""
+
+    def __init__(self, vsize_xyz, coors_range_xyz, num_point_features, max_num_points_per_voxel, max_num_voxels):
+        self.size, self.range = np.float32(vsize_xyz), np.float32(coors_range_xyz)
+        self.cells = np.round((self.range[3:] - self.range[:3]) / self.size).astype(np.int64)
+        self.max_points, self.max_voxels = max_num_points_per_voxel, max_num_voxels
+
+    def generate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cells = np.floor((points[:, :3] - self.range[:3]) / self.size).astype(np.int64)
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for n in np.flatnonzero(((cells >= 0) & (cells < self.cells)).all(1)):
+            key = tuple(cells[n])
+            if key in rows or len(rows) < self.max_voxels:
+                rows.setdefault(key, []).append(n)
+        voxels = np.zeros((len(rows), self.max_points, points.shape[1]), np.float32)
+        for voxel, held in zip(voxels, rows.values()):
+            held = held[: self.max_points]
+            voxel[: len(held)] = points[held]
+        counts = np.array([min(len(held), self.max_points) for held in rows.values()], np.int32)
+        return voxels, np.array(list(rows), np.int32).reshape(-1, 3)[:, ::-1].copy(), counts
+
+
+def open_checkout(checkout: Path) -> type:
+    """OpenPCDet's KittiDataset. Changes torch and numpy: only for a process that does nothing else."""
+    make_importable()
+    sys.path[:0] = [str(checkout)]
+    from pcdet.datasets.augmentor import database_sampler
+    from pcdet.datasets.kitti import kitti_dataset
+    from pcdet.datasets.processor import data_processor
+    from pcdet.ops.roiaware_pool3d import roiaware_pool3d_utils
+    from pcdet.utils import box_utils
+
+    kitti_dataset.Path = Path  # which it imports for the command line only
+    box_utils.in_hull = in_hull
+    roiaware_pool3d_utils.points_in_boxes_cpu = points_in_boxes_of_tensors
+    database_sampler.iou3d_nms_utils.boxes_bev_iou_cpu = exact.boxes_bev_iou_cpu
+    data_processor.VoxelGeneratorWrapper = VoxelGenerator
+    kitti_dataset.KittiDataset.get_image_shape = lambda self, idx: np.array(
+        json.loads((self.root_path / "image_shapes.json").read_text())[idx], np.int32
+    )
+    return kitti_dataset.KittiDataset
+
+
+def points_in_boxes_of_tensors(points, boxes):
+    """The same for tensors, or arrays as OpenPCDet's callers have them."""
+    import torch
+
+    found = points_in_boxes(np.asarray(points)[:, :3], np.asarray(boxes)[:, :7])
+    return torch.from_numpy(found) if isinstance(points, torch.Tensor) else found
