@@ -357,6 +357,7 @@ def test_steps_of_training_go_on_from_each_other():
 
 
 @needs_openpcdet
+@pytest.mark.slow
 def test_openpcdets_code_takes_the_same_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["--models", "pointpillar", "--openpcdet", peer_folder(), "--out", "x.json"]
