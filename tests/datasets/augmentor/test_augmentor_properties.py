@@ -157,6 +157,26 @@ def test_a_velocity_moves_as_the_way_of_a_second(name):
     assert not np.allclose(made[0][:, 7:], boxes[:, 7:])
 
 
+def test_local_steps_by_hand():
+    """One number a box, in the order of the boxes; the box and its points move, turn or grow alike."""
+    boxes, points = make_scene(8, 9, np.float64)
+    np.random.seed(2)
+    drawn = np.random.uniform(0.9, 1.1, len(boxes))
+    np.random.seed(2)
+    grown, moved = au.local_scaling(boxes, points, [0.9, 1.1])
+    np.testing.assert_allclose(grown[:, 3:6], boxes[:, 3:6] * drawn[:, None], rtol=1e-12)
+    np.testing.assert_array_equal(grown[:, [0, 1, 2, 6, 7, 8]], boxes[:, [0, 1, 2, 6, 7, 8]])
+    for i, box in enumerate(boxes):
+        own = slice(20 * i, 20 * i + 20)
+        np.testing.assert_allclose(moved[own, :3], box[:3] + drawn[i] * (points[own, :3] - box[:3]), rtol=1e-12)
+    for axis in range(3):
+        np.random.seed(2)
+        shifted, moved = getattr(au, f"random_local_translation_along_{'xyz'[axis]}")(boxes, points, [0.9, 1.1])
+        way = drawn[:, None] * np.eye(9)[axis]
+        np.testing.assert_allclose(shifted, boxes + way, rtol=1e-12)
+        np.testing.assert_allclose(moved[:100, :3], points[:100, :3] + np.repeat(way[:, :3], 20, axis=0), rtol=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_dropping_only_drops(seed):
