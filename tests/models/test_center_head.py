@@ -403,6 +403,11 @@ def test_half_precision_predictions_are_compared_in_float32(half):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+def test_scores_are_held_off_0_and_1():
+    scores = CenterHead.sigmoid(torch.tensor([-30.0, -2.0, 30.0], dtype=torch.float64)).tolist()
+    assert scores == pytest.approx([1e-4, 1 / (1 + math.exp(2)), 1 - 1e-4], rel=1e-12)
+
+
 def test_without_objects_the_loss_is_finite_and_differentiable():
     head = trained_head(iou=True, IOU_REG_LOSS=True, dtype=torch.float32, boxes=torch.zeros(2, 3, 10))
     loss, _ = head.get_loss()
