@@ -177,6 +177,14 @@ def test_local_steps_by_hand():
         np.testing.assert_allclose(moved[:100, :3], points[:100, :3] + np.repeat(way[:, :3], 20, axis=0), rtol=1e-12)
 
 
+@pytest.mark.parametrize("direction, axis, kept", [("top", 2, -1), ("bottom", 2, 1), ("left", 1, -1), ("right", 1, 1)])
+def test_a_point_on_the_border_of_a_dropped_half_goes_too(direction, axis, kept):
+    box, points = np.array([[0, 0, 0, 4, 4, 4, 0.0]]), np.zeros((3, 4))
+    points[:, axis] = [-1, 0, 1]
+    _, left = getattr(au, f"local_frustum_dropout_{direction}")(box, points, [0.5, 0.5])
+    assert left[:, axis].tolist() == [kept]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_dropping_only_drops(seed):

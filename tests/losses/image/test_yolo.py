@@ -380,7 +380,7 @@ def test_all_devices_and_dtypes_of_a_module_move_together():
             ["FocalLoss", "loss_fcn", "BCEWithLogitsLoss"],
         ),
         (lambda: QFocalLoss(nn.BCEWithLogitsLoss(), gamma=-1), ["QFocalLoss", "gamma=-1"]),
-        (lambda: FocalLoss(nn.BCEWithLogitsLoss(), alpha=2), ["FocalLoss", "alpha=2"]),
+        (lambda: FocalLoss(nn.BCEWithLogitsLoss(), alpha=1.01), ["FocalLoss", "alpha=1.01"]),
         (lambda: FocalLoss(nn.BCEWithLogitsLoss())(torch.zeros(3), torch.zeros(2)), ["FocalLoss", "(3,)", "(2,)"]),
         (lambda: BCEBlurWithLogitsLoss(-1), ["BCEBlurWithLogitsLoss", "alpha=-1"]),
         (lambda: BCEBlurWithLogitsLoss()(torch.zeros(3, 1), torch.zeros(3, 2)), ["(3, 1)", "(3, 2)"]),
