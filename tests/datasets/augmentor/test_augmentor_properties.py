@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor import augmentor_utils as au
+from pcdet_focal.datasets.augmentor import pyramid
 from pcdet_focal.datasets.augmentor.augmentor_utils import __all__ as public_names
 from pcdet_focal.datasets.augmentor.world import draw_flip
 from pcdet_focal.errors import InputError
@@ -217,6 +218,19 @@ def test_swapping_loses_no_point_and_carries_extra_columns():
         assert any(au.get_points_in_box(moved[None], box)[1] for box in boxes)
     np.random.seed(1)
     np.testing.assert_array_equal(au.local_pyramid_swap(boxes, points[:, :3], 1.0, 1)[1], out[:, :3])
+
+
+def test_exchanged_points_keep_their_place_in_the_pyramid_and_take_the_others_intensities():
+    box = np.array([[3.0, -1, 0.5, 4, 2, 1.5, 0.4]])
+    here, there = (pyramid.get_pyramids(b).reshape(6, 5, 3)[2] for b in (box, box + [[5, 7, 1, 4, 2, 1.5, 0]]))
+    shares = np.array(
+        [[0.4, 0.2, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.3, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]]
+    )  # of the corners
+    source = np.column_stack([shares @ here, [0.2, 0.3, 0.4]])
+    target = np.array([[0, 0, 0, 0.9], [0, 0, 0, 0.5]])
+    moved = pyramid._exchange(source, target, here, there)
+    np.testing.assert_allclose(moved[:, :3], shares @ there, atol=1e-12)  # twice the size
+    np.testing.assert_allclose(moved[:, 3], [0.5, 0.7, 0.9], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["global_scaling", "local_scaling"])
