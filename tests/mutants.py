@@ -4,8 +4,8 @@
 
 Of each package, ``--number`` places are drawn by ``--seed`` from all where the syntax tree allows a fault: another
 operator or constant, a left-out term, statement or keyword argument, ... It is written into a copy of the checkout.
-There the tests that name the module run first, then the folder's and its users' with --quick, without the shared
-folder. The diff of a fault that survives both is printed: some change nothing that a user can see.
+There the tests that name the module run first (if none does, the folder's), then the folder's and its users' with
+--quick, without the shared folder. The diff of a fault that survives both is printed: some change nothing that a user can see.
 """
 
 import argparse
@@ -108,10 +108,10 @@ def noticed(folder: Path, package: str, path: Path, text: str) -> str:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     target.write_text(text)
     try:
-        for arguments in filter(None, (named, ["--quick", *users])):
+        for arguments in (named or users[:1], ["--quick", *users]):
             command = [sys.executable, "-m", "pytest", "-xqp", "no:cacheprovider", *arguments]
             if subprocess.run(command, timeout=600, **quiet).returncode:
-                return "noticed by the module's tests" if arguments is named else "noticed"
+                return "noticed"
     except subprocess.TimeoutExpired:
         return "out of time"
     finally:
