@@ -303,6 +303,15 @@ def test_with_loss_scaling_the_true_gradient_is_clipped_and_an_infinite_one_skip
     assert trainer.scaler.get_scale() == 2.0**9
 
 
+def test_the_first_loss_scale_is_the_configurations(tmp_path, monkeypatch):
+    made, scaler = [], torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, **more: made.append((device, more)) or scaler(device))
+    linear_trainer(tmp_path, use_amp=True)
+    linear_trainer(tmp_path, use_amp=True, optim_cfg=EasyDict({**OPTIMIZATION, "LOSS_SCALE_FP16": 32.0}))
+    # bfloat16, which a CPU computes in, needs no scale
+    assert made == [("cpu", {"init_scale": scale, "enabled": False}) for scale in (2.0**16, 32.0)]
+
+
 def test_warm_up_rules_its_epochs_and_the_schedule_the_rest(tmp_path):
     settings = EasyDict(
         {**OPTIMIZATION, "LR_WARMUP": True, "WARMUP_EPOCH": 2, "DIV_FACTOR": 10, "DECAY_STEP_LIST": [3]}

@@ -135,6 +135,8 @@ def test_filters():
     assert kitti_common.filter_kitti_anno(anno, "Van")["bbox"].tolist() == [[50, 0, 60, 30]]
     kept = kitti_common.filter_kitti_anno(anno, ["Car", "DontCare"], dontcare_iou=0.7)
     assert kept["score"].tolist() == [0.9]  # the first car has IoU 0.8 with the region
+    kept = kitti_common.filter_kitti_anno(anno, ["Car", "DontCare"], dontcare_iou=0.8)
+    assert kept["score"].tolist() == [0.1, 0.9]  # not greater
     assert kitti_common.filter_annos_low_score([anno], 0.5)[0]["name"].tolist() == ["DontCare", "Van", "Car"]
     info = {"annos": anno}
     assert kitti_common.add_difficulty_to_annos(info) == [-1, -1, 1, 0]

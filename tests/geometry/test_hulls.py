@@ -30,7 +30,9 @@ def test_pyramid():
     corners = np.array([[0, 0, 1], [1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0]], dtype=np.float64)
     points = np.random.default_rng(3).uniform(-1.2, 1.2, (4000, 3))
     x, y, z = np.abs(points[:, 0]), np.abs(points[:, 1]), points[:, 2]
-    np.testing.assert_array_equal(in_hull(points, corners), (z >= 0) & (np.maximum(x, y) <= 1 - z))
+    inside = (z >= 0) & (np.maximum(x, y) <= 1 - z)
+    for unit in (1, 1e-10, 1e10):
+        np.testing.assert_array_equal(in_hull(points * unit, corners * unit), inside)
 
 
 def test_hull_in_the_plane_against_shapely():

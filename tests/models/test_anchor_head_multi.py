@@ -90,6 +90,21 @@ def test_recorded_losses_and_gradients(name, case):
     np.testing.assert_array_equal(labels.numpy(), case["box_cls_labels"])
 
 
+@pytest.mark.parametrize("direction", [True, False])
+def test_half_a_turn_is_an_error_only_without_a_direction_classifier(direction):
+    cfg = head_cfg()
+    cfg.USE_DIRECTION_CLASSIFIER = direction
+    head = build(cfg)
+    with_predictions(head)
+    made = head.forward_ret_dict
+    codes = made["box_reg_targets"].clone()
+    codes[..., 6] += math.pi
+    made["box_preds"] = list(codes.split([part.shape[1] for part in made["cls_preds"]], dim=1))
+    _, parts = head.get_box_reg_layer_loss()
+    beta, weight = 1 / 9, cfg.LOSS_CONFIG.LOSS_WEIGHTS.loc_weight  # of the smooth L1 loss, which is averaged
+    assert parts["rpn_loss_loc"].item() == pytest.approx(0 if direction else weight * (math.pi - beta / 2), abs=1e-6)
+
+
 @pytest.mark.parametrize("groups", [None, GROUPS])
 @pytest.mark.parametrize("weights", [{}, {"pos_cls_weight": 2.0, "neg_cls_weight": 0.5}])
 def test_the_classification_loss_is_that_of_one_hot_targets_head_by_head(groups, weights):

@@ -340,6 +340,23 @@ def test_the_loss_is_its_formula_and_can_be_asked_for_twice():
     assert not any(value.requires_grad for value in parts.values())
 
 
+def test_loss_weights_scale_their_parts_and_gradients():
+    plain = trained_head()
+    weights = {"cls_weight": 3.0, "loc_weight": 0.5, "code_weights": [2.0] * 6 + [0.4] * 2 + [2.0] * 2}
+    weighted = trained_head(LOSS_CONFIG={"LOSS_WEIGHTS": weights})
+    (loss, parts), (plain_loss, plain_parts) = weighted.get_loss(), plain.get_loss()
+    loss.backward()
+    plain_loss.backward()
+    for key, value in plain_parts.items():  # the box weights are doubled twice
+        factor = 3.0 if key.startswith("hm") else 4.0
+        assert key == "rpn_loss" or parts[key].item() == pytest.approx(factor * value.item(), rel=1e-6)
+    for maps, plain_maps in zip(weighted.forward_ret_dict["pred_dicts"], plain.forward_ret_dict["pred_dicts"]):
+        for name, value in maps.items():
+            factor = 3.0 if name == "hm" else 4.0
+            torch.testing.assert_close(value.grad, factor * plain_maps[name].grad, rtol=1e-6, atol=1e-12)
+            assert value.grad.any()
+
+
 @pytest.mark.parametrize("iou, iou_reg", [(True, True), (True, False), (False, True)])
 def test_iou_losses_are_those_of_the_whole_map(iou, iou_reg):
     head = trained_head(iou=iou, IOU_REG_LOSS=iou_reg)  # OpenPCDet's IOU_REG_LOSS needs the branch
@@ -384,6 +401,11 @@ def test_half_precision_predictions_are_compared_in_float32(half):
         ]
         losses.append(head.get_loss()[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_scores_are_held_off_0_and_1():
+    scores = CenterHead.sigmoid(torch.tensor([-30.0, -2.0, 30.0], dtype=torch.float64)).tolist()
+    assert scores == pytest.approx([1e-4, 1 / (1 + math.exp(2)), 1 - 1e-4], rel=1e-12)
 
 
 def test_without_objects_the_loss_is_finite_and_differentiable():

@@ -7,7 +7,7 @@ import shapely.affinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids
+from pcdet_focal.datasets.augmentor.kernels import collides, in_pyramids, index_near
 from pcdet_focal.datasets.augmentor.pyramid import get_pyramids
 from pcdet_focal.geometry.points_in_boxes import index_in_box, outside_boxes
 
@@ -104,6 +104,16 @@ def test_six_pyramids_fill_a_box():
     # the face that is relatively nearest
     scaled = np.stack([x / 4.0, z / 1.5, -x / 4.0, -z / 1.5, -y / 1.7, y / 1.7], axis=1)
     np.testing.assert_array_equal(np.argmax(mask[inside], axis=1), np.argmax(scaled[inside], axis=1))
+
+
+def test_points_near_a_body_are_those_in_its_bounds():
+    rng = np.random.default_rng(4)
+    corners = rng.uniform(-1, 1, (3, 8, 3)) * [2, 3, 1] + [[[-4, 2, 0]], [[4, -3, 1]], [[5, 5, -1]]]
+    points = rng.uniform([-8, -8, -3, 0], [8, 8, 3, 1], (5000, 4))
+    low, high = corners.min(axis=1)[:, None], corners.max(axis=1)[:, None]
+    wanted = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=2).any(axis=0)
+    np.testing.assert_array_equal(index_near(points, corners), np.flatnonzero(wanted))
+    np.testing.assert_array_equal(index_near(corners.reshape(-1, 3), corners), np.arange(24))  # the faces belong
 
 
 def test_a_flat_pyramid_is_empty():

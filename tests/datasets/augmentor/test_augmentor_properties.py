@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_focal.datasets.augmentor import augmentor_utils as au
+from pcdet_focal.datasets.augmentor import pyramid
 from pcdet_focal.datasets.augmentor.augmentor_utils import __all__ as public_names
 from pcdet_focal.datasets.augmentor.world import draw_flip
 from pcdet_focal.errors import InputError
@@ -157,6 +158,34 @@ def test_a_velocity_moves_as_the_way_of_a_second(name):
     assert not np.allclose(made[0][:, 7:], boxes[:, 7:])
 
 
+def test_local_steps_by_hand():
+    """One number a box, in the order of the boxes; the box and its points move, turn or grow alike."""
+    boxes, points = make_scene(8, 9, np.float64)
+    np.random.seed(2)
+    drawn = np.random.uniform(0.9, 1.1, len(boxes))
+    np.random.seed(2)
+    grown, moved = au.local_scaling(boxes, points, [0.9, 1.1])
+    np.testing.assert_allclose(grown[:, 3:6], boxes[:, 3:6] * drawn[:, None], rtol=1e-12)
+    np.testing.assert_array_equal(grown[:, [0, 1, 2, 6, 7, 8]], boxes[:, [0, 1, 2, 6, 7, 8]])
+    for i, box in enumerate(boxes):
+        own = slice(20 * i, 20 * i + 20)
+        np.testing.assert_allclose(moved[own, :3], box[:3] + drawn[i] * (points[own, :3] - box[:3]), rtol=1e-12)
+    for axis in range(3):
+        np.random.seed(2)
+        shifted, moved = getattr(au, f"random_local_translation_along_{'xyz'[axis]}")(boxes, points, [0.9, 1.1])
+        way = drawn[:, None] * np.eye(9)[axis]
+        np.testing.assert_allclose(shifted, boxes + way, rtol=1e-12)
+        np.testing.assert_allclose(moved[:100, :3], points[:100, :3] + np.repeat(way[:, :3], 20, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("direction, axis, kept", [("top", 2, -1), ("bottom", 2, 1), ("left", 1, -1), ("right", 1, 1)])
+def test_a_point_on_the_border_of_a_dropped_half_goes_too(direction, axis, kept):
+    box, points = np.array([[0, 0, 0, 4, 4, 4, 0.0]]), np.zeros((3, 4))
+    points[:, axis] = [-1, 0, 1]
+    _, left = getattr(au, f"local_frustum_dropout_{direction}")(box, points, [0.5, 0.5])
+    assert left[:, axis].tolist() == [kept]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_dropping_only_drops(seed):
@@ -189,6 +218,19 @@ def test_swapping_loses_no_point_and_carries_extra_columns():
         assert any(au.get_points_in_box(moved[None], box)[1] for box in boxes)
     np.random.seed(1)
     np.testing.assert_array_equal(au.local_pyramid_swap(boxes, points[:, :3], 1.0, 1)[1], out[:, :3])
+
+
+def test_exchanged_points_keep_their_place_in_the_pyramid_and_take_the_others_intensities():
+    box = np.array([[3.0, -1, 0.5, 4, 2, 1.5, 0.4]])
+    here, there = (pyramid.get_pyramids(b).reshape(6, 5, 3)[2] for b in (box, box + [[5, 7, 1, 4, 2, 1.5, 0]]))
+    shares = np.array(
+        [[0.4, 0.2, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.3, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]]
+    )  # of the corners
+    source = np.column_stack([shares @ here, [0.2, 0.3, 0.4]])
+    target = np.array([[0, 0, 0, 0.9], [0, 0, 0, 0.5]])
+    moved = pyramid._exchange(source, target, here, there)
+    np.testing.assert_allclose(moved[:, :3], shares @ there, atol=1e-12)  # twice the size
+    np.testing.assert_allclose(moved[:, 3], [0.5, 0.7, 0.9], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["global_scaling", "local_scaling"])

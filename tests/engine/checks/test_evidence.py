@@ -1,8 +1,11 @@
 """What points say about a box, on points laid by hand."""
 
 import numpy as np
+import pytest
 
+from pcdet_focal.engine.checks.collect import Boxes
 from pcdet_focal.engine.checks.evidence import FRAMES, Evidence, box_evidence, flattest_axis
+from pcdet_focal.engine.checks.frames import check_frame
 
 BOX = np.array([10.0, 5.0, -0.9, 4.0, 1.6, 1.6, 0.6])  # stands at z = -1.7
 
@@ -38,11 +41,34 @@ def test_headings_are_converted_as_the_axes_are():
             assert z == 0 and np.isclose(np.exp(1j * (sign * heading + offset)), x + 1j * y, atol=1e-12), name
 
 
+@pytest.mark.parametrize(
+    "own, other, told",
+    [
+        (0, 4, False),  # fewer than five boxes would hold an object
+        (0, 5, True),
+        (4, 9, False),  # neither half of them nor three times as many
+        (3, 9, True),
+        (4, 11, True),  # most would, and far fewer do
+        (5, 10, False),
+        (10, 20, False),  # half of them do as they are
+    ],
+)
+def test_labels_are_in_a_wrong_frame_where_far_more_boxes_would_hold_objects_in_another(own, other, told):
+    boxes = Boxes(np.array(["7"] * 20), np.tile(BOX, (20, 1)), np.array(["Car"] * 20))
+    nothing, by_frame = np.zeros(20, int), np.zeros((20, len(FRAMES), 2), int)
+    by_frame[:other, list(FRAMES).index("y ahead"), 0] = 5
+    in_body = np.where(np.arange(20) < own, 5, 0)
+    evidence = Evidence(nothing, np.zeros(20), np.ones(20), nothing, np.zeros((20, 4), int), in_body, by_frame)
+    assert [finding.check for finding in check_frame(boxes, evidence)] == ["wrong frame"] * told
+
+
 def test_a_box_on_a_flat_ground():
     walls = shell(BOX)
     points = np.concatenate([ground(), walls])
     found = box_evidence(points, BOX[None])
     assert found.ground[0] == -1.7 and found.around[0] == len(walls)
+    for size, inside in ((0.98, len(walls)), (1.02, 0)):  # just inside and just outside the walls
+        assert box_evidence(BOX[:3] + size * (walls - BOX[:3]), BOX[None]).inside[0] == inside
     assert abs(found.top[0] - (-0.1)) < 0.1  # the 95th percentile of what reaches up to -0.1
     assert found.by_heading[0, 0] == len(walls)
     # a wall point stays in the footprint turned by 90 degrees where it is within 0.85 m of the middle along the box

@@ -354,6 +354,17 @@ def test_autobalance_moves_in_training_only_and_is_saved():
     assert not ComputeLoss(**two).state_dict()
 
 
+def test_each_gain_scales_its_part():
+    loss_func, p, targets = small()
+    _, (box, objectness, category) = loss_func(p, targets)
+    for key, gain in {"box": 2, "obj": 3, "cls": 5}.items():
+        loss_func.hyp[key] *= gain
+    scaled, parts = loss_func(p, targets)
+    assert min(parts) > 0
+    assert parts.tolist() == pytest.approx([2 * box.item(), 3 * objectness.item(), 5 * category.item()], rel=1e-12)
+    assert scaled.item() == pytest.approx(2 * parts.sum().item(), rel=1e-12)  # times the images
+
+
 def test_all_devices_and_dtypes_of_a_module_move_together():
     loss_func, p, targets = small()
     assert loss_func.double()(p, targets)[0].dtype == torch.float64
@@ -369,7 +380,7 @@ def test_all_devices_and_dtypes_of_a_module_move_together():
             ["FocalLoss", "loss_fcn", "BCEWithLogitsLoss"],
         ),
         (lambda: QFocalLoss(nn.BCEWithLogitsLoss(), gamma=-1), ["QFocalLoss", "gamma=-1"]),
-        (lambda: FocalLoss(nn.BCEWithLogitsLoss(), alpha=2), ["FocalLoss", "alpha=2"]),
+        (lambda: FocalLoss(nn.BCEWithLogitsLoss(), alpha=1.01), ["FocalLoss", "alpha=1.01"]),
         (lambda: FocalLoss(nn.BCEWithLogitsLoss())(torch.zeros(3), torch.zeros(2)), ["FocalLoss", "(3,)", "(2,)"]),
         (lambda: BCEBlurWithLogitsLoss(-1), ["BCEBlurWithLogitsLoss", "alpha=-1"]),
         (lambda: BCEBlurWithLogitsLoss()(torch.zeros(3, 1), torch.zeros(3, 2)), ["(3, 1)", "(3, 2)"]),
