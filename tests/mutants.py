@@ -1,11 +1,8 @@
-"""Would the tests notice? Small faults in the package's source, one at a time, each against the tests of its folder.
+"""`make mutants`: faults in the source, one at a time, and whether the tests notice them; docs/testing.md has figures.
 
-    make mutants ARGS="--seed 2 --number 9 --jobs 2 --package losses geometry"
-
-Of each package, ``--number`` places are drawn by ``--seed`` from all where the syntax tree allows a fault: another
-operator or constant, a left-out term, statement or keyword argument, ... It is written into a copy of the checkout.
-There the tests that name the module run first (if none does, the folder's), then the folder's and its users' with
---quick, without the shared folder. The diff of a fault that survives both is printed: some change nothing that a user can see.
+A fault is drawn by a seed: another operator or constant, a left-out term, statement or argument, ... The tests that
+name its module run first in a copy of the checkout (if none does, the folder's), then the folder's and its users' with
+--quick. The diff of a fault that survives both is printed: some change nothing that a user can see.
 """
 
 import argparse
