@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.library import custom_op
 
 
-@custom_op("pcdet_focal::nms", mutates_args=())
+# written out, because torch 2.4 does not read annotations that are text
+_SCHEMA = "(Tensor ranked, Tensor? group, float[] thresholds, int[] pre, int[] post) -> Tensor"
+
+
+@custom_op("pcdet_focal::nms", mutates_args=(), schema=_SCHEMA)
 def nms(ranked: Tensor, group: Tensor | None, thresholds: list[float], pre: list[int], post: list[int]) -> Tensor:
     """See :func:`pcdet_focal.ops.nms._positions`."""
     from . import _positions
