@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class InputError(ValueError):
+class InputError(ValueError, AssertionError):
     """Something outside the program is wrong: a file, a config entry, a command line, a data set.
 
     The message is one complete sentence or two for the person at the keyboard: what is wrong, where (file, line, key
     path, frame id) and what would be right. The command lines in ``tools/`` print it without a traceback and exit with
-    status 2.
+    status 2. It is an AssertionError too, because OpenPCDet, mmdetection and kornia assert where this package raises.
     """
 
 

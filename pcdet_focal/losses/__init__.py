@@ -67,7 +67,7 @@ from .reduction import weight_reduce_loss
 from .registry import build_loss, loss_style, register_loss, registered_losses
 from .rotated_iou import RotatedIoULoss, rotated_iou_loss
 from .schedules import GammaSchedule, build_gamma_schedule, set_training_progress
-from .sigmoid_focal import SigmoidFocalClassificationLoss, sigmoid_focal_loss
+from .sigmoid_focal import SigmoidFocalClassificationLoss, sigmoid_focal_loss, sigmoid_focal_loss_star
 from .smooth_l1 import L1Loss, WeightedL1Loss, WeightedSmoothL1Loss, code_difference, smooth_l1
 from .softmax_focal import SoftmaxFocalLoss, softmax_focal_loss
 from .sparse import FocalLossSparse, IouLossSparse, IouRegLossSparse, RegLossSparse, neg_loss_sparse
@@ -164,6 +164,7 @@ __all__ = [
     "seesaw_loss",
     "set_training_progress",
     "sigmoid_focal_loss",
+    "sigmoid_focal_loss_star",
     "sigmoid_focal_loss_from_labels",
     "smooth_binary_targets",
     "smooth_l1",

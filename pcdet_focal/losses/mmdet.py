@@ -191,7 +191,8 @@ class GaussianFocalLoss(ReducedLoss):
             avg_factor, reduction_override: see ReducedLoss.
             pos_inds, pos_labels: (M,) rows and classes of the positives, for (N, C) maps whose targets hold no exact 1:
                 every element is a negative then, and the positives are added. 'mean' without avg_factor averages both
-                parts separately. By keyword only (in mmdetection they stand before weight).
+                parts separately. Two integer tensors in the place of weight and avg_factor are these, as in mmdetection
+                3, where they stand before weight.
         Returns:
             Scalar, or the shape of ``pred`` for 'none'.
         Raises:
@@ -199,6 +200,8 @@ class GaussianFocalLoss(ReducedLoss):
                 weights, or without pos_labels.
         """
         reduction = choose_reduction(self.reduction, reduction_override, "GaussianFocalLoss")
+        if _are_integers(weight) and _are_integers(avg_factor):
+            pos_inds, pos_labels, weight, avg_factor = weight, avg_factor, None, None
         require_tensors(
             "GaussianFocalLoss", pred=pred, target=target, weight=weight, pos_inds=pos_inds, pos_labels=pos_labels
         )
@@ -233,6 +236,10 @@ class GaussianFocalLoss(ReducedLoss):
         negative = -(1 - pred + 1e-12).log() * power(pred, self.alpha) * (1 - target).pow(self.gamma)
         positive, negative = (self.reduced(part, None, avg_factor, reduction) for part in (positive, negative))
         return self.pos_weight * positive + self.neg_weight * negative
+
+
+def _are_integers(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 1 and value.dtype in (torch.int32, torch.int64)
 
 
 def focal_loss_from_probabilities(

@@ -6,7 +6,7 @@ import torch
 
 from .arguments import require_number
 from .numerics import at_least_float32
-from .reduction import ReducedLoss, choose_reduction, without_positive_weight
+from .reduction import ReducedLoss, choose_reduction, require_no_avg_factor, without_positive_weight
 from .registry import register_loss
 from .smooth_l1 import smooth_l1
 from .weights import require_same_shape
@@ -33,7 +33,9 @@ class L1Loss(ReducedLoss):
         weight above 0 it is the scalar ``(pred * weight).sum()``, also under 'none'.
         """
         if isinstance(target, torch.Tensor) and target.numel() == 0:
-            choose_reduction(self.reduction, reduction_override, type(self).__name__)
+            reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)
+            if reduction == "sum":
+                require_no_avg_factor(avg_factor, type(self).__name__)
             return self.elementwise(pred, target).sum()
         loss = super().forward(pred, target, weight, avg_factor, reduction_override)
         reduction = choose_reduction(self.reduction, reduction_override, type(self).__name__)

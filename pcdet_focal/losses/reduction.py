@@ -108,11 +108,7 @@ def weight_reduce_loss(
     if reduction == "none":
         return loss
     if reduction == "sum":
-        if avg_factor is not None:
-            raise InputError(
-                f"{loss_name}: avg_factor cannot be used with reduction 'sum', which divides by nothing: use 'mean', "
-                "or leave it out."
-            )
+        require_no_avg_factor(avg_factor, loss_name)
         return loss.sum()
     if avg_factor is None:
         return loss.sum() / (max(loss.numel(), 1) if num_averaged is None else num_averaged)
@@ -121,6 +117,15 @@ def weight_reduce_loss(
             raise InputError(f"{loss_name}: avg_factor of shape {tuple(avg_factor.shape)} is not one number.")
         avg_factor = avg_factor.reshape(())
     return loss.sum() / (avg_factor + EPS)
+
+
+def require_no_avg_factor(avg_factor: float | torch.Tensor | None, loss_name: str) -> None:
+    """Raise InputError for a divisor beside reduction 'sum'."""
+    if avg_factor is not None:
+        raise InputError(
+            f"{loss_name}: avg_factor cannot be used with reduction 'sum', which divides by nothing: use 'mean', "
+            "or leave it out."
+        )
 
 
 def without_positive_weight(

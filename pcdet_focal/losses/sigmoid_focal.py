@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..ops import focal_loss as fused
-from .arguments import one_hot, require_values_between
+from .arguments import one_hot, require_number, require_values_between
 from .cross_entropy import binary_cross_entropy_with_logits
 from .focal_from_labels import sigmoid_focal_loss_from_labels
 from .from_labels import LossFromLabels
@@ -27,6 +27,7 @@ def sigmoid_focal_loss(
     alpha: PerClass | None = 0.25,
     gamma: PerClass = 2.0,
     reduction: str = "none",
+    pos_weight: PerClass | None = None,
 ) -> torch.Tensor:
     r"""Focal loss on independent sigmoids (Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002).
 
@@ -53,6 +54,7 @@ def sigmoid_focal_loss(
             no weighting.
         gamma: focusing exponent >= 0, one or one per class; 0 is (weighted) binary cross entropy.
         reduction: 'none', 'mean' over all elements (of the labels that are not ignored; 0 where all are), or 'sum'.
+        pos_weight: factor of the term ``t log p`` >= 0, one or one per class, as in torch's cross entropy; None for 1.
     Returns:
         Shape of ``inputs`` for 'none', else a scalar. With one alpha and gamma and targets of the same shape, the
         arguments and the results are those of ``torchvision.ops.sigmoid_focal_loss``.
@@ -72,11 +74,45 @@ def sigmoid_focal_loss(
             [0.0000, 0.0000]])
     """
     inputs, targets, counted = dense_targets("sigmoid_focal_loss", inputs, targets)
-    loss = focal_formula(inputs, targets, alpha, gamma, binary_cross_entropy_with_logits)
+    cross_entropy = binary_cross_entropy_with_logits
+    if pos_weight is not None:
+        factor = for_classes("pos_weight", pos_weight, inputs)
+
+        def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            logits, targets = at_least_float32(logits, targets)
+            log_pt = torch.nn.functional.logsigmoid(logits)
+            return binary_cross_entropy_with_logits(logits, targets) - (factor - 1) * targets * log_pt
+
+    loss = focal_formula(inputs, targets, alpha, gamma, cross_entropy)
     num_averaged: float | torch.Tensor = loss.numel()  # the mean of nothing is NaN, as torchvision's
     if counted is not None:
         loss, num_averaged = loss * counted, (counted.sum() * loss.shape[-1]).clamp(min=1)
     return weight_reduce_loss(loss, None, reduction, None, "sigmoid_focal_loss", num_averaged)
+
+
+def sigmoid_focal_loss_star(
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    alpha: PerClass | None = -1,
+    gamma: float = 1.0,
+    reduction: str = "none",
+) -> torch.Tensor:
+    """The variant FL* of the focal loss (Lin et al. 2017, appendix A, with beta 0), as fvcore has it. With x_t = (2 t -
+    1) x, elementwise::
+
+        loss = -alpha_t log sigmoid(gamma x_t) / gamma
+
+    Args, result, errors: as ``sigmoid_focal_loss``, with targets of the same shape, and one gamma above 0.
+
+    >>> sigmoid_focal_loss_star(torch.zeros(2), torch.tensor([1.0, 0.0]), gamma=2.0)              # log(2) / 2
+    tensor([0.3466, 0.3466])
+    """
+    require_same_shape("sigmoid_focal_loss_star", inputs=inputs, targets=targets)
+    require_number("sigmoid_focal_loss_star", "gamma", gamma, low_allowed=False)
+    alpha = for_classes("alpha", alpha, inputs)
+    x, t = at_least_float32(inputs, targets)
+    loss = weigh_classes(-torch.nn.functional.logsigmoid(gamma * (2 * t - 1) * x) / gamma, t, alpha)
+    return weight_reduce_loss(loss, None, reduction, None, "sigmoid_focal_loss_star", loss.numel())
 
 
 def focal_formula(
@@ -180,7 +216,7 @@ def for_classes(name: str, value: PerClass | None, inputs: torch.Tensor) -> floa
     return torch.tensor(value, dtype=dtype).to(inputs.device, non_blocking=True)
 
 
-_HIGHEST = {"alpha": 1.0, "gamma": float("inf")}
+_HIGHEST = {"alpha": 1.0, "gamma": float("inf"), "pos_weight": float("inf")}
 
 
 def focal_setting(

@@ -258,3 +258,25 @@ def test_weight_reduce_loss_by_hand():
         weight_reduce_loss(loss, torch.ones(3, 2, 2))
     with pytest.raises(InputError, match="avg_factor"):
         weight_reduce_loss(loss, None, "mean", torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["L1Loss", "SmoothL1Loss", "MSELoss"])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_divisor_beside_a_sum_is_refused_for_nothing_too(name, rows):
+    loss = build_loss(dict(type=name))
+    with pytest.raises(ValueError, match="avg_factor cannot be used with reduction 'sum'"):
+        loss(torch.zeros(rows, 4), torch.zeros(rows, 4), avg_factor=10, reduction_override="sum")
+
+
+def test_mistakes_are_assertions_too():
+    """As in mmdetection, which asserts them."""
+    with pytest.raises(AssertionError, match="'max' is not allowed"):
+        build_loss(dict(type="L1Loss"))(torch.zeros(2), torch.zeros(2), reduction_override="max")
+
+
+def test_positives_of_mmdetection_3_may_be_positional():
+    generator = torch.Generator().manual_seed(0)
+    pred, target = torch.rand(2, 10, 4, generator=generator)
+    rows, labels = torch.tensor([1, 5, 5]), torch.tensor([0, 3, 2])
+    loss = build_loss(dict(type="GaussianFocalLoss"))
+    assert torch.equal(loss(pred, target, rows, labels), loss(pred, target, pos_inds=rows, pos_labels=labels))

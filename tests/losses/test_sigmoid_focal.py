@@ -11,6 +11,7 @@ from pcdet_focal.losses import (
     build_loss,
     sigmoid_focal_loss,
     sigmoid_focal_loss_from_labels,
+    sigmoid_focal_loss_star,
 )
 
 
@@ -366,3 +367,42 @@ def test_targets_that_are_neither_labels_nor_one_hot(targets, words):
     for loss in (sigmoid_focal_loss, SigmoidFocalClassificationLoss()):
         with pytest.raises(InputError, match=words):
             loss(torch.zeros(4, 3), targets)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_weights_of_the_positive_term(gamma):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = (torch.rand(6, 3, generator=generator) > 0.5).double()
+    factors = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
+    got = sigmoid_focal_loss(logits, targets, alpha=None, gamma=gamma, pos_weight=factors)
+    p = torch.where(targets == 1, logits.sigmoid(), 1 - logits.sigmoid())
+    want = -torch.where(targets == 1, factors, 1.0) * (1 - p) ** gamma * p.log()
+    torch.testing.assert_close(got, want)
+    if gamma == 0:
+        want = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, targets, reduction="none", pos_weight=factors
+        )
+        torch.testing.assert_close(got, want)
+    assert torch.autograd.gradcheck(
+        lambda x: sigmoid_focal_loss(x, targets, 0.25, gamma, pos_weight=[0.5, 1.0, 4.0]), (logits,)
+    )
+    with pytest.raises(InputError, match="pos_weight"):
+        sigmoid_focal_loss(logits, targets, pos_weight=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("alpha", [-1, 0.25])
+def test_the_star_form(alpha, reduction):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = (torch.rand(5, 3, generator=generator) > 0.5).double()
+    got = sigmoid_focal_loss_star(logits, targets, alpha, 3.0, reduction)
+    p = torch.sigmoid(3.0 * torch.where(targets == 1, logits, -logits))
+    want = -p.log() / 3.0 * (1 if alpha == -1 else torch.where(targets == 1, alpha, 1 - alpha))
+    torch.testing.assert_close(got, want if reduction == "none" else getattr(want, reduction)())
+    assert torch.autograd.gradcheck(lambda x: sigmoid_focal_loss_star(x, targets, alpha, 3.0), (logits,))
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(sigmoid_focal_loss_star(logits, targets, gamma=1.0, reduction="mean"), plain)
+    with pytest.raises(InputError, match="gamma=0"):
+        sigmoid_focal_loss_star(logits, targets, gamma=0)

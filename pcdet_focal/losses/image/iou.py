@@ -28,14 +28,14 @@ def iou_loss(pred: torch.Tensor, target: torch.Tensor, mode: str = "log", eps: f
         log      -log(IoU)          at most -log(eps): boxes that do not meet have no gradient in any of the modes
 
     Args:
-        pred, target: (N, 4) corners x1, y1, x2, y2, pixels or metres. Half precision is computed, and returned, in
-            float32.
+        pred, target: (N, 4) corners x1, y1, x2, y2, pixels or metres; also (4,) or (..., 4). Half precision is
+            computed, and returned, in float32.
         mode: 'linear', 'square' or 'log'.
         eps: smallest union and smallest IoU, above 0.
     Returns:
         (N,).
     Raises:
-        InputError: shapes other than two times (N, 4), an unknown mode, eps that is not above 0.
+        InputError: shapes that are not two times (..., 4), an unknown mode, eps that is not above 0.
 
     >>> box = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
     >>> # shifted by half its width: IoU 1/3
@@ -227,9 +227,9 @@ class CIoULoss(_PairedBoxLossWithShortcut):
 def _checked(name: str, pred: torch.Tensor, target: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
     require_same_shape(name, pred=pred, target=target)
     require_same_device(name, pred=pred, target=target)
-    if pred.dim() != 2 or pred.shape[1] != 4:
+    if pred.dim() == 0 or pred.shape[-1] != 4:
         raise InputError(
-            f"{name}: pred and target have shape {tuple(pred.shape)}, but (N, 4) is needed: x1, y1, x2, y2."
+            f"{name}: pred and target have shape {tuple(pred.shape)}, but (..., 4) is needed: x1, y1, x2, y2."
         )
     require_number(name, "eps", eps, low_allowed=False)
     return at_least_float32(pred, target)
@@ -239,20 +239,20 @@ def _overlap_and_union(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, 
     """Areas (N,) of boxes (N, 4). As in mmdetection, the area of a box given with both corners swapped stays
     positive.
     """
-    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(dim=-1)
-    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) for boxes in (a, b))
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) for boxes in (a, b))
     return overlap, area_a + area_b - overlap
 
 
 def _enclosing_size(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Width and height (N, 2) of the box around both."""
-    return (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0)
+    return (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
 
 
 def _iou_and_distance(pred: torch.Tensor, target: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """IoU, and squared distance of the centres over the squared diagonal of the enclosing box: (N,) each."""
     overlap, union = _overlap_and_union(pred, target)
-    shift = (pred[:, :2] + pred[:, 2:] - target[:, :2] - target[:, 2:]) / 2
+    shift = (pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2
     divisor = union + eps
     divisor = torch.where(divisor == 0, eps, divisor)  # a box with one corner beyond the other has a negative area
     return overlap / divisor, (shift**2).sum(-1) / ((_enclosing_size(pred, target) ** 2).sum(-1) + eps)
@@ -260,6 +260,6 @@ def _iou_and_distance(pred: torch.Tensor, target: torch.Tensor, eps: float) -> t
 
 def _aspect_angle(boxes: torch.Tensor, eps: float) -> torch.Tensor:
     """atan(width / (height + eps)): (N,). A sum of exactly 0 (a height of -eps) is replaced by eps."""
-    size = boxes[:, 2:] - boxes[:, :2]
-    height = size[:, 1] + eps
-    return torch.atan(size[:, 0] / torch.where(height == 0, eps, height))
+    size = boxes[..., 2:] - boxes[..., :2]
+    height = size[..., 1] + eps
+    return torch.atan(size[..., 0] / torch.where(height == 0, eps, height))

@@ -162,8 +162,8 @@ def test_balanced_l1_ignores_unknown_targets_and_huge_differences_are_finite():
     "make, words",
     [
         (lambda: iou_loss(torch.zeros(3, 4), torch.zeros(2, 4)), ["iou_loss", "(3, 4)", "(2, 4)"]),
-        (lambda: giou_loss(torch.zeros(3, 7), torch.zeros(3, 7)), ["giou_loss", "(3, 7)", "(N, 4)"]),
-        (lambda: ciou_loss(torch.zeros(4), torch.zeros(4)), ["ciou_loss", "(4,)", "(N, 4)"]),
+        (lambda: giou_loss(torch.zeros(3, 7), torch.zeros(3, 7)), ["giou_loss", "(3, 7)", "(..., 4)"]),
+        (lambda: ciou_loss(torch.zeros(3), torch.zeros(3)), ["ciou_loss", "(3,)", "(..., 4)"]),
         (lambda: iou_loss(torch.zeros(3, 4), torch.zeros(3, 4), mode="cubic"), ["mode='cubic'", "'square'"]),
         (lambda: IoULoss(mode="cubic"), ["IoULoss", "mode='cubic'", "'square'"]),
         (lambda: DIoULoss(eps=0), ["DIoULoss", "eps=0"]),
@@ -186,3 +186,14 @@ def test_mistakes_are_explained(make, words):
     with pytest.raises(InputError) as error:
         make()
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("loss", [iou_loss, giou_loss, diou_loss, ciou_loss])
+def test_one_box_and_boxes_of_a_batch(loss):
+    """As fvcore and kornia take them."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 2, 3, 2, generator=generator, dtype=torch.float64)
+    pred, target = (torch.cat([c, c + 0.5], -1) for c in corners)  # (2, 3, 4) each
+    want = loss(pred.view(-1, 4), target.view(-1, 4)).view(2, 3)
+    torch.testing.assert_close(loss(pred, target), want, rtol=0, atol=0)
+    torch.testing.assert_close(loss(pred[1, 2], target[1, 2]), want[1, 2], rtol=0, atol=0)
