@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pcdet_focal", "pcdet_focal.*"]),
     package_data={"pcdet_focal": ["py.typed"]},
-    install_requires=["torch>=2.4", "numpy", "numba", "easydict", "pyyaml", "tqdm", "tensorboard", "matplotlib"],
+    install_requires=["torch>=2.6", "numpy", "numba", "easydict", "pyyaml", "tqdm", "tensorboard", "matplotlib"],
     extras_require={
         "cu120": ["spconv-cu120"],
         "cu126": ["spconv-cu126"],

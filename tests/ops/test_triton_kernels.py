@@ -86,7 +86,11 @@ def test_compiles(name, capability):
     """To machine code, and without fused multiply-adds: they would give other last digits than the CPU (sine and cosine
     have their own).
     """
+    import triton
     from triton.backends.compiler import GPUTarget
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("this way to compile without a device needs Triton 3.3")
     from triton.compiler import ASTSource
 
     room, kernel = name.split(".")

@@ -40,7 +40,11 @@ def machine_code(kernel, arch, num_warps=4, **arguments):
     """The cubin of a kernel for ``arch`` (80: A100, 90: H100); arguments are a type such as '*fp32' or 'i32', or a
     value that is compiled in.
     """
+    import triton
     from triton.backends.compiler import GPUTarget
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("this way to compile without a device needs Triton 3.3")
     from triton.compiler import ASTSource
 
     if isinstance(kernel, triton.runtime.Autotuner):

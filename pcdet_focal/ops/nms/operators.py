@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-# written out, because torch 2.4 does not read annotations that are text
+# written out, because older torch does not read annotations that are text
 _SCHEMA = "(Tensor ranked, Tensor? group, float[] thresholds, int[] pre, int[] post) -> Tensor"
 
 

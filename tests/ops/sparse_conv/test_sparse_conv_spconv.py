@@ -200,6 +200,7 @@ def test_missing_and_faulty_packages_are_named(monkeypatch):
 
 
 def test_the_pair_of_packages_that_can_crash_is_warned_about(monkeypatch):
+    pytest.importorskip("spconv.pytorch", exc_type=ImportError)
     installed(monkeypatch, spconv_cu120="2.3.6")
     monkeypatch.setattr(backends.np, "__version__", "2.1.0")
     with pytest.warns(RuntimeWarning):
