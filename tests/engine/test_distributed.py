@@ -135,10 +135,10 @@ def test_a_launcher_outside_its_surroundings_says_how_to_start(monkeypatch):
 def test_a_process_ends_with_its_last_words_and_does_not_wait_for_a_thread():
     program = (
         "import atexit, threading, time\nfrom pcdet_focal.engine.cli import _end_process\n"
-        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "threading.Thread(target=time.sleep, args=(100,)).start()\n"
         "atexit.register(print, 'closed')\nprint('done')\n_end_process()"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout.split()) == (0, ["done", "closed"])
