@@ -1,9 +1,11 @@
 """Make records anew, and compare them with those that are here.
 
-    python -m tests.record --openpcdet ../OpenPCDet --compare tests/recorded/simulated/10_infos
-    python -m tests.record --openpcdet ../OpenPCDet --out tests/recorded/simulated/10_infos
+    python -m tests.record --openpcdet ../OpenPCDet --compare
+    python -m tests.record --openpcdet ../OpenPCDet --out FOLDER
 
-Frames are simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test` installs.
+``data``: infos, database, samples and batches. ``models``: losses, gradients and detections of every configuration on
+small grids, a minute. Frames are simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test`
+installs.
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.record import compare, kitti, peer  # noqa: E402
+from tests.record import compare, kitti, models, peer  # noqa: E402
+
+RECORDS = Path(__file__).resolve().parents[1] / "recorded/simulated/10_infos"
+MODELS = Path(__file__).resolve().parents[1] / "models/data"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--openpcdet", type=Path, required=True, help="a checkout of OpenPCDet v0.6.0 (commit 8caccce)")
     parser.add_argument("--frames", type=Path, help="a folder in KITTI's layout (default: simulated frames)")
-    parser.add_argument("--out", type=Path, help="folder for the records (default: a temporary one)")
-    parser.add_argument("--compare", type=Path, help="folder with records to compare with")
+    parser.add_argument("--out", type=Path, help="folder for data/ and models/ (default: a temporary one)")
+    parser.add_argument(
+        "--compare", type=Path, nargs="?", const=RECORDS, help="folder with records of data (default: the repository's)"
+    )
+    parser.add_argument("--only", choices=("data", "models"))
     parser.add_argument(
         "--training",
         nargs=3,
@@ -36,11 +44,16 @@ def main() -> int:
 
     frames = args.frames or tiny_kitti.dataset()  # made before torch is changed
     training = [(model, frame, int(seed)) for model, frame, seed in args.training or ()]
-    with tempfile.TemporaryDirectory() as folder:
-        out = args.out or Path(folder)
-        checkout = args.openpcdet.resolve()
-        kitti.record(peer.open_checkout(checkout), checkout, frames, out, training)
-        return compare.compare_folders(out, args.compare) if args.compare else 0
+    with tempfile.TemporaryDirectory() as temporary:
+        out, checkout, status = args.out or Path(temporary), args.openpcdet.resolve(), 0
+        dataset = peer.open_checkout(checkout)
+        if args.only != "models":
+            kitti.record(dataset, checkout, frames, out / "data", training)
+            status = compare.compare_folders(out / "data", args.compare) if args.compare else 0
+        if args.only != "data":
+            models.record(out / "models")
+            status = max(status, compare.compare_folders(out / "models", MODELS) if args.compare else 0)
+    return status
 
 
 sys.exit(main())
