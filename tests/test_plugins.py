@@ -338,6 +338,7 @@ def test_a_module_that_cannot_be_imported_is_one_error(tmp_path, monkeypatch, na
         cfg_from_yaml_file(tmp_path / "text.yaml", Config())
 
 
+@pytest.mark.slow
 def test_every_tool_that_reads_a_configuration_takes_import(tmp_path):
     """A real process: tools/ is on the path there, the working directory is not."""
     path = tiny_kitti.write_config(tmp_path / "cfgs/x/mine.yaml", plugin_config(tmp_path))

@@ -133,6 +133,7 @@ print(type(model.dense_head).__name__, type(model.backbone_2d).__name__, ret['lo
 """
 
 
+@pytest.mark.slow
 def test_its_configuration_builds_and_trains(fork):
     content = config(fork)
     write(fork, {"tools/script.py": BUILD})
@@ -145,6 +146,7 @@ def test_its_configuration_builds_and_trains(fork):
     assert done.returncode == 1 and "MODEL.DENSE_HEAD.NAME: 'ForkHeads' is no known dense head" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_is_run_as_python_m_does(fork):
     write(
         fork,
@@ -180,6 +182,7 @@ if __name__ == '__main__':
 
 
 @pytest.mark.parametrize("how", ["script", "alias"])
+@pytest.mark.slow
 def test_spawned_workers_know_the_second_name(fork, how):
     alias = f"import sys; sys.path.append({str(tiny_kitti.REPOSITORY)!r})\n" if how == "alias" else ""
     alias += "from pcdet_focal.integrations.openpcdet import alias; alias()\n" if how == "alias" else ""
@@ -366,6 +369,7 @@ rclpy.shutdown()
 @pytest.mark.parametrize(
     ("files", "node", "last"), [(ROS1, NODE1, ""), (ROS2, NODE2, "down\n")], ids=["rospy", "rclpy"]
 )
+@pytest.mark.slow
 def test_a_ros_node_finds_boxes_in_a_scan(tmp_path, monkeypatch, files, node, last):
     content = tiny_kitti.config(tiny_kitti.dataset())
     content["MODEL"]["POST_PROCESSING"]["SCORE_THRESH"] = 0.0

@@ -104,6 +104,7 @@ def test_operators_agree_with_the_packages_they_are_compared_with():
     )
 
 
+@pytest.mark.slow
 def test_voxels_and_the_sparse_encoder_agree_with_spconv():
     if ops.spconv() is None:
         pytest.skip("needs a build of spconv that works")
