@@ -21,7 +21,7 @@ def _scatter_mean(src: Tensor, index: Tensor, dim: int = 0) -> Tensor:
 def _scatter_max(src: Tensor, index: Tensor, dim: int = 0) -> tuple[Tensor, None]:
     groups = int(index.max()) + 1
     where = index.view(-1, 1).expand_as(src)
-    return src.new_zeros(groups, src.shape[1]).scatter_reduce(0, where, src, "amax", include_self=False), None
+    return src.new_full((groups, src.shape[1]), -torch.inf).scatter_reduce(0, where, src, "amax"), None
 
 
 def _stay_double(self: Tensor, *args) -> Tensor:

@@ -50,7 +50,11 @@ def scatter_max(src: Tensor, index: Tensor, num_groups: int) -> Tensor:
     """
     src, index = _checked(src, index, num_groups)
     where = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
-    return src.new_zeros(num_groups + 1, *src.shape[1:]).scatter_reduce(0, where, src, "amax", include_self=False)[:-1]
+    # From -inf, because torch gives the start its part of the gradient where it ties with the maximum, even with
+    # include_self=False.
+    best = src.new_full((num_groups + 1, *src.shape[1:]), -torch.inf).scatter_reduce(0, where, src, "amax")
+    empty = index.new_ones(num_groups + 1, dtype=torch.bool).index_fill(0, index, False)
+    return best.masked_fill(empty.view(-1, *[1] * (src.dim() - 1)), 0)[:-1]
 
 
 def _checked(src: Tensor, index: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:

@@ -308,10 +308,7 @@ class SparseMaxPool(_Windowed):
             return self._forward_library(x, backend)
         kernel_map, maps = self._kernel_map(x, _own_engine(x.features.device))
         geometry, (rows_in, rows_out) = kernel_map.geometry, kernel_map.all_pairs()
-        shape = (len(geometry.out_indices), x.features.shape[1])
-        out = x.features.new_zeros(shape).scatter_reduce(
-            0, rows_out[:, None].expand(-1, shape[1]), x.features[rows_in], "amax", include_self=False
-        )
+        out = scatter_max(x.features[rows_in], rows_out, len(geometry.out_indices)).to(x.features.dtype)
         return SparseConvTensor(out, geometry.out_indices, geometry.out_shape, x.batch_size, indice_dict=maps)
 
     def _build(self, cls: type, arguments: dict[str, Any]) -> nn.Module:

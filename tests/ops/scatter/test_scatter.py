@@ -48,8 +48,9 @@ def test_gradients(function):
     assert not torch.autograd.grad(function(src, index, 9).sum(), src)[0][index < 0].any()
 
 
-def test_rows_that_share_the_maximum_share_its_gradient():
-    src = torch.tensor([[2.0], [2.0], [1.0], [-3.0]], requires_grad=True)
+@pytest.mark.parametrize("largest", [2.0, 0.0])
+def test_rows_that_share_the_maximum_share_its_gradient(largest):
+    src = torch.tensor([[largest], [largest], [-1.0], [-3.0]], requires_grad=True)
     assert torch.autograd.grad(scatter_max(src, torch.tensor([0, 0, 0, 1]), 2).sum(), src)[0].flatten().tolist() == [
         0.5,
         0.5,

@@ -189,6 +189,14 @@ def test_global_max_pooling():
         assert torch.equal(y[b], x.features[x.indices[:, 0] == b].amax(0))
 
 
+def test_the_gradient_of_pooling_goes_to_the_largest_in_equal_parts_at_zero_too():
+    x = tensor(3, 4)
+    x = x.replace_feature(torch.zeros_like(x.features).requires_grad_())
+    for pooled in (sc.SparseGlobalMaxPool()(x), sc.SparseMaxPool3d(2, 2)(x).features):
+        (gradient,) = torch.autograd.grad(pooled.sum(), x.features)
+        torch.testing.assert_close(gradient.sum(), torch.tensor(float(pooled.numel()), dtype=gradient.dtype))
+
+
 def test_tensors_from_and_to_dense():
     x = tensor(3, 4)
     dense = sc.ToDense()(x)
