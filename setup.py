@@ -19,14 +19,17 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["pcdet_focal", "pcdet_focal.*"]),
-    package_data={"pcdet_focal": ["py.typed"]},
+    packages=[*find_packages(include=["pcdet_focal", "pcdet_focal.*"]), "pcdet_focal.cfgs"],
+    package_dir={"pcdet_focal.cfgs": "cfgs"},  # the configurations go along with the package
+    package_data={"pcdet_focal": ["py.typed"], "pcdet_focal.cfgs": ["*/*.yaml"]},
+    entry_points={"console_scripts": ["pcdet-focal = pcdet_focal.commands:main"]},
     install_requires=["torch>=2.6", "numpy", "numba", "easydict", "pyyaml", "tqdm", "tensorboard", "matplotlib"],
     extras_require={
         "cu120": ["spconv-cu120"],
         "cu126": ["spconv-cu126"],
         "triton-sparse": ["spconv-triton"],
         "safetensors": ["safetensors"],
+        "completion": ["argcomplete"],
         "dev": ["pytest", "hypothesis", "shapely", "safetensors", "mmengine-lite"],
     },
     classifiers=[

@@ -31,8 +31,9 @@ import yaml
 from easydict import EasyDict
 
 from .config_keys import FREE_MAPPINGS, KNOWN_KEYS, OPTIONAL_KEYS
-from .errors import InputError, did_you_mean, nearest_or_all
+from .errors import InputError, did_you_mean, nearest_names, nearest_or_all
 from .files import read_text
+from .paths import CFGS, IMPORT_FOLDER
 from .registry import import_modules, plugin_config_keys
 
 _PARENT_NAMES = ("class_name", "NAME")  # shown beside a list index, so that the reader need not count
@@ -150,9 +151,30 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
+def find_config(name: str | Path) -> Path:
+    """The file that ``name`` means: a path, else a configuration of the package ("kitti_models/second.yaml", also with
+    "cfgs/" before it).
+
+    Raises:
+        InputError: neither; with the nearest names of the package.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path
+    packaged = {file.relative_to(CFGS).as_posix(): file for file in sorted(CFGS.rglob("*.yaml"))}
+    short = path.as_posix().removeprefix("./").removeprefix("cfgs/")
+    if short in packaged:
+        return packaged[short]
+    hint = nearest_names(short, packaged, 2) or [key for key in packaged if key.endswith(f"/{path.name}")][:2]
+    raise InputError(
+        f"the configuration file {name} does not exist, and the package has none of this name"
+        + (f"; did you mean {' or '.join(hint)}?" if hint else f"; its configurations are in {CFGS}")
+    )
+
+
 def find_base_config(name: str, named_in: Path | None = None) -> Path:
     """Where a ``_BASE_CONFIG_`` is: relative to the working directory, else to the folder of the file that names it or
-    one above it.
+    one above it, else among the package's configurations.
 
     An absolute path of another machine is shortened from the left until it names a file in one of these folders; a
     warning names that file.
@@ -165,6 +187,7 @@ def find_base_config(name: str, named_in: Path | None = None) -> Path:
     folders = [Path.cwd()]
     if named_in is not None:
         folders += Path(named_in).resolve().parents
+    folders.append(CFGS.parent)
     parts = Path(name.replace("\\", "/")).parts
     for first in range(max(len(parts) - 1, 1)):  # one word alone is too little to go by
         for folder in folders:
@@ -208,12 +231,13 @@ def merge_new_config(
 
 
 def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
-    """Load ``cfg_file`` (and its base files) into ``config``, import its ``CUSTOM_IMPORTS`` and return it.
+    """Load ``cfg_file`` (:func:`find_config`) and its base files into ``config``, import its ``CUSTOM_IMPORTS`` and
+    return it.
 
     Raises:
         InputError: a file is missing or is not valid YAML (file and line), or a module cannot be imported.
     """
-    path = Path(cfg_file)
+    path = find_config(cfg_file)
     merge_new_config(config, read_yaml(path), path, (path.resolve(),))
     _annotate(config, "", str(path))
     _import_custom_modules(config, f"{path}: ")
@@ -397,14 +421,13 @@ def _warn_unknown_keys(config: EasyDict, source: str) -> None:
             warnings.warn(f"{source}: nothing here reads the key {full}{hint.removesuffix('.')}", stacklevel=3)
 
 
-def _root_dir() -> Path:
+def root_dir() -> Path:
     """Below which OpenPCDet's tools write: this checkout; the working directory where the package is installed, away
     from the other packages.
     """
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "setup.py").is_file() else Path.cwd()
+    return IMPORT_FOLDER if (IMPORT_FOLDER / "setup.py").is_file() else Path.cwd()
 
 
 cfg = Config()
-cfg.ROOT_DIR = _root_dir()
+cfg.ROOT_DIR = root_dir()
 cfg.LOCAL_RANK = 0

@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # the folders of tests that also use a package
-USERS = {"losses": ["models"], "models": ["engine"], "evaluation": ["engine"], "engine": ["tools"]}
+USERS = {"losses": ["models"], "models": ["engine"], "evaluation": ["engine"], "engine": ["commands"]}
 USERS["geometry"] = ["ops", "losses", "datasets", "evaluation"]
 USERS |= dict.fromkeys(("datasets/augmentor", "datasets/processor"), ["datasets", "engine/checks"])
 LEFT_OUT = re.compile("engine/benchmark/|cuda.py")  # measures time, which no test asserts; needs a GPU

@@ -231,7 +231,7 @@ def test_a_base_file_can_be_merged_from_the_command_line(tmp_path):
 def test_an_installed_package_writes_below_the_working_directory(tmp_path):
     package = REPOSITORY / "pcdet_focal"
     (tmp_path / "site/pcdet_focal").mkdir(parents=True)
-    for name in ("__init__", "config", "config_keys", "errors", "files", "registry"):
+    for name in ("__init__", "config", "config_keys", "errors", "files", "paths", "registry"):
         shutil.copy(package / f"{name}.py", tmp_path / "site/pcdet_focal")
     for folder, expected in ((tmp_path / "site", tmp_path), (REPOSITORY, REPOSITORY)):
         done = subprocess.run(

@@ -346,7 +346,7 @@ def test_every_tool_that_reads_a_configuration_takes_import(tmp_path):
     for name in ("train", "test", "demo", "visualize", "check_dataset", "compare_losses"):
         words = ["--cfg_file", "x.yaml", "--import", "a", "--import", "b.c"]
         words += ["--data_path", "scan.bin", "--ckpt", "x.pth"] if name == "demo" else []
-        assert tiny_kitti.tool(name).parse_args(words).imports == ["a", "b.c"]
+        assert tiny_kitti.tool(name).build_parser().parse_args(words).imports == ["a", "b.c"]
     command = [sys.executable, str(tiny_kitti.REPOSITORY / "tools/test.py"), "--cfg_file", str(path)]
     command += ["--import", "plugin_loud", "--import", "plugin_bright", "--device", "cpu"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -6,7 +6,6 @@ import atexit
 import functools
 import importlib.util
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -187,10 +186,5 @@ def dataset() -> Path:
 
 @functools.cache
 def tool(name: str):
-    """The module tools/<name>.py."""
-    if str(REPOSITORY / "tools") not in sys.path:
-        sys.path.append(str(REPOSITORY / "tools"))
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command's module."""
+    return importlib.import_module(f"pcdet_focal.commands.{name}")

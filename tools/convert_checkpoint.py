@@ -1,47 +1,8 @@
-"""Write a checkpoint's weights as .safetensors, or those of a .safetensors file as a .pth that OpenPCDet loads.
-
-    python tools/convert_checkpoint.py output/kitti_models/second/default/ckpt/checkpoint_epoch_80.pth
-    second.safetensors python tools/convert_checkpoint.py second.safetensors second.pth
-
-Epoch, iteration and version go along, an optimiser's state does not. Without --force a file that is there is not
-overwritten.
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""pcdet-focal convert-checkpoint, from a checkout: python tools/convert_checkpoint.py --help"""
 
 import _init_path  # noqa: F401
 
-from pcdet_focal.engine import cli
-from pcdet_focal.engine.checkpoint import save_checkpoint, save_safetensors
-from pcdet_focal.errors import InputError
-from pcdet_focal.models.model_utils.checkpoint_loading import read_checkpoint
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="checkpoint, .pth or .safetensors")
-    parser.add_argument("target", help="file to write; its ending says the format")
-    parser.add_argument("--force", action="store_true", help="overwrite the target")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    writers = {".safetensors": save_safetensors, ".pth": save_checkpoint}
-    target = Path(args.target)
-    if target.suffix not in writers:
-        raise InputError(f"{target}: a checkpoint to write ends in {' or '.join(writers)}")
-    if target.exists() and not args.force:
-        raise InputError(f"{target} is there already; --force overwrites it")
-    content = read_checkpoint(args.source)
-    writers[target.suffix]({**content, "optimizer_state": None}, target)
-    print(
-        f"{target}: {len(content['model_state'])} weights, epoch {content.get('epoch')}, iteration {content.get('it')}"
-    )
-
+from pcdet_focal.commands import run
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    run("convert-checkpoint")

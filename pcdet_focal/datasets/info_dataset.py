@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -138,36 +136,3 @@ class InfoDataset(DatasetTemplate):
                 "ImageSets/train.txt and make the infos anew"
             )
         return points
-
-
-def prepare_command(
-    module: str,
-    command: str,
-    description: str,
-    find_root: Callable[[Sequence[Path]], Path],
-    default_classes: Callable[[Any], Sequence[str]],
-    create: Callable[..., dict[str, int]],
-    arguments: Sequence[str] | None,
-) -> int:
-    """The command line that makes infos and database; returns the exit status: 0, or 2 for a user's mistake."""
-    from ..config import Config, cfg_from_yaml_file
-
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    parser.add_argument("command", choices=[command])
-    parser.add_argument("cfg_file", help="YAML file of a data set (in cfgs/dataset_configs) or of a model")
-    parser.add_argument("--data_path", help="the folder of the data, instead of DATA_PATH in the file")
-    parser.add_argument("--workers", type=int, default=4, help="threads (default %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        config = cfg_from_yaml_file(options.cfg_file, Config())
-        dataset_cfg = config.get("DATA_CONFIG", config)
-        data_path = find_root(data_path_candidates(options.data_path or dataset_cfg.DATA_PATH))
-        class_names = config.get("CLASS_NAMES", None) or default_classes(dataset_cfg)
-        counts = create(dataset_cfg, class_names, data_path, data_path, workers=options.workers)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"written to {data_path}:")
-    for name, count in counts.items():
-        print(f"  {name}: {count}")
-    return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..config import Config, cfg_from_list, cfg_from_yaml_file
+from ..config import Config, cfg_from_list, cfg_from_yaml_file, find_config, root_dir
 from ..errors import InputError
 from ..registry import import_modules
 from . import distributed
@@ -93,6 +93,11 @@ def _stop(text: str, status: int) -> None:
     sys.exit(status)
 
 
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` begins with a command's docstring, examples included."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def whole_number(text: str) -> int:
     """An argument that counts something: 0, 1, ..."""
     if not text.isdigit():
@@ -102,7 +107,7 @@ def whole_number(text: str) -> int:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that reads a configuration; OpenPCDet's names."""
-    parser.add_argument("--cfg_file", required=True, help="configuration (YAML)")
+    parser.add_argument("--cfg_file", required=True, help="a YAML file, or the name of one of the package's")
     parser.add_argument(
         "--import",
         dest="imports",
@@ -159,9 +164,9 @@ def load_config(args: argparse.Namespace) -> Config:
     (the folders below ``cfgs``).
     """
     import_modules(args.imports, "--import")
-    cfg = Config(ROOT_DIR=Path(__file__).resolve().parents[2], LOCAL_RANK=0)
-    cfg_from_yaml_file(args.cfg_file, cfg)
-    path = Path(args.cfg_file)
+    cfg = Config(ROOT_DIR=root_dir(), LOCAL_RANK=0)
+    path = find_config(args.cfg_file)
+    cfg_from_yaml_file(path, cfg)
     parts = path.parent.parts
     cfg.TAG = path.stem
     cfg.EXP_GROUP_PATH = (

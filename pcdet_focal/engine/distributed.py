@@ -34,7 +34,7 @@ def init_dist_slurm(tcp_port: int, local_rank: int = 0, backend: str | None = No
     """
     if "SLURM_PROCID" not in os.environ:
         raise InputError(
-            "--launcher slurm works inside a SLURM job: srun --ntasks=N python tools/train.py --launcher slurm "
+            "--launcher slurm works inside a SLURM job: srun --ntasks=N pcdet-focal train --launcher slurm "
             "--cfg_file ..."
         )
     rank, world_size, nodes = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"], os.environ["SLURM_NODELIST"]

@@ -85,7 +85,7 @@ def draw_curves(dataset, result_file: str | Path, path: str | Path) -> Path | No
 def _read_result(dataset, result_file: str | Path) -> tuple[list[str], dict[str, dict]]:
     """The frame ids of a data set, and {frame id: detections} of a ``result.pkl``."""
     if not Path(result_file).is_file():
-        raise InputError(f"there is no {result_file}; evaluate first: python tools/test.py --cfg_file ...")
+        raise InputError(f"there is no {result_file}; evaluate first: pcdet-focal test --cfg_file ...")
     results = {anno["frame_id"]: anno for anno in load_pickle(result_file)}
     frames = [info["point_cloud"]["lidar_idx"] for info in dataset.infos]
     if not set(frames) & set(results):

@@ -60,7 +60,7 @@ def gradients() -> dict:
     statistics.
     """
     rank, world_size = get_dist_info()
-    args = tiny_kitti.tool("train").parse_args(["--cfg_file", CFG_FILE])
+    args = tiny_kitti.tool("train").build_parser().parse_args(["--cfg_file", CFG_FILE])
     cfg = cli.load_config(args)
     dataset, _, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, 1, dist=True, workers=0, training=True, seed=7)
     torch.manual_seed(rank)  # different weights: the wrapper must send rank 0's to all

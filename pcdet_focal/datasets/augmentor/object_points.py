@@ -18,11 +18,7 @@ import numpy as np
 
 from ...errors import InputError
 
-MAKE_DATABASE = (
-    "Make it with 'python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG' (KITTI's folder layout) "
-    "or "
-    "'python -m pcdet_focal.datasets.custom.custom_dataset create_custom_infos CFG' (custom data)."
-)
+MAKE_DATABASE = "Make it with: pcdet-focal create-infos CFG."
 # a process stops keeping objects of small files above this; KITTI's train split needs about 90 MB
 CACHE_BYTES = 256 * 2**20
 

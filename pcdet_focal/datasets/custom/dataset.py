@@ -18,7 +18,7 @@ from ..scans import find_scan
 from . import reader
 from .evaluation import check_class_map, evaluate_as_kitti
 
-HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.custom.custom_dataset create_custom_infos CFG"
+HOW_TO_MAKE_INFOS = "pcdet-focal create-infos CFG"
 
 
 class CustomDataset(InfoDataset):

@@ -17,7 +17,7 @@ from . import infos, predictions, reader
 from .crop import index_in_image
 from .object3d import Object3d, get_objects_from_label
 
-HOW_TO_MAKE_INFOS = "python -m pcdet_focal.datasets.kitti.kitti_dataset create_kitti_infos CFG"
+HOW_TO_MAKE_INFOS = "pcdet-focal create-infos CFG"
 
 
 class KittiDataset(InfoDataset):

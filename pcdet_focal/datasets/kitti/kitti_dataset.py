@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..info_dataset import prepare_command
+from ..prepare import Preparation, prepare_command
 from .create import create_kitti_infos
 from .dataset import KittiDataset
 from .reader import find_root
@@ -18,17 +18,18 @@ from .reader import find_root
 __all__ = ["KittiDataset", "create_kitti_infos"]
 
 
+PREPARATION = Preparation(
+    module="pcdet_focal.datasets.kitti.kitti_dataset",
+    command="create_kitti_infos",
+    find_root=find_root,
+    default_classes=lambda _: ["Car", "Pedestrian", "Cyclist"],
+    create=create_kitti_infos,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for a mistake that the user can mend."""
-    return prepare_command(
-        "pcdet_focal.datasets.kitti.kitti_dataset",
-        "create_kitti_infos",
-        "Prepare a KITTI folder for training.",
-        find_root,
-        lambda _: ["Car", "Pedestrian", "Cyclist"],
-        create_kitti_infos,
-        arguments,
-    )
+    return prepare_command(PREPARATION, arguments)
 
 
 if __name__ == "__main__":

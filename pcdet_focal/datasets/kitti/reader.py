@@ -35,8 +35,7 @@ def find_root(candidates: Sequence[Path]) -> Path:
     """
     return paths.find_folder(
         candidates,
-        "Put KITTI there, or simulated frames: python -m pcdet_focal.datasets.synthetic "
-        f"--root {candidates[0]}. The layout is:\n{LAYOUT}",
+        f"Put KITTI there, or simulated frames: pcdet-focal synthetic --root {candidates[0]}. The layout is:\n{LAYOUT}",
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
+from ...paths import IMPORT_FOLDER
 
 _EMPTY = (
     "SharedArray",
@@ -112,7 +113,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            cwd=Path(__file__).resolve().parents[3],
+            cwd=IMPORT_FOLDER,
         )
         self._read()  # until it is ready
 

@@ -12,11 +12,11 @@ from . import SUITES, goals, results, step
 NOT_YET = "not measured yet"
 _INTRO = """# Benchmarks
 
-How fast the package is beside what one would use without it. Made by `python tools/benchmark.py page` from the JSON files in this folder, whose
+How fast the package is beside what one would use without it. Made by `pcdet-focal benchmark page` from the JSON files in this folder, whose
 schema is described in `pcdet_focal/engine/benchmark/results.py`. To measure on another machine, idle if possible:
 
 ```sh
-python tools/benchmark.py losses && python tools/benchmark.py ops && python tools/benchmark.py data && python tools/benchmark.py step && python tools/benchmark.py page
+pcdet-focal benchmark losses && pcdet-focal benchmark ops && pcdet-focal benchmark data && pcdet-focal benchmark step && pcdet-focal benchmark page
 ```
 
 **Times.** The sides of a row run in turns in one process. On a CPU each round calls every side once, so that each

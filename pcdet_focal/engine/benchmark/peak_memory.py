@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ...paths import IMPORT_FOLDER
 from .measure import Side
 
 _M_MMAP_THRESHOLD = -3  # glibc's mallopt(3)
@@ -74,7 +75,7 @@ def peak_rss(suite: str, row: str, case: str, side: str, quick: bool) -> int | N
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     words = [sys.executable, "-m", __name__, suite, row, case, side, str(int(quick)), str(torch.get_num_threads())]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
+    done = subprocess.run(words, capture_output=True, text=True, cwd=IMPORT_FOLDER)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 

@@ -42,6 +42,7 @@ import torch
 from ... import __version__
 from ...errors import InputError
 from ...files import read_json
+from ...paths import IMPORT_FOLDER
 from ..checkpoint import atomic_write
 
 SCHEMA = 1
@@ -163,7 +164,7 @@ def read_all(folder: str | Path) -> list[dict[str, Any]]:
     """
     results = {path: read(path) for path in sorted(Path(folder).glob("*.json"))}
     if not results:
-        raise InputError(f"there is no JSON file in {folder}; measure first: python tools/benchmark.py losses")
+        raise InputError(f"there is no JSON file in {folder}; measure first: pcdet-focal benchmark losses")
     for path, content in results.items():
         if content["quick"]:
             raise InputError(
@@ -211,7 +212,7 @@ def _startup(cache: str) -> Iterator[tuple[str, float]]:
             capture_output=True,
             text=True,
             check=True,
-            cwd=Path(__file__).resolve().parents[3],
+            cwd=IMPORT_FOLDER,
         )
         imported, kernels = map(float, done.stdout.split()[-2:])
         yield name, kernels

@@ -86,7 +86,7 @@ def config(model: str, quick: bool) -> Config:
     if model != "centerpoint-pillar":
         return workloads.kitti_config(model, quick)
     cfg = copy.deepcopy(workloads.kitti_config("pointpillar", quick))
-    center = cfg_from_yaml_file(workloads.ROOT / "cfgs/waymo_models/centerpoint_pillar_1x.yaml", Config()).MODEL
+    center = cfg_from_yaml_file("waymo_models/centerpoint_pillar_1x.yaml", Config()).MODEL
     cfg.MODEL.NAME, cfg.MODEL.DENSE_HEAD = center.NAME, center.DENSE_HEAD
     cfg.MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD = [list(cfg.CLASS_NAMES)]
     cfg.MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE = 2

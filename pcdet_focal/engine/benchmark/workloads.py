@@ -5,7 +5,6 @@ every run.
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from ...config import Config, cfg_from_yaml_file
 from ...datasets.synthetic import Frame, SyntheticConfig, simulate_frame
 from ...models.dense_heads import AnchorHeadSingle
 
-ROOT = Path(__file__).resolve().parents[3]
 KITTI_MODELS = {"SECOND KITTI": "second", "PointPillars KITTI": "pointpillar"}
 SMALL_RANGE = [0, -6.4, -3, 12.8, 6.4, 1]  # of --quick
 
@@ -23,7 +21,7 @@ SMALL_RANGE = [0, -6.4, -3, 12.8, 6.4, 1]  # of --quick
 @cache
 def kitti_config(model: str, quick: bool) -> Config:
     """cfgs/kitti_models/<model>.yaml; with ``quick`` over 13 x 13 m only, with shallow stages."""
-    cfg = cfg_from_yaml_file(ROOT / f"cfgs/kitti_models/{model}.yaml", Config())
+    cfg = cfg_from_yaml_file(f"kitti_models/{model}.yaml", Config())
     if quick:
         cfg.DATA_CONFIG.POINT_CLOUD_RANGE = list(SMALL_RANGE)
         cfg.MODEL.BACKBONE_2D.LAYER_NUMS = [1] * len(cfg.MODEL.BACKBONE_2D.LAYER_NUMS)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...config import Config
+from ...paths import IMPORT_FOLDER
 from .runs import Run, read_result
 
 
@@ -64,8 +65,7 @@ def run_all(
 
 def _start(run: Run, cfg_words: Sequence[str]) -> subprocess.Popen:
     run.folder.mkdir(parents=True, exist_ok=True)
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(IMPORT_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = {
         name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     }

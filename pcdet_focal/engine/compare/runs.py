@@ -13,8 +13,9 @@ from typing import Any
 from ...config import Config, merge_new_config
 from ...errors import InputError
 from ...files import read_json
+from ...paths import CFGS
 
-RECIPES = Path(__file__).resolve().parents[3] / "cfgs" / "loss_recipes"
+RECIPES = CFGS / "loss_recipes"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import InputError
+from ...paths import IMPORT_FOLDER
 from . import no_cuda
 from .forks import Fork, find_checkout
 
@@ -96,9 +97,8 @@ def _alias_in_spawned_processes(root: Path | None, cuda_means_cpu: bool) -> None
     must call alias().
     """
     command_line = multiprocessing.spawn.get_command_line
-    folder = str(Path(__file__).resolve().parents[3])  # that of the package
     first = (
-        f"import sys; sys.path.append({folder!r}); from {__package__} import alias; "
+        f"import sys; sys.path.append({str(IMPORT_FOLDER)!r}); from {__package__} import alias; "
         f"alias({str(root) if root else None!r}, {cuda_means_cpu}); "
     )
 

@@ -53,7 +53,7 @@ def scatter_max(src: Tensor, index: Tensor, num_groups: int) -> Tensor:
     # From -inf, because torch gives the start its part of the gradient where it ties with the maximum, even with
     # include_self=False.
     best = src.new_full((num_groups + 1, *src.shape[1:]), -torch.inf).scatter_reduce(0, where, src, "amax")
-    empty = index.new_ones(num_groups + 1, dtype=torch.bool).index_fill(0, index, False)
+    empty = index.new_ones(num_groups + 1).index_fill(0, index, 0) == 1
     return best.masked_fill(empty.view(-1, *[1] * (src.dim() - 1)), 0)[:-1]
 
 

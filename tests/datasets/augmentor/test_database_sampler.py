@@ -263,7 +263,7 @@ def test_one_packed_file_and_the_backup(tmp_path):
         sampler = pickle.loads(pickle.dumps(DataBaseSampler(tmp_path, settings, ["Car"])))
         np.testing.assert_array_equal(sampler(make_scene())["points"], plain["points"])
     assert backup["DB_INFO_PATH"] == ["absent.pkl"]  # OpenPCDet writes the backup into the configuration
-    with pytest.raises(InputError, match="absent.npy.*create_kitti_infos"):
+    with pytest.raises(InputError, match="absent.npy.*create-infos"):
         DataBaseSampler(tmp_path, config(USE_SHARED_MEMORY=True, DB_DATA_PATH=["absent.npy"]), ["Car"])
 
 
@@ -289,7 +289,7 @@ def test_files_are_read_once_up_to_a_limit(root, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create_kitti_infos"),
+        ({"DB_INFO_PATH": ["absent.pkl"]}, r"DB_INFO_PATH\[0\].*absent\.pkl.*create-infos"),
         (
             {"PREPARE": {"filter_by_min_point": ["Car:5"]}},
             r"PREPARE\.filter_by_min_point.*filter_by_min_points",
@@ -308,10 +308,10 @@ def test_wrong_configurations(root, changes, message):
 def test_missing_and_wrong_object_files(root):
     sampler = DataBaseSampler(root, config(SAMPLE_GROUPS=["Car:10"]), CLASSES)
     (root / "gt_database/Car_4.bin").write_bytes(b"\0" * 20)
-    with pytest.raises(InputError, match=r"Car_4\.bin .*20 .*96 .*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"Car_4\.bin .*20 .*96 .*create-infos"):
         sampler(make_scene())
     (root / "gt_database/Car_4.bin").unlink()
-    with pytest.raises(InputError, match=r"Car_4\.bin.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"Car_4\.bin.*create-infos"):
         sampler(make_scene())
 
 

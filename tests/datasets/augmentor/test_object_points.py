@@ -116,7 +116,7 @@ def test_a_copy_for_a_worker_carries_no_points(database):
 def test_missing(database):
     root, entries, _ = database
     (root / "gt_database_global.npy").unlink()
-    with pytest.raises(InputError, match=r"0\.bin.*gt_database_global\.npy.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"0\.bin.*gt_database_global\.npy.*create-infos"):
         ObjectPoints(root, 4).read(entries[0])
 
 
@@ -125,7 +125,7 @@ def test_cut_off(database, size):
     root, entries, _ = database
     path = root / "gt_database_global.npy"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"gt_database_global\.npy.*create_kitti_infos"):
+    with pytest.raises(InputError, match=r"gt_database_global\.npy.*create-infos"):
         ObjectPoints(root, 4).read(entries[0])
 
 

@@ -224,7 +224,7 @@ def test_boxes_with_few_points_can_be_left_out(folder, cfg):
         assert f"Car ground truth: {boxes}, {boxes}, {boxes} count" in text
     for info in dataset.infos:
         del info["annos"]["num_points_in_gt"]  # as OpenPCDet's are
-    with pytest.raises(InputError, match="FILTER_MIN_POINTS_IN_GT: .* create_custom_infos"):
+    with pytest.raises(InputError, match="FILTER_MIN_POINTS_IN_GT: .* create-infos"):
         dataset[0]
 
 
@@ -381,6 +381,6 @@ def test_a_fault_is_named_and_nothing_is_made(folder, cfg, fault):
 def test_missing_infos_are_told_with_the_command(folder, cfg):
     with pytest.raises(
         InputError,
-        match=r"custom_infos_val\.pkl.*create_custom_infos CFG",
+        match=r"custom_infos_val\.pkl.*create-infos CFG",
     ):
         build_dataloader(cfg, CLASSES, 1, dist=False, root_path=folder, workers=0, training=False)

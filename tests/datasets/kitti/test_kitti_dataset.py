@@ -431,7 +431,7 @@ def test_missing_folders_show_the_layout(tmp_path, dataset_cfg, monkeypatch):
 
 
 def test_infos_that_were_not_made_yet(kitti_folder, dataset_cfg):
-    with pytest.raises(InputError, match=r"kitti_infos_train\.pkl .*create_kitti_infos CFG"):
+    with pytest.raises(InputError, match=r"kitti_infos_train\.pkl .*create-infos CFG"):
         build_dataloader(dataset_cfg, CLASSES, 2, dist=False, root_path=kitti_folder)
 
 

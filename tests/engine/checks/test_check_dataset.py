@@ -392,7 +392,7 @@ def test_infos_that_are_older_than_the_labels(good, tmp_path):
     assert not complaints(checked(root)) and "info files" not in {finding.check for finding in checked(root).findings}
     path = root / "labels/000001.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    named = assert_named(checked(root), "info files", "create_custom_infos")[0]
+    named = assert_named(checked(root), "info files", "create-infos")[0]
     assert "1 frames have other labels" in named.what and "000001" in named.where
 
 

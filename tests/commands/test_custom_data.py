@@ -133,5 +133,5 @@ def test_a_training_without_infos_names_the_command(workplace, tmp_path, capsys)
         )
         == 2
     )
-    assert "create_custom_infos" in capsys.readouterr().err
+    assert "create-infos" in capsys.readouterr().err
     assert custom_dataset.main(["create_custom_infos", CFG, "--data_path", str(tmp_path / "nowhere")]) == 2

@@ -257,8 +257,7 @@ def test_quick_losses_are_saved_where_asked_and_make_no_page(tmp_path, monkeypat
     check_schema(content, "losses")
     assert list(dict.fromkeys(row["row"] for row in content["rows"])) == list(SUITES["losses"])
     assert (
-        content["command"] == "python tools/benchmark.py losses --quick --repeats 1 --threads 1"
-        and content["threads"] == 1
+        content["command"] == "pcdet-focal benchmark losses --quick --repeats 1 --threads 1" and content["threads"] == 1
     )
     second = content["rows"][0]
     assert (
@@ -329,7 +328,7 @@ def test_quick_steps_stage_by_stage(tmp_path, monkeypatch, capsys):
     assert benchmark("step", "--quick", "--models", "centerpoint-pillar", "--out", "x.json") == 0
     content = results.read("x.json")
     check_schema(content, "step")
-    assert content["command"] == "python tools/benchmark.py step --quick --models centerpoint-pillar"
+    assert content["command"] == "pcdet-focal benchmark step --quick --models centerpoint-pillar"
     modules = ["vfe", "map_to_bev", "backbone_2d", "dense_head"]
     stages = {
         "train": [*modules, "losses", "backward", "optimizer"],
@@ -397,7 +396,7 @@ def made_up(device: str = "cpu", gpu: str | None = None, ratio: float = 30.0) ->
         "schema": 1,
         "suite": "losses",
         "quick": False,
-        "command": "python tools/benchmark.py losses",
+        "command": "pcdet-focal benchmark losses",
         "date": "2026-01-02",
         "machine": machine,
         "load": 0.25,
@@ -458,7 +457,7 @@ def test_the_page_says_what_is_missed_and_what_is_not_measured(tmp_path, capsys)
         (["data", "--quick", "--root", "nowhere"], "nowhere"),
         (["step", "--models", "pointpilar"], "--models pointpilar: there is no such model; there are pointpillar, sec"),
         (["step", "--quick", "--openpcdet", "nowhere"], "nowhere: there is no pcdet/models and tools/train_utils in"),
-        (["page"], "there is no JSON file in benchmarks; measure first: python tools/benchmark.py losses"),
+        (["page"], "there is no JSON file in benchmarks; measure first: pcdet-focal benchmark losses"),
         (["speed"], "invalid choice: 'speed'"),
         (["ops", "--repeats", "many"], "'many' is not a number"),
     ],
@@ -474,7 +473,7 @@ def test_a_folder_without_infos_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kitti").mkdir()
     assert benchmark("data", "--quick", "--root", "kitti") == 2
-    assert "create_kitti_infos" in capsys.readouterr().err
+    assert "create-infos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

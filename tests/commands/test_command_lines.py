@@ -354,12 +354,12 @@ MISTAKES = {
     "no training infos": (
         own_data(lose("kitti_infos_train.pkl")),
         TRAIN,
-        r"own_data/kitti_infos_train\.pkl .*create_kitti_infos",
+        r"own_data/kitti_infos_train\.pkl .*create-infos",
     ),
     "no validation infos": (
         own_data(lose("kitti_infos_val.pkl")),
         TRAIN,
-        r"own_data/kitti_infos_val\.pkl .*create_kitti_infos",
+        r"own_data/kitti_infos_val\.pkl .*create-infos",
     ),
     "no database": (own_data(lose("kitti_dbinfos_train.pkl")), TRAIN, r"own_data/kitti_dbinfos_train\.pkl"),
     "a scan that is cut off": (
