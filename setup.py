@@ -30,6 +30,7 @@ setup(
         "triton-sparse": ["spconv-triton"],
         "safetensors": ["safetensors"],
         "completion": ["argcomplete"],
+        "formats": ["plyfile", "laspy[lazrs]"],
         "dev": ["pytest", "hypothesis", "shapely", "safetensors", "mmengine-lite"],
     },
     classifiers=[

@@ -245,6 +245,38 @@ def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
     return config
 
 
+def as_plain(config: Any) -> Any:
+    """A configuration as plain dicts, lists, texts and numbers, which a checkpoint keeps; without the paths of this
+    machine (DATA_PATH, ROOT_DIR) and LOCAL_RANK.
+    """
+    if isinstance(config, dict):
+        left_out = ("DATA_PATH", "ROOT_DIR", "LOCAL_RANK")
+        return {str(key): as_plain(value) for key, value in config.items() if key not in left_out}
+    if isinstance(config, (list, tuple)):
+        return [as_plain(value) for value in config]
+    return config if isinstance(config, (str, int, float, bool, type(None))) else str(config)
+
+
+def config_from_plain(content: Any, source: str) -> Config:
+    """The configuration that ``as_plain`` made ``content`` of; ``source`` is the file for messages.
+
+    Raises:
+        InputError: it is none, or needs a module of CUSTOM_IMPORTS that is not imported. A checkpoint may come from
+            elsewhere, so it does not choose what is imported.
+    """
+    if not isinstance(content, dict) or any(key not in content for key in ("CLASS_NAMES", "DATA_CONFIG", "MODEL")):
+        raise InputError(f"{source}: its configuration lacks CLASS_NAMES, DATA_CONFIG or MODEL; give the YAML file too")
+    config = Config(content)
+    _annotate(config, "", source)
+    for path, node in _walk(config, ""):
+        needed = node.get("CUSTOM_IMPORTS") if isinstance(node, dict) else None
+        missing = [name for name in needed or () if name not in sys.modules]
+        if missing:
+            key = f"{path + '.' if path else ''}CUSTOM_IMPORTS"
+            raise InputError(f"{source} was trained with {', '.join(missing)} ({key}); import that first")
+    return config
+
+
 def cfg_from_list(cfg_list: Sequence[str], config: EasyDict) -> None:
     """Apply ``KEY VALUE`` pairs from a command line (``--set``) to ``config``, in place.
 

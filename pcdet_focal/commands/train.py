@@ -144,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         max_ckpt_save_num=args.max_ckpt_save_num,
         save_seconds=args.ckpt_save_time_interval,
         augmentation_hook=DisableAugmentationHook(cfg, train_set, logger) if cfg.get("HOOK") else None,
+        config=cfg,
     )
     checkpoint = args.ckpt or newest_checkpoint(ckpt_dir)
     start = resume(trainer, model, checkpoint) if checkpoint else 0

@@ -1,7 +1,7 @@
 """Reading scans, and noticing those that are not what the configuration says.
 
 A scan is float32 (N, C), one column for each name in ``DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list``. It is a
-``.bin`` file of plain float32, an array saved by numpy, or a ``.pcd`` file.
+``.bin`` file of plain float32, an array saved by numpy, or a ``.pcd``, ``.ply``, ``.las`` or ``.laz`` file.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from ..errors import InputError
 from ..files import read_bytes
 from .pcd import read_pcd
+from .ply_las import read_las, read_ply
 
 KEY = "DATA_CONFIG.POINT_FEATURE_ENCODING.src_feature_list"
-SUFFIXES = (".bin", ".npy", ".pcd")
+SUFFIXES = (".bin", ".npy", ".pcd", ".ply", ".las", ".laz")
 _SAMPLE = 5040  # numbers from the middle of a file that show how many columns it has: 0.3 ms
 _WIDTHS = range(3, 17)
 
@@ -32,7 +33,7 @@ def read_scan(path: Path, feature_names: Sequence[str], where: str = "", drop_no
     """The scan as float32 (N, len(feature_names)): x, y, z in metres, then the other features. N may be 0.
 
     Args:
-        path: a .bin, .npy or .pcd file.
+        path: a file with one of SUFFIXES.
         feature_names: src_feature_list of the configuration.
         where: the start of every message, "frame 000042: " for example.
         drop_nonfinite: points with NaN and infinite values are left out; else they are an error.
@@ -44,6 +45,10 @@ def read_scan(path: Path, feature_names: Sequence[str], where: str = "", drop_no
         points = _read_npy(path, feature_names, where)
     elif path.suffix == ".pcd":
         points = read_pcd(path, feature_names, where)
+    elif path.suffix == ".ply":
+        points = read_ply(path, feature_names, where)
+    elif path.suffix in (".las", ".laz"):
+        points = read_las(path, feature_names, where)
     elif path.suffix == ".bin":
         points = _read_bin(path, feature_names, where)
     else:

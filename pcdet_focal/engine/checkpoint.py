@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -61,11 +62,12 @@ def save_checkpoint(state: dict, filename: str | Path) -> Path:
 def save_safetensors(state: dict, filename: str | Path) -> Path:
     """Write a checkpoint's weights to a ``.safetensors`` file: a format without code in it, which other tools read too.
 
-    Epoch, it and version go into its header as text; an optimiser's state does not fit the format and stays behind.
-    ``read_checkpoint``, and with it every ``--ckpt`` and ``--pretrained_model``, reads the file.
+    Epoch, it, version, config and scans go into its header as text; an optimiser's state does not fit the format and
+    stays behind. ``read_checkpoint``, and with it every ``--ckpt`` and ``--pretrained_model``, reads the file.
     """
     path = Path(f"{filename}" if str(filename).endswith(".safetensors") else f"{filename}.safetensors")
     header = {key: str(state[key]) for key in ("epoch", "it", "version") if state.get(key) is not None}
+    header |= {key: json.dumps(state[key]) for key in ("config", "scans") if state.get(key) is not None}
     weights = {key: value.detach().contiguous() for key, value in state["model_state"].items()}
     with atomic_write(path) as part:
         safetensors_torch().save_file(weights, part, metadata={"format": "pt", **header})
@@ -73,7 +75,7 @@ def save_safetensors(state: dict, filename: str | Path) -> Path:
 
 
 def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
-    """``model.load_params_from_file``, for a model that is used as it then is: every weight must be in the file (or in
+    """Load a checkpoint into a model that is used as it then is: every weight must be in the file (or in
     ``pre_trained_path``).
 
     Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only
@@ -88,7 +90,10 @@ def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_pat
             f"{filename} is a checkpoint of another architecture: it lacks {len(missing)} weights of this model, for "
             f"example {reason}"
         )
-    model.load_params_from_file(filename, logger, pre_trained_path=pre_trained_path)
+    model.load_state_dict(fitting, strict=False)
+    for problem in problems:
+        logger.info("not loaded: %s", problem)
+    logger.info("loaded %d of %d weights from %s", len(fitting), len(model.state_dict()), filename)
 
 
 def epoch_checkpoints(ckpt_dir: str | Path) -> list[tuple[int, Path]]:

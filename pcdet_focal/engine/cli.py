@@ -105,9 +105,9 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, cfg_required: bool = True) -> None:
     """The arguments of every command that reads a configuration; OpenPCDet's names."""
-    parser.add_argument("--cfg_file", required=True, help="a YAML file, or the name of one of the package's")
+    parser.add_argument("--cfg_file", required=cfg_required, help="a YAML file, or the name of one of the package's")
     parser.add_argument(
         "--import",
         dest="imports",
@@ -125,9 +125,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, cfg_required: bool = True) -> None:
     """The arguments of every command that builds a model."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, cfg_required)
     parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from ..config import as_plain
+from ..datasets.scan_statistics import ScanStatistics
 from ..errors import InputError
 from ..losses import set_training_progress
 from ..models.model_utils.checkpoint_loading import load_params_with_optimizer, read_checkpoint
@@ -40,6 +42,7 @@ class Trainer:
         use_amp: mixed precision; float16 with loss scaling on CUDA, bfloat16 on a CPU.
         log_interval: iterations between two readings of the loss (reading makes the host wait for the device).
         augmentation_hook: called before each epoch with (epoch, epochs); returns whether it changed the data set.
+        config: the whole configuration, which the checkpoints keep, so that they can be used without its file.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Trainer:
         max_ckpt_save_num: int = 30,
         save_seconds: float = 300,
         augmentation_hook: Callable[[int, int], bool] | None = None,
+        config: dict | None = None,
     ):
         self.model, self.optimizer, self.model_func = model, optimizer, model_func
         self.loader, self.sampler = train_loader, train_sampler
@@ -73,7 +77,9 @@ class Trainer:
         self.ckpt_dir, self.logger, self.scalars, self.rank = Path(ckpt_dir), logger, scalar_log, get_rank()
         self.log_interval, self.ckpt_save_interval = max(log_interval, 1), max(ckpt_save_interval, 1)
         self.max_ckpt_save_num, self.save_seconds = max_ckpt_save_num, save_seconds
-        self.augmentation_hook = augmentation_hook
+        self.augmentation_hook, self.config = augmentation_hook, config
+        encoder = getattr(train_loader.dataset, "point_feature_encoder", None)
+        self.scans = ScanStatistics(encoder.used_feature_list) if encoder is not None else None
         self.device = next(model.parameters()).device
         self.use_amp = use_amp
         scale = optim_cfg.get("LOSS_SCALE_FP16", 2.0**16)
@@ -119,6 +125,8 @@ class Trainer:
             with torch.random.fork_rng(devices=[]):
                 batch = next(batches)
             waiting.update(time.monotonic() - start)
+            if self.scans is not None:
+                self.scans.add_batch(batch)
             scheduler.step(self.iteration, epoch)
             set_training_progress(self.model, epoch, self.iteration)
             loss, values, grad_norm = self._step(batch)
@@ -228,6 +236,8 @@ class Trainer:
             self.iteration,
             iters_each_epoch=self.iters_each_epoch,
             data_seed=getattr(self.loader.dataset, "seed", None),
+            config=as_plain(self.config) if self.config is not None else None,
+            scans=self.scans.result() if self.scans is not None else None,
             scaler_state=self.scaler.state_dict() if self.scaler.is_enabled() else None,
             random_state=torch.get_rng_state(),
             cuda_random_state=torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,

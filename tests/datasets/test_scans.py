@@ -97,13 +97,13 @@ def test_arrays_of_something_else(tmp_path, content, told):
 
 def test_other_files(tmp_path):
     (tmp_path / "b.bin").mkdir()
-    (tmp_path / "c.laz").write_bytes(b"LASF")
+    (tmp_path / "c.xyz").write_bytes(b"1 2 3")
     np.savez(tmp_path / "d.npz", a=np.zeros(3))
     (tmp_path / "d.npz").rename(tmp_path / "d.npy")
     for name, told in (
         ("a.bin", "does not exist"),
         ("b.bin", "folder"),
-        ("c.laz", r"c\.laz: a scan is a \.bin, \.npy or \.pcd file"),
+        ("c.xyz", r"c\.xyz: a scan is a \.bin, \.npy, \.pcd, \.ply, \.las or \.laz file"),
         ("d.npy", "several arrays"),
     ):
         with pytest.raises(InputError, match=told):

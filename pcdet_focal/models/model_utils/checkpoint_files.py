@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -187,7 +188,7 @@ def safetensors_torch() -> ModuleType:
 
 
 def _read_safetensors(path: Path) -> dict:
-    """Weights of any ``.safetensors`` file; epoch, it and version where its header has them
+    """Weights of any ``.safetensors`` file; epoch, it, version, config and scans where its header has them
     (``engine.checkpoint.save_safetensors``).
     """
     package = safetensors_torch()
@@ -203,6 +204,7 @@ def _read_safetensors(path: Path) -> dict:
             "model_state": package.load_file(path),
             **numbers,
             **{key: header[key] for key in ("version",) if key in header},
+            **{key: json.loads(header[key]) for key in ("config", "scans") if key in header},
         }
     except (SafetensorError, ValueError, OSError) as error:
         raise InputError(
