@@ -222,6 +222,7 @@ LOGITS, LABELS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 3])
         ("SmoothL1Loss", (LOGITS, LOGITS, torch.ones(4)), ["weight", "(4,)", "(4, 1)"]),
         ("GaussianFocalLoss", (LOGITS + 0.5, LOGITS, torch.ones(2, 4, 3)), ["weight", "(2, 4, 3)"]),
         ("L1Loss", (LOGITS, LOGITS, torch.ones(4, 3, device="meta")), ["weight", "meta"]),
+        ("BalancedL1Loss", (LOGITS, LOGITS.to("meta")), ["cpu", "meta"]),
     ],
 )
 def test_mistakes(entry, arguments, words):

@@ -196,6 +196,10 @@ def test_centres_outside_the_limits_are_dropped():
     maps[0]["center_z"][0, 0, 4, 4] = 1.5
     found, _ = head.generate_predicted_boxes(2, maps)
     assert found["pred_scores"].tolist() == pytest.approx([0.8])
+    for height in (1.0, -1.0):  # the borders belong
+        maps[0]["center_z"][0, 0, 4, 4] = height
+        found, _ = head.generate_predicted_boxes(2, maps)
+        assert found["pred_scores"].tolist() == pytest.approx([0.9, 0.8])
 
 
 def post_processing(**nms):

@@ -6,6 +6,7 @@ import pytest
 from pcdet_focal.engine.checks.collect import Boxes
 from pcdet_focal.engine.checks.evidence import FRAMES, Evidence, box_evidence, flattest_axis
 from pcdet_focal.engine.checks.frames import check_frame
+from pcdet_focal.engine.checks.headings import check_headings
 
 BOX = np.array([10.0, 5.0, -0.9, 4.0, 1.6, 1.6, 0.6])  # stands at z = -1.7
 
@@ -81,6 +82,11 @@ def test_a_tree_over_a_car_is_not_its_top_and_a_scan_without_ground_says_so():
     tree = BOX[:3] + np.random.RandomState(0).uniform([-1, -1, 2.6], [1, 1, 5], (2000, 3))
     found = box_evidence(np.concatenate([ground(), shell(BOX), tree]), BOX[None])
     assert abs(found.top[0] - (-0.1)) < 0.1
+    # what hangs over the ground around the box is not ground, up to one and a half heights above its middle
+    roof = ground() + [0, 0, 1.7 + BOX[2] + 1.4 * BOX[5]]
+    assert box_evidence(np.concatenate([roof, shell(BOX)]), BOX[None]).ground[0] == pytest.approx(roof[0, 2])
+    higher = roof + [0, 0, 0.2 * BOX[5]]
+    assert np.isnan(box_evidence(np.concatenate([higher, shell(BOX)]), BOX[None]).ground[0])
     alone = box_evidence(shell(BOX), BOX[None])
     assert np.isnan(alone.ground[0]) and np.isfinite(alone.top[0])
     empty = box_evidence(np.zeros((0, 3)), BOX[None])
@@ -112,3 +118,14 @@ def test_the_flat_direction_of_a_scene():
         flat, spreads = flattest_axis([scan[:, order]] * 3)
         assert flat == axis
         np.testing.assert_allclose(sorted(spreads), [3.6, 72, 72], rtol=0.05)  # the middle 90 % of uniform numbers
+
+
+@pytest.mark.parametrize("more, told", [(9, False), (10, True)])
+def test_a_heading_is_better_by_a_tenth_of_the_objects_points(more, told):
+    boxes = Boxes(np.array(["a"] * 6), np.tile(BOX, (6, 1)), np.array(["Car"] * 6))
+    nothing = np.zeros(6)
+    by_heading = np.tile(np.array([50, 50 + more, 50, 50]), (6, 1))
+    evidence = Evidence(
+        nothing, nothing, nothing, np.full(6, 100), by_heading, nothing, np.zeros((6, len(FRAMES), 2), int)
+    )
+    assert [finding.check for finding in check_headings(boxes, evidence)] == ["heading sign"] * told

@@ -122,6 +122,16 @@ def test_anchors_that_are_the_objects_are_not_complained_of():
     assert checks == ["anchor size", "anchor overlap"]
 
 
+def test_anchors_that_are_too_far_apart_are_said_with_their_distance():
+    boxes = np.tile(np.array([16.35, 0.45, -0.95, 0.4, 0.4, 1.5, 0.0]), (6, 1))
+    own = Boxes(np.array(["a"] * 6), boxes, np.array(["Car"] * 6))
+    entry = {**ENTRY, "anchor_sizes": [[0.4, 0.4, 1.5]], "feature_map_stride": 8}
+    found = check_anchors(own, {"ANCHOR_GENERATOR_CONFIG": [entry]}, [80, 50, 1], RANGE)
+    (note,) = [finding for finding in found if "too far apart" in finding.what]
+    cell = (RANGE[3] - RANGE[0]) / 10
+    assert f"anchors every {cell:.2f} m" in note.what
+
+
 def test_points_lost_to_the_limits_are_those_that_voxelize_leaves_out():
     random = np.random.RandomState(0)
     points = np.column_stack(
