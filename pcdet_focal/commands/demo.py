@@ -17,6 +17,7 @@ from pathlib import Path
 from ..datasets.scans import SUFFIXES
 from ..detector import Detector
 from ..engine import cli
+from ..engine.inference import PRECISIONS
 from ..errors import InputError
 from ..registry import import_modules
 
@@ -31,6 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", default="output/demo_scan", help="folder for the pictures (default: output/demo_scan)")
     parser.add_argument("--html", action="store_true", help="also a page a scan, in 3-D, to turn in a browser")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the 2-D part on a CPU; auto: bfloat16 where the processor has it (default: %(default)s)",
+    )
     cli.add_model_arguments(parser, cfg_required=False)
     return parser
 
@@ -40,12 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     scans, out = find_scans(Path(args.data_path), args.ext), Path(args.out)
     device = cli.pick_device(args)
     if args.cfg_file is not None:
-        detector = Detector.load(cli.load_config(args), args.ckpt, device)
+        detector = Detector.load(cli.load_config(args), args.ckpt, device, precision=args.precision)
     elif args.set_cfgs is not None:
         raise InputError("--set changes a configuration; name it with --cfg_file")
     else:
         import_modules(args.imports, "--import")
-        detector = Detector.load(args.ckpt, device=device)
+        detector = Detector.load(args.ckpt, device=device, precision=args.precision)
     out.mkdir(parents=True, exist_ok=True)
     for path, found in zip(scans, detector(iter(scans))):
         found = found.above(args.score_thresh)

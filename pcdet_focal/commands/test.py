@@ -16,6 +16,7 @@ from pathlib import Path
 from ..datasets import build_dataloader
 from ..engine import cli, evaluate
 from ..engine.checkpoint import load_for_use, newest_checkpoint
+from ..engine.inference import PRECISIONS
 from ..engine.repeat_eval import repeat_eval_ckpt
 from ..errors import InputError
 from ..models import build_network
@@ -29,6 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_dir", default=None, help="default: the run's own ckpt folder")
     parser.add_argument("--infer_time", action="store_true", help="also measure the time a batch takes")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the 2-D part on a CPU; auto: bfloat16 where the processor has it (default: %(default)s)",
+    )
     cli.add_run_arguments(parser)
     return parser
 
@@ -75,4 +82,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     else:
         load_for_use(model, checkpoint, logger, args.pretrained_model)
-        evaluate.eval_one_epoch(cfg, model, loader, epoch, logger, eval_dir, args.save_to_file, args.infer_time)
+        evaluate.eval_one_epoch(
+            cfg, model, loader, epoch, logger, eval_dir, args.save_to_file, args.infer_time, args.precision
+        )

@@ -16,6 +16,7 @@ from ..models import load_data_to_device
 from ..models.model_utils.model_nms_utils import check_score_thresh
 from .checkpoint import atomic_write
 from .distributed import get_dist_info, is_main_process, merge_results_dist
+from .inference import prepare_for_inference
 from .run_log import AverageMeter
 
 
@@ -44,19 +45,24 @@ def check_settings(cfg) -> None:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataloader, output_path: Path | None = None, infer_time: AverageMeter | None = None
+    model: nn.Module,
+    dataloader,
+    output_path: Path | None = None,
+    infer_time: AverageMeter | None = None,
+    precision: str = "float32",
 ) -> tuple[list[dict], Counter]:
     """Run ``model`` in evaluation mode over this process's share of a loader.
 
     Args:
         output_path: a folder for one result file a frame (KITTI: label files), or None.
         infer_time: filled with milliseconds a batch, forward and post-processing.
+        precision: see ``inference.prepare_for_inference``.
 
     Returns:
         the data set's prediction dictionaries, in the loader's order, and the recall counts.
     """
     device = next(model.parameters()).device
-    model.eval()
+    model = prepare_for_inference(model, precision)
     annos: list[dict] = []
     recall: Counter = Counter()
     dataset = dataloader.dataset
@@ -89,6 +95,7 @@ def eval_one_epoch(
     result_dir: Path,
     save_to_file: bool = False,
     measure_time: bool = False,
+    precision: str = "float32",
 ) -> dict[str, float]:
     """Evaluate a model on a whole data set, log the table and return the figures (empty on ranks above 0).
 
@@ -97,6 +104,7 @@ def eval_one_epoch(
         result_dir: gets result.pkl (detections), result.json (figures) and, with ``save_to_file``, final_result/data
             with one file a frame.
         measure_time: also log the milliseconds a batch.
+        precision: see ``inference.prepare_for_inference``.
     """
     rank, world_size = get_dist_info()
     result_dir = Path(result_dir)
@@ -108,7 +116,7 @@ def eval_one_epoch(
 
     logger.info("evaluating epoch %s on %d frames", epoch_id, len(dataloader.dataset))
     started = time.monotonic()
-    annos, recall = predict(model, dataloader, files if save_to_file else None, meter)
+    annos, recall = predict(model, dataloader, files if save_to_file else None, meter, precision)
     annos = merge_results_dist(annos, len(dataloader.dataset))
     recalls = merge_results_dist([recall], world_size)
     if rank != 0:

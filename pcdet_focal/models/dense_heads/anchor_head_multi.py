@@ -261,12 +261,9 @@ class AnchorHeadMulti(AnchorHeadTemplate):
         if self.training:
             self.forward_ret_dict = {**predictions, **self.assign_targets(gt_boxes=data_dict["gt_boxes"])}
         if not self.training or self.predict_boxes_when_training:
-            data_dict["batch_cls_preds"], data_dict["batch_box_preds"] = self.generate_predicted_boxes(
-                batch_size=data_dict["batch_size"], **predictions
-            )
+            self._add_predicted_boxes(data_dict, predictions)
             if self.separate_multihead:
                 data_dict["multihead_label_mapping"] = [head.head_label_indices for head in self.rpn_heads]
-            data_dict["cls_preds_normalized"] = False
         return data_dict
 
     def get_loss(self) -> tuple[Tensor, dict[str, Tensor]]:

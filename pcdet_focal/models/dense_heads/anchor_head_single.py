@@ -66,8 +66,5 @@ class AnchorHeadSingle(AnchorHeadTemplate):
         if self.training:
             self.forward_ret_dict = {**predictions, **self.assign_targets(gt_boxes=data_dict["gt_boxes"])}
         if not self.training or self.predict_boxes_when_training:
-            data_dict["batch_cls_preds"], data_dict["batch_box_preds"] = self.generate_predicted_boxes(
-                batch_size=data_dict["batch_size"], **predictions
-            )
-            data_dict["cls_preds_normalized"] = False
+            self._add_predicted_boxes(data_dict, predictions)
         return data_dict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ def joined_convolution(convolutions: list[nn.Conv2d], features: Tensor) -> tuple
     """
     weight = torch.cat([conv.weight for conv in convolutions])
     bias = torch.cat([conv.bias for conv in convolutions])
+    features = features.to(weight.dtype) if weight.dtype == torch.bfloat16 else features
     return nn.functional.conv2d(features, weight, bias).split([conv.out_channels for conv in convolutions], dim=1)
 
 
@@ -83,6 +85,9 @@ class AnchorHeadTemplate(nn.Module):
         self.target_assigner = self.get_target_assigner(target_cfg)
         self.forward_ret_dict: dict = {}
         self.build_losses(model_cfg.LOSS_CONFIG)
+
+    # in evaluation, boxes with a lower score are not decoded (engine.inference); None: all are
+    decode_above: float | None = None
 
     @property
     def anchors(self) -> list[Tensor]:
@@ -424,20 +429,43 @@ class AnchorHeadTemplate(nn.Module):
             scores = [self._scores(part) for part in cls_preds]
         else:
             scores = self._scores(self._joined(cls_preds, batch_size, count))
-        # (B, N, 7+)
-        boxes = self.box_coder.decode_torch(
-            self._joined(box_preds, batch_size, count), anchors.expand(batch_size, -1, -1)
-        )
+        directions = None if dir_cls_preds is None else self._joined(dir_cls_preds, batch_size, count)
+        codes = self._joined(box_preds, batch_size, count)
+        return scores, self._decoded(codes, anchors.expand(batch_size, -1, -1), directions)
+
+    def _add_predicted_boxes(self, data_dict: dict, predictions: dict[str, Any]) -> None:
+        """Put ``batch_cls_preds``, ``batch_box_preds`` and ``cls_preds_normalized`` into ``data_dict``; with
+        ``decode_above`` only (K, ...) of those that can reach it, and ``batch_index`` (K,).
+        """
+        batch_size, cls_preds = data_dict["batch_size"], predictions["cls_preds"]
+        data_dict["cls_preds_normalized"] = False
+        if not self.decode_above or isinstance(cls_preds, list):
+            data_dict["batch_cls_preds"], data_dict["batch_box_preds"] = self.generate_predicted_boxes(
+                batch_size=batch_size, **predictions
+            )
+            return
+        anchors = self._flat_anchors()[0]
+        joined = {key: self._joined(value, batch_size, len(anchors)) for key, value in predictions.items()}
+        scores = self._scores(joined["cls_preds"])
+        least = math.log(self.decode_above / (1 - self.decode_above)) - 1e-3  # post-processing compares exactly
+        sample, row = (scores.amax(dim=-1) >= least).nonzero(as_tuple=True)
+        directions = joined["dir_cls_preds"][sample, row] if "dir_cls_preds" in joined else None
+        data_dict["batch_cls_preds"], data_dict["batch_index"] = scores[sample, row], sample
+        data_dict["batch_box_preds"] = self._decoded(joined["box_preds"][sample, row], anchors[row], directions)
+
+    def _decoded(self, codes: Tensor, anchors: Tensor, directions: Tensor | None) -> Tensor:
+        """Boxes (..., 7+) of codes (..., code), anchors (..., 7+) and direction logits (..., bins)."""
+        boxes = self.box_coder.decode_torch(codes, anchors)
         heading = boxes[..., 6]
-        if dir_cls_preds is not None:
-            labels = self._joined(dir_cls_preds, batch_size, count).argmax(dim=-1)
+        if directions is not None:
+            labels = directions.argmax(dim=-1)
             offset, period = self.model_cfg.DIR_OFFSET, 2 * math.pi / self.model_cfg.NUM_DIR_BINS
             heading = (
                 limit_period(heading - offset, self.model_cfg.DIR_LIMIT_OFFSET, period)
                 + offset
                 + period * labels.to(boxes.dtype)
             )
-        return scores, torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
+        return torch.cat([boxes[..., :6], self._lidar_heading(heading).unsqueeze(-1), boxes[..., 7:]], dim=-1)
 
     def _scores(self, logits: Tensor) -> Tensor:
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -450,7 +478,8 @@ class AnchorHeadTemplate(nn.Module):
 
     @staticmethod
     def _joined(preds, batch_size: int, count: int) -> Tensor:
-        return (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
+        joined = (torch.cat(preds, dim=1) if isinstance(preds, list) else preds).view(batch_size, count, -1)
+        return joined.float() if joined.dtype == torch.bfloat16 else joined
 
     def _flat_anchors(self, columns: slice = slice(None)) -> Tensor:
         """(1, N, 7+), or some of the columns, in the order of the predictions."""
