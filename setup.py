@@ -29,6 +29,7 @@ setup(
         "cu126": ["spconv-cu126"],
         "triton-sparse": ["spconv-triton"],
         "safetensors": ["safetensors"],
+        "hub": ["huggingface_hub", "safetensors"],
         "completion": ["argcomplete"],
         "formats": ["plyfile", "laspy[lazrs]"],
         "dev": ["pytest", "hypothesis", "shapely", "safetensors", "mmengine-lite"],

@@ -21,7 +21,8 @@ from .detections import Detections
 from .engine.checkpoint import load_for_use
 from .engine.inference import prepare_for_inference
 from .engine.overlap import overlapped
-from .errors import InputError
+from .errors import InputError, did_you_mean
+from .hub import HUB_MODELS, download
 from .models import build_network, load_data_to_device
 from .models.detectors import Detector3DTemplate
 from .models.model_utils.checkpoint_files import read_checkpoint
@@ -84,7 +85,8 @@ class Detector:
         Args:
             config: the YAML file of the configuration, or the name of one that the package has
                 ("kitti_models/pointpillar.yaml"), or a loaded configuration. Checkpoints of this package know theirs:
-                then the checkpoint alone is enough, in this place.
+                then the checkpoint alone is enough, in this place. So is the name of weights on the hub
+                ("pointpillars.kitti.openpcdet", see ``hub.HUB_MODELS``).
             checkpoint: .pth (this package's or OpenPCDet's) or .safetensors.
             device: "cpu", "cuda", "cuda:1"; None: CUDA where there is one.
             drop_nonfinite: see the class.
@@ -96,10 +98,15 @@ class Detector:
             InputError: a file is missing or damaged, the weights are another architecture's, or the checkpoint does not
                 know its configuration and none is given.
         """
+        if checkpoint is None and str(config) in HUB_MODELS:
+            config, checkpoint = HUB_MODELS[str(config)].config, download(str(config))
         if checkpoint is None:
             if isinstance(config, Mapping) or Path(config).suffix in _YAML:
                 raise InputError(f"{_name(config)} is a configuration; give the checkpoint too")
             path = Path(config)
+            if not path.exists():
+                hint = did_you_mean(config, HUB_MODELS)
+                raise InputError(f"there is no checkpoint {config}{hint.removesuffix('.')}")
             content = read_checkpoint(path)
             if "config" not in content:
                 raise InputError(

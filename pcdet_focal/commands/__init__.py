@@ -27,6 +27,7 @@ COMMANDS = {
     "synthetic": "write a simulated data set in KITTI's layout",
     "compare-losses": "train one small model a loss, and compare them",
     "plot-losses": "draw losses and gradients over the logit",
+    "models": "list trained weights that can be used by name",
     "convert-checkpoint": "from .pth to .safetensors and back",
     "benchmark": "measure this machine",
     "env": "versions and backends, for a report of a bug",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,13 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     if precision == "bfloat16" and not can_be_short:
         raise InputError("precision bfloat16 needs a BACKBONE_2D and DENSE_HEAD of this package as the last stages")
     short = precision == "bfloat16" or (precision == "auto" and can_be_short and has_bfloat16())
-    # the data set and the configuration are not copied
-    shared = {id(value): value for value in (getattr(model, name, None) for name in ("dataset", "model_cfg"))}
-    prepared = copy.deepcopy(model, shared).eval()
+    # the data set and the configuration are not copied, nor is what a head kept of its last training step
+    memo: dict[int, Any] = {id(value): value for value in (getattr(model, n, None) for n in ("dataset", "model_cfg"))}
+    memo |= {id(head.forward_ret_dict): {} for head in model.modules() if hasattr(head, "forward_ret_dict")}
+    try:
+        prepared = copy.deepcopy(model, memo).eval()
+    except RuntimeError:  # a module of another package keeps tensors that cannot be copied
+        return model.eval()
     for name in dense:
         module = getattr(prepared, name)
         fold_batch_norm(module)

@@ -29,6 +29,7 @@ from pcdet_focal.engine.benchmark import (
     run,
     step,
 )
+from pcdet_focal.engine.inference import has_bfloat16
 from pcdet_focal.engine.optimization import build_optimizer
 from pcdet_focal.models import build_network
 
@@ -333,6 +334,7 @@ def test_quick_steps_stage_by_stage(tmp_path, monkeypatch, capsys):
     stages = {
         "train": [*modules, "losses", "backward", "optimizer"],
         "evaluate": [*modules, "post_processing"],
+        **({step.BFLOAT16: [*modules, "post_processing"]} if has_bfloat16() else {}),
     }
     for mode, names in stages.items():
         whole, *own = [row for row in content["rows"] if row["row"] == mode]

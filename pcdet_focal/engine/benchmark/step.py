@@ -24,16 +24,20 @@ from ...errors import InputError
 from ...models import build_network
 from ...ops import sparse_conv
 from ...ops.voxelize import voxelize
+from ..inference import has_bfloat16, prepare_for_inference
 from ..optimization import build_optimizer
 from . import goals, openpcdet, workloads
 from .measure import spread
 
 MODELS = ("pointpillar", "second", "centerpoint-pillar")
+BFLOAT16 = "evaluate, bfloat16"
 MODES = {
     "train": "A training step of two frames: forward, losses, backward, clipping and the optimiser.",
     "evaluate": "One frame evaluated: forward and post-processing.",
+    BFLOAT16: "The same with the 2-D part in bfloat16 (`--precision bfloat16`), where the processor has it. OpenPCDet "
+    "computes in float32.",
 }
-FRAMES = {"train": 2, "evaluate": 1}
+FRAMES = {"train": 2, "evaluate": 1, BFLOAT16: 1}
 ROUNDS = 5
 QUICK_EVERY = 20
 
@@ -69,6 +73,8 @@ def run(
         if "BACKBONE_3D" in cfg.MODEL:
             sparse_conv.select_backend(device)
         for mode, frames in FRAMES.items():
+            if mode == BFLOAT16 and (device.type != "cpu" or not has_bfloat16()):
+                continue
             batch = simulated_batch(cfg, frames, device, every=QUICK_EVERY if quick else 1, full=True)
             measured = _measure(cfg, batch, mode, device, checkout, rounds or (1 if quick else ROUNDS), cpu_time)
             step_rows = _rows(model, mode, f"{frames} x {len(batch['voxels']) // frames:,} voxels", device, *measured)
@@ -99,9 +105,11 @@ def _measure(
     """Side -> the seconds of each stage in each round, the first of which does not count; and what the losses were."""
     torch.manual_seed(0)
     net = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset_like(cfg)).to(device).train(mode == "train")
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    if mode != "train":
+        net = prepare_for_inference(net, "bfloat16" if mode == BFLOAT16 else "float32")
     peer = None
     if checkout is not None:
-        state = {key: value.clone() for key, value in net.state_dict().items()}
         peer = openpcdet.Peer(checkout, openpcdet.Task(cfg, state, batch, mode, cpu_time, torch.get_num_threads()))
     optimizer = build_optimizer(net, cfg.OPTIMIZATION) if mode == "train" else None
     now = clock(device, cpu_time)

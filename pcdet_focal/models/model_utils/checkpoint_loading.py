@@ -13,6 +13,7 @@ from ...errors import InputError
 from ...ops.sparse_conv import SparseConvolution, convert_spconv_kernel
 from ...ops.sparse_conv.layouts import LAYOUTS
 from .checkpoint_files import read_checkpoint, read_plain
+from .torch_pointcloud import with_own_names
 
 __all__ = ["load_params_from_file", "load_params_with_optimizer", "match_state", "model_state", "read_checkpoint"]
 
@@ -78,8 +79,18 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
+def _with_own_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` under this package's names where it has torch-pointcloud's; class numbers, which it leaves out, are the
+    model's.
+    """
+    renamed = with_own_names(state)
+    if renamed.keys() == state.keys():
+        return state
+    return {**{key: value for key, value in model.state_dict().items() if not value.is_floating_point()}, **renamed}
+
+
 def _in_own_layout(model: nn.Module, state: dict[str, Tensor], layout: str | None) -> dict[str, Tensor]:
-    state = _without_prefix(model, state)
+    state = _with_own_names(model, _without_prefix(model, state))
     layout = layout or file_layout(model, state)
     if layout not in LAYOUTS:
         raise InputError(
@@ -160,7 +171,7 @@ def load_params_with_optimizer(
         InputError: any weight is missing, extra or of another shape; the model is left as it was.
     """
     checkpoint = read_checkpoint(filename) if checkpoint is None else checkpoint
-    weights = _without_prefix(model, checkpoint["model_state"])
+    weights = _with_own_names(model, _without_prefix(model, checkpoint["model_state"]))
     layout = kernel_layout or file_layout(model, weights)
     fitting, problems = match_state(model, _in_own_layout(model, weights, layout))
     if problems:
