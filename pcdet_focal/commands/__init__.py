@@ -38,7 +38,7 @@ a first run, on simulated data:
   pcdet-focal synthetic --root data/synthetic
   pcdet-focal create-infos dataset_configs/synthetic_dataset.yaml
   pcdet-focal train --cfg_file synthetic_models/pointpillar.yaml
-  pcdet-focal demo --ckpt output/synthetic_models/pointpillar/default/ckpt/checkpoint_epoch_12.pth \\
+  pcdet-focal demo --ckpt output/synthetic_models/pointpillar/default/ckpt/checkpoint_epoch_20.pth \\
       --data_path data/synthetic/training/velodyne/000200.bin
 
 Configurations are files, or the names of those that come with the package. pcdet-focal COMMAND --help says more.
