@@ -84,8 +84,9 @@ def test_multihead_weights_get_their_class_numbers(cache):
     name = "pointpillars-multihead.nuscenes.openpcdet"
     net = network(name)
     state = with_names_there(net.state_dict())
-    assert not any("head_label_indices" in key for key in state)
-    put(cache, name, state)
+    labels_there = {key for key in state if "head_label_indices" in key}
+    assert len(labels_there) == 6  # torch-pointcloud refuses a file without them; here they may lack
+    put(cache, name, {key: value for key, value in state.items() if key not in labels_there})
     loaded = Detector.load(name, device="cpu").model.state_dict()
     for key, value in net.state_dict().items():
         if "backbone_2d" not in key and "dense_head" not in key:  # those are folded

@@ -23,13 +23,11 @@ def with_own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_names_there(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under torch-pointcloud's names, without the integers that it does not keep."""
+    """Weights under torch-pointcloud's names, without the count of training steps, which it does not have. Its loader
+    refuses a file that lacks anything else, counters of norms and class numbers of heads among it.
+    """
     there = names_there(state)
-    return {
-        there[name]: value
-        for name, value in state.items()
-        if value.is_floating_point() or name.endswith("num_batches_tracked")
-    }
+    return {there[name]: value for name, value in state.items() if name != "global_step"}
 
 
 def own_name(name: str) -> str:
