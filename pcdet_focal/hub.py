@@ -10,6 +10,7 @@ from .errors import InputError, nearest_or_all
 
 logger = logging.getLogger("pcdet_focal")
 FILE = "model.safetensors"
+_said: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ HUB_MODELS = {
 def download(name: str) -> Path:
     """The file of a model of ``HUB_MODELS``: from the hub's cache on this machine, else fetched into it.
 
-    huggingface_hub's own settings hold (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, ...).
+    huggingface_hub's own settings hold (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, ...). Source and licence are logged, once a
+    process.
 
     Raises:
         InputError: there is no such model, the package huggingface_hub is not installed, or the file is neither in the
@@ -83,8 +85,11 @@ def download(name: str) -> Path:
     except Exception as error:  # of the network, of the hub, of the cache
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise InputError(
-            f"{name} ({FILE} of {model.repository}) is not in the cache of the Hugging Face hub and cannot be fetched: "
-            f"{reason}"
+            f"{name} ({FILE} of {model.repository}) is not in the cache of the Hugging Face hub and cannot be fetched; "
+            "fetch it where there is a network, without HF_HUB_OFFLINE, or copy the cache folder (HF_HOME) from such a "
+            f"machine ({reason})"
         ) from error
-    logger.info("%s: weights of %s, licence %s", name, model.repository, model.licence)
+    if name not in _said:
+        _said.add(name)
+        logger.info("%s: weights of %s, licence %s", name, model.repository, model.licence)
     return path

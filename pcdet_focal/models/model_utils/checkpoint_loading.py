@@ -80,8 +80,8 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
 
 
 def _with_own_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` under this package's names where it has torch-pointcloud's; class numbers, which it leaves out, are the
-    model's.
+    """``state`` under this package's names where it has torch-pointcloud's; integers that the file lacks, the count
+    of training steps for example, are the model's.
     """
     renamed = with_own_names(state)
     if renamed.keys() == state.keys():

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
+from ...ops.sparse_conv import convert_spconv_kernel
+
 _TENSOR = r"(weight|bias|running_mean|running_var|num_batches_tracked)$"
 _PARTS = ("conv", "norm")
 
@@ -23,13 +25,28 @@ def with_own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_names_there(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under torch-pointcloud's names, without the integers that it does not keep."""
+    """Weights under torch-pointcloud's names, without the count of training steps, which it does not have. Its loader
+    refuses a file that lacks anything else, counters of norms and class numbers of heads among it.
+
+    Sparse kernels are in spconv 2's layout then: one in another keeps its random values there, without a word.
+    """
     there = names_there(state)
+    layout = _kernel_layout(state)
     return {
-        there[name]: value
+        there[name]: convert_spconv_kernel(value, layout) if value.dim() == 5 else value
         for name, value in state.items()
-        if value.is_floating_point() or name.endswith("num_batches_tracked")
+        if name != "global_step"
     }
+
+
+def _kernel_layout(state: Mapping[str, Tensor]) -> str:
+    """The layout of a file's sparse kernels (``ops.sparse_conv.layouts``), by the first one: its number of output
+    channels, which is that of its norm, is not that of its input.
+    """
+    kernel, norm = (state.get(f"backbone_3d.conv_input.{index}.weight") for index in (0, 1))
+    if kernel is None or norm is None or kernel.shape[0] == len(norm):
+        return "KRSC"
+    return "RSCK" if kernel.shape[-1] == len(norm) else "RSKC"
 
 
 def own_name(name: str) -> str:
