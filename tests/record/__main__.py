@@ -3,7 +3,7 @@
     python -m tests.record --openpcdet ../OpenPCDet --compare
     python -m tests.record --openpcdet ../OpenPCDet --out FOLDER
 
-``losses``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos, database, samples and
+``losses``, ``heads``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos, database, samples and
 batches. ``models``: losses, gradients and detections of every configuration on small grids, a minute. Frames are
 simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test` installs, and a C++ compiler.
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.record import compare, kitti, losses, models, peer  # noqa: E402
+from tests.record import compare, heads, kitti, losses, models, peer  # noqa: E402
 
 RECORDED = Path(__file__).resolve().parents[1] / "recorded"
 RECORDS = RECORDED / "simulated/10_infos"
 MODELS = Path(__file__).resolve().parents[1] / "models/data"
-REPLAYED = {"losses": losses}  # parts whose records hold their inputs
+REPLAYED = {"losses": losses, "heads": heads}  # parts whose records hold their inputs
 
 
 def main() -> int:
@@ -58,7 +58,7 @@ def main() -> int:
                 for folder in part.FOLDERS if args.compare else ():
                     status = max(status, compare.compare_folders(out / folder, RECORDED / folder))
         if args.only in (None, "data"):
-            kitti.record(dataset, checkout, frames, out / "data", training)
+            kitti.record(dataset, frames, out / "data", training)
             status = max(status, compare.compare_folders(out / "data", args.compare) if args.compare else 0)
         if args.only in (None, "models"):
             models.record(out / "models")

@@ -7,11 +7,14 @@ exception is the overlap of boxes in ground-truth sampling, which is this packag
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,6 +86,28 @@ def open_checkout(checkout: Path) -> type:
         json.loads((self.root_path / "image_shapes.json").read_text())[idx], np.int32
     )
     return kitti_dataset.KittiDataset
+
+
+def config(name: str) -> Any:
+    """OpenPCDet's configuration ``kitti_models/NAME.yaml``."""
+    import pcdet
+    from easydict import EasyDict
+    from pcdet.config import cfg_from_yaml_file
+
+    before = os.getcwd()
+    os.chdir(Path(pcdet.__file__).parents[1] / "tools")
+    try:
+        return cfg_from_yaml_file(f"cfgs/kitti_models/{name}.yaml", EasyDict())
+    finally:
+        os.chdir(before)
+
+
+def changed(part: Any, changes: dict[str, Any] | None) -> Any:
+    """A part of a configuration, with other values at some dotted names."""
+    for key, value in (changes or {}).items():
+        *path, last = key.split(".")
+        functools.reduce(dict.__getitem__, path, part)[last] = value
+    return part
 
 
 def points_in_boxes_of_tensors(points, boxes):
