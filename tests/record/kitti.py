@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .peer import config
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 MODELS = ("second", "pointpillar")
@@ -21,12 +22,11 @@ TRAINING += [("pointpillar_newaugs", 2, 9), ("pointpillar_newaugs", 4, 11)]
 TESTING = (0, 2)
 
 
-def record(kitti_dataset: type, checkout: Path, frames: Path, out: Path, training: list | None = None) -> None:
+def record(kitti_dataset: type, frames: Path, out: Path, training: list | None = None) -> None:
     """Write infos.json, dbinfos.json, dataset_item.npz and db_sampler.npz into ``out``.
 
     Args:
         kitti_dataset: OpenPCDet's class, see ``peer.open_checkout``.
-        checkout: where its configurations are.
         frames: a folder in KITTI's layout, read only.
         training: (model, frame id, seed) of the training samples; default: TRAINING.
     """
@@ -38,7 +38,7 @@ def record(kitti_dataset: type, checkout: Path, frames: Path, out: Path, trainin
                 (root / path.name).symlink_to(path.resolve())
 
         def opened(name: str, is_training: bool = False):
-            return kitti_dataset(_config(checkout, name), CLASSES, training=is_training, root_path=root)
+            return kitti_dataset(_config(name), CLASSES, training=is_training, root_path=root)
 
         dataset = opened("second")
         dataset.set_split("train")
@@ -68,20 +68,12 @@ def record(kitti_dataset: type, checkout: Path, frames: Path, out: Path, trainin
         np.savez_compressed(out / "db_sampler.npz", **arrays)
 
 
-def _config(checkout: Path, name: str) -> Any:
-    from easydict import EasyDict
-    from pcdet.config import cfg_from_yaml_file
-
-    before = os.getcwd()
-    os.chdir(checkout / "tools")
-    try:
-        config = cfg_from_yaml_file(f"cfgs/kitti_models/{name}.yaml", EasyDict()).DATA_CONFIG
-    finally:
-        os.chdir(before)
-    for step in config.DATA_PROCESSOR:
+def _config(name: str) -> Any:
+    cfg = config(name).DATA_CONFIG
+    for step in cfg.DATA_PROCESSOR:
         if step.NAME == "shuffle_points":
             step.SHUFFLE_ENABLED = {"train": False, "test": False}
-    return config
+    return cfg
 
 
 def _frame_id(dataset, place: int) -> str:

@@ -6,9 +6,15 @@ exception is the overlap of boxes in ground-truth sampling, which is this packag
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +88,117 @@ def open_checkout(checkout: Path) -> type:
     return kitti_dataset.KittiDataset
 
 
+def config(name: str) -> Any:
+    """OpenPCDet's configuration ``kitti_models/NAME.yaml``."""
+    import pcdet
+    from easydict import EasyDict
+    from pcdet.config import cfg_from_yaml_file
+
+    before = os.getcwd()
+    os.chdir(Path(pcdet.__file__).parents[1] / "tools")
+    try:
+        return cfg_from_yaml_file(f"cfgs/kitti_models/{name}.yaml", EasyDict())
+    finally:
+        os.chdir(before)
+
+
+def changed(part: Any, changes: dict[str, Any] | None) -> Any:
+    """A part of a configuration, with other values at some dotted names."""
+    for key, value in (changes or {}).items():
+        *path, last = key.split(".")
+        functools.reduce(dict.__getitem__, path, part)[last] = value
+    return part
+
+
 def points_in_boxes_of_tensors(points, boxes):
     """The same for tensors, or arrays as OpenPCDet's callers have them."""
     import torch
 
     found = points_in_boxes(np.asarray(points)[:, :3], np.asarray(boxes)[:, :7])
     return torch.from_numpy(found) if isinstance(points, torch.Tensor) else found
+
+
+# what the source of the rotated overlap for CPUs includes and does not need for the overlap itself
+_HEADERS = {
+    "cuda.h": "",
+    "cuda_runtime_api.h": "",
+    "torch/serialize/tensor.h": "",
+    "torch/extension.h": """namespace at { struct Tensor {
+        bool is_contiguous() { return true; }
+        int size(int) { return 0; }
+        template <class T> T* data() { return nullptr; }
+        template <class T> T* data_ptr() { return nullptr; }
+    }; }""",
+}
+_LIBRARY = """
+extern "C" void each(bool iou, const float* a, long n, const float* b, long m, float* out) {
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < m; j++)
+            *out++ = iou ? iou_bev(a + 7 * i, b + 7 * j) : box_overlap(a + 7 * i, b + 7 * j);
+}
+"""
+
+
+class Overlaps:
+    """In the place of the extension iou3d_nms_cuda: its source for CPUs, compiled with ``c++``, and greedy NMS."""
+
+    def __init__(self, checkout: Path):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for header, text in _HEADERS.items():
+                (folder / header).parent.mkdir(parents=True, exist_ok=True)
+                (folder / header).write_text(text)
+            source = checkout / "pcdet/ops/iou3d_nms/src/iou3d_cpu.cpp"
+            (folder / "all.cpp").write_text(f'#define __device__\n#include <cassert>\n#include "{source}"\n{_LIBRARY}')
+            command = ["c++", "-O2", "-w", "-shared", "-fPIC", f"-I{folder}", "all.cpp", "-o", "all.so"]
+            subprocess.run(command, cwd=folder, check=True)
+            self._library = ctypes.CDLL(str(folder / "all.so"))
+
+    def _each(self, iou: bool, a, b) -> np.ndarray:
+        a, b = (np.ascontiguousarray(boxes.detach().numpy(), np.float32) for boxes in (a, b))
+        out = np.zeros((len(a), len(b)), np.float32)
+        n, m = ctypes.c_long(len(a)), ctypes.c_long(len(b))
+        pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, out)]
+        self._library.each(ctypes.c_bool(iou), pointers[0], n, pointers[1], m, pointers[2])
+        return out
+
+    def boxes_iou_bev_cpu(self, a, b, out) -> None:
+        out.numpy()[:] = self._each(True, a, b)
+
+    boxes_iou_bev_gpu = boxes_iou_bev_cpu
+
+    def boxes_overlap_bev_gpu(self, a, b, out) -> None:
+        out.numpy()[:] = self._each(False, a, b)
+
+    def boxes_aligned_overlap_bev_gpu(self, a, b, out) -> None:
+        out.numpy()[:] = self._each(False, a, b).diagonal()[:, None]
+
+    paired_boxes_overlap_bev_gpu = boxes_aligned_overlap_bev_gpu
+
+    def nms_gpu(self, boxes, keep, threshold) -> int:
+        return _greedy(self._each(True, boxes, boxes), keep, threshold)
+
+    def nms_normal_gpu(self, boxes, keep, threshold) -> int:
+        """By the overlap of the boxes as if their heading were 0."""
+        low, high = (boxes[:, :2] + sign * boxes[:, 3:5] / 2 for sign in (-1, 1))
+        shared = np.maximum(np.minimum(high[:, None], high) - np.maximum(low[:, None], low), 0).prod(2)
+        area = (high - low).prod(1)
+        return _greedy((shared / np.maximum(area[:, None] + area - shared, 1e-8)).numpy(), keep, threshold)
+
+
+def _greedy(overlaps: np.ndarray, keep, threshold: float) -> int:
+    kept: list[int] = []
+    for n, row in enumerate(overlaps):
+        if not (row[kept] > threshold).any():
+            kept.append(n)
+    keep.numpy()[: len(kept)] = kept
+    return len(kept)
+
+
+def use_overlaps(checkout: Path) -> None:
+    """Rotated overlaps and NMS by ``Overlaps``; after ``open_checkout``."""
+    import torch
+    from pcdet.ops.iou3d_nms import iou3d_nms_utils
+
+    iou3d_nms_utils.iou3d_nms_cuda = Overlaps(checkout)
+    torch.cuda.FloatTensor = torch.FloatTensor
