@@ -42,6 +42,27 @@ def test_the_command_alone_and_a_wrong_one():
 
 
 @pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ({}, {"GOMP_SPINCOUNT": "10000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_spin_less_unless_the_user_says_otherwise(given, wanted):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in names}
+    program = (
+        "import os, sys, pcdet_focal.commands as c; before = 'torch' in sys.modules; sys.argv = ['env'];"
+        f"c.run('env'); print(before, {{n: os.environ[n] for n in {names} if n in os.environ}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, env={**environment, **given}
+    )
+    assert done.stdout.splitlines()[-1] == f"False {wanted}", done.stderr  # before torch is there
+
+
+@pytest.mark.parametrize(
     "line, completed", [("pcdet-focal vis", ["visualize"]), ("pcdet-focal train --fix", ["--fix_random_seed"])]
 )
 def test_the_shell_completes_commands_and_options(line, completed, tmp_path):

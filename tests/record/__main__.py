@@ -3,8 +3,8 @@
     python -m tests.record --openpcdet ../OpenPCDet --compare
     python -m tests.record --openpcdet ../OpenPCDet --out FOLDER
 
-``losses``, ``heads``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos, database, samples and
-batches. ``models``: losses, gradients and detections of every configuration on small grids, a minute. Frames are
+``losses``, ``heads``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos, database, samples
+and batches. ``models``: losses, gradients and detections of every configuration on small grids, a minute. Frames are
 simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test` installs, and a C++ compiler.
 """
 
