@@ -62,6 +62,24 @@ def test_official_result(folders):
     }
 
 
+def test_curves_of_one_metric_have_the_running_maximum_and_need_no_3d_boxes(folders):
+    labels, results, _ = folders
+    gt, dt = kitti_common.get_label_annos(labels), kitti_common.get_label_annos(results)
+    overlaps = np.full((1, 3, 1), 0.5)
+    whole = kitti_eval.eval_class(gt, dt, [0], [0, 2], 0, overlaps, compute_aos=True)
+    assert {key: value.shape for key, value in whole.items()} == {
+        key: (1, 2, 1, 41) for key in ("precision", "recall", "orientation")
+    }
+    assert whole["recall"].min() == 1  # all found at the last score
+    for anno in gt + dt:
+        del anno["dimensions"], anno["location"], anno["rotation_y"]
+    flat = kitti_eval.eval_class(gt, dt, [0], [0, 2], 0, overlaps, compute_aos=True)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(flat[key], value)
+    with pytest.raises(InputError, match="dimensions"):
+        kitti_eval.eval_class(gt, dt, [0], [0, 2], 2, overlaps)
+
+
 def test_coco_style_result(folders):
     labels, results, _ = folders
     text = kitti_eval.get_coco_eval_result(

@@ -1,33 +1,20 @@
 """A pytest plugin (``-p stand_ins``): this package's losses under the names that the peers' own tests import.
 
-``fvcore``, ``kornia`` and ``mmdet`` become modules of a few names each. A class that this package does not have is one
-that skips its test.
+``fvcore``, ``kornia`` and ``mmdet`` become modules of a few names each.
 """
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from modules import module
 
 from pcdet_focal import losses
 from pcdet_focal.losses.image.iou import ciou_loss, diou_loss, giou_loss
 from pcdet_focal.losses.smooth_l1 import smooth_l1
 from pcdet_focal.registry import LOSSES
-
-
-def _module(name: str, **entries: Any) -> ModuleType:
-    module = ModuleType(name)
-    module.__path__ = []  # type: ignore[attr-defined]
-    vars(module).update(entries)
-    sys.modules[name] = module
-    parent, _, last = name.rpartition(".")
-    if parent:
-        setattr(sys.modules[parent], last, module)
-    return module
 
 
 def _reduced(loss: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -44,8 +31,8 @@ def fvcore() -> None:
     def focal(inputs, targets, alpha=-1, gamma=2, reduction="none"):
         return losses.sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
 
-    _module("fvcore")
-    _module(
+    module("fvcore")
+    module(
         "fvcore.nn",
         sigmoid_focal_loss=focal,
         sigmoid_focal_loss_jit=focal,
@@ -100,8 +87,8 @@ class _AsModule(torch.nn.Module):
 
 
 def kornia() -> None:
-    _module("kornia")
-    _module(
+    module("kornia")
+    module(
         "kornia.losses",
         focal_loss=_softmax,
         binary_focal_loss_with_logits=_binary,
@@ -113,27 +100,13 @@ def kornia() -> None:
 # ---- mmdetection: the classes of build_loss
 
 
-class _Absent:
-    def __init__(self, *args, **kwargs):
-        pytest.skip("this package has no such loss")
-
-
-class _Losses(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return LOSSES.get(name, _Absent)
-
-
 def mmdet() -> None:
-    _module("mmdet")
-    _module("mmdet.models")
+    module("mmdet")
+    module("mmdet.models")
     for name in ("losses", "losses.ghm_loss", "losses.iou_loss"):
-        module = _Losses(f"mmdet.models.{name}")
-        module.__path__ = []  # type: ignore[attr-defined]
-        sys.modules[module.__name__] = module
-    _module("mmengine") if "mmengine" not in sys.modules else None
-    _module("mmengine.utils", digit_version=lambda text: tuple(int(part) for part in text.split("+")[0].split(".")))
+        module(f"mmdet.models.{name}", LOSSES.get)
+    module("mmengine")
+    module("mmengine.utils", digit_version=lambda text: tuple(int(part) for part in text.split("+")[0].split(".")))
 
 
 for _name in (fvcore, kornia, mmdet):

@@ -116,14 +116,24 @@ def eval_class(
     """The curves of one metric (0 bbox, 1 bev, 2 3d): "precision", "recall", and with ``compute_aos`` "orientation",
     each (classes, difficulties, sets, 41).
 
-    ``min_overlaps`` is that of :func:`do_eval`; ``num_parts`` is OpenPCDet's and not used.
+    ``min_overlaps`` is that of :func:`do_eval`; ``num_parts`` is OpenPCDet's and not used. Metric 0 needs no 3-D
+    boxes in the annotations.
     """
+    if METRICS[metric] == "bbox":
+        gt_annos, dt_annos = [_with_some_box(anno) for anno in gt_annos], [_with_some_box(anno) for anno in dt_annos]
     result = _evaluate(gt_annos, dt_annos, current_classes, min_overlaps, compute_aos)
     levels, name = list(difficultys), METRICS[metric]
-    curves = {"precision": result.curves_by_metric()[name], "recall": result.recalls_by_metric()[name]}
+    rising = np.maximum.accumulate(result.recalls_by_metric()[name][..., ::-1], axis=-1)  # OpenPCDet's running maximum
+    curves = {"precision": result.curves_by_metric()[name], "recall": rising[..., ::-1]}
     if compute_aos:
         curves["orientation"] = result.curves_by_metric()["aos"]
     return {key: value[:, levels] for key, value in curves.items()}
+
+
+def _with_some_box(anno: Mapping) -> dict:
+    """The annotation with 3-D boxes of zeros where it has none."""
+    count = len(anno["name"])
+    return {"dimensions": np.zeros((count, 3)), "location": np.zeros((count, 3)), "rotation_y": np.zeros(count), **anno}
 
 
 def _evaluate(gt_annos, dt_annos, current_classes, min_overlaps, compute_aos: bool) -> KittiResult:
