@@ -1,8 +1,10 @@
 """The examples run as their first lines say; ROS is a stand-in with its messages' fields."""
 
+import base64
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -223,6 +225,34 @@ def test_the_web_service(service, checkpoint):
     wrong = post(f"{service}/detect?name=../../notes.txt", b"text")
     assert wrong["status"] == 400 and wrong["error"].startswith("notes.txt: a scan is a .bin")
     assert post(f"{service}/other", b"x")["status"] == 400
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page is looked at in one")
+def test_the_page_shows_an_uploaded_scan(checkpoint, tmp_path):
+    module = load_example("web_service")
+    upload = """<script>
+    const bytes = Uint8Array.from(atob("%s"), c => c.charCodeAt(0)), moved = new DataTransfer();
+    moved.items.add(new File([bytes], "scan.bin"));
+    document.getElementById("file").files = moved.files;
+    document.getElementById("file").dispatchEvent(new Event("change"));
+    </script>"""
+    module.PAGE += upload % base64.b64encode(SCAN.read_bytes()).decode()
+    server = module.serve([str(checkpoint), "--port", "0", "--score_thresh", "0.4"])
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--window-size=1000,800"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}", "--dump-dom"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, f"http://localhost:{server.server_port}"], capture_output=True, text=True, timeout=120
+    )
+    server.shutdown()
+    server.server_close()
+    count = len(Detector.load(checkpoint, device="cpu")(SCAN).above(0.4))
+    assert f"{count} objects" in done.stdout, done.stderr[-2000:]
+    assert "&lt;canvas" in done.stdout or "<canvas" in done.stdout
 
 
 # ---- the notebook
