@@ -5,6 +5,8 @@ A case is (make, prediction, others): ``make()`` gives a fresh function or modul
 float64. The recorded calls of other libraries are replayed in ``losses/test_loss_zoo_recorded.py``.
 """
 
+import warnings
+
 import torch
 
 
@@ -117,6 +119,24 @@ def compiles_to_one_graph(make, prediction, others):
             torch.testing.assert_close(traced.get_buffer(name), buffer)
 
 
+def can_be_traced(make, prediction, others):
+    loss, eager = make(), make()
+    tensors = [prediction, *_flat(others)]
+
+    def function(prediction, *flat):
+        flat = iter(flat)
+        return total(loss(prediction, *_each(others, lambda _: next(flat))))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.jit.trace(function, tuple(tensors), check_trace=False)
+    eager(prediction, *others)  # as tracing does: counts have one step
+    x, y = (prediction.clone().requires_grad_() for _ in range(2))
+    value, same = graph(x, *tensors[1:]), total(eager(y, *others))
+    torch.testing.assert_close(value, same, rtol=1e-7, atol=0)  # a graph keeps some constants in float32
+    torch.testing.assert_close(torch.autograd.grad(value, x), torch.autograd.grad(same, y))
+
+
 def state_is_saved_and_restored(make, prediction, others, names):
     """The buffers are in the state dict, a fresh module continues where the first stopped, and eval mode leaves them
     alone.
@@ -142,4 +162,5 @@ ALL = [
     extremes_are_finite,
     nothing_costs_nothing,
     compiles_to_one_graph,
+    can_be_traced,
 ]

@@ -16,7 +16,8 @@ from ..errors import InputError
 def require_same_shape(loss_name: str, **tensors: torch.Tensor) -> None:
     """Raise InputError unless all the named tensors have one shape; the message gives every shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1:
+    first, *others = shapes.values()
+    if any(shape != first for shape in others):  # not as a set: the numbers are tensors inside torch.jit.trace
         given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise InputError(f"{loss_name}: {' and '.join(shapes)} need the same shape, but they are {given}.")
 

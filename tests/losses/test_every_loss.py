@@ -11,7 +11,14 @@ import pytest
 import torch
 
 import pcdet_focal.losses
-from pcdet_focal.losses import anchor_weights_from_labels, one_hot_from_labels, sigmoid_focal_loss
+from pcdet_focal.losses import (
+    anchor_weights_from_labels,
+    giou_loss,
+    one_hot_from_labels,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+    weight_reduce_loss,
+)
 from pcdet_focal.utils import loss_utils
 
 MODULES = [module.name for module in pkgutil.walk_packages(pcdet_focal.losses.__path__, "pcdet_focal.losses.")]
@@ -185,6 +192,32 @@ def test_half_precision_logits_of_a_hundred_are_finite(name, dtype):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sparse_iou", "sparse_diou")])
 def test_compiles_to_one_graph(name):
     loss_properties.compiles_to_one_graph(lambda: losses()[name][0], *losses()[name][1:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_can_be_traced(name):
+    loss_properties.can_be_traced(lambda: losses()[name][0], *losses()[name][1:])
+
+
+@pytest.mark.filterwarnings("ignore")  # comparisons of shapes are not in the graph
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_traced_function_takes_any_number_of_rows_and_is_saved(reduction, tmp_path):
+    def function(logits, one_hot_targets, labels, boxes):
+        parts = (
+            sigmoid_focal_loss(logits, one_hot_targets, reduction=reduction),
+            sigmoid_focal_loss(logits, labels, [0.2, 0.3, 0.4], reduction=reduction),
+            softmax_focal_loss(logits, labels, reduction=reduction),
+            weight_reduce_loss(giou_loss(boxes[0], boxes[1]), None, reduction),
+        )
+        return tuple(part.double().sum() for part in parts)
+
+    def inputs(rows):
+        corners = torch.rand(2, rows, 4).cumsum(-1)
+        return torch.randn(rows, 3), one_hot(rows, 3).float(), torch.randint(0, 3, (rows,)), corners
+
+    torch.jit.trace(function, inputs(4)).save(str(tmp_path / "loss.pt"))
+    graph, given = torch.jit.load(str(tmp_path / "loss.pt")), inputs(9)
+    torch.testing.assert_close(graph(*given), function(*given))
 
 
 def test_classification_path_compiles_to_one_graph():
