@@ -19,7 +19,14 @@ def test_openpcdets_code_gives_the_records_again():
     done = subprocess.run(command, cwd=tiny_kitti.REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    for name in ("dataset_item.npz", "db_sampler.npz", "dbinfos.json", "infos.json", "tiny_models.json"):
+    for name in (
+        "dataset_item.npz",
+        "db_sampler.npz",
+        "dbinfos.json",
+        "infos.json",
+        "tiny_models.json",
+        "rotated_iou.npz",
+    ):
         assert f"{name}: same" in lines
     # OpenPCDet itself stops at this one: docs/differences.md
     assert [line for line in lines if "not made" in line] == [

@@ -3,9 +3,10 @@
     python -m tests.record --openpcdet ../OpenPCDet --compare
     python -m tests.record --openpcdet ../OpenPCDet --out FOLDER
 
-``losses``, ``heads``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos, database, samples
-and batches. ``models``: losses, gradients and detections of every configuration on small grids, a minute. Frames are
-simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test` installs, and a C++ compiler.
+``losses``, ``heads``, ``geometry``: OpenPCDet's functions on the inputs that their records hold. ``data``: infos,
+database, samples and batches. ``models``: losses, gradients and detections of every configuration on small grids, a
+minute. Frames are simulated unless ``--frames`` names a folder in KITTI's layout. Needs what `make test` installs, and
+a C++ compiler.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.record import compare, heads, kitti, losses, models, peer  # noqa: E402
+from tests.record import compare, geometry, heads, kitti, losses, models, peer  # noqa: E402
 
 RECORDED = Path(__file__).resolve().parents[1] / "recorded"
 RECORDS = RECORDED / "simulated/10_infos"
 MODELS = Path(__file__).resolve().parents[1] / "models/data"
-REPLAYED = {"losses": losses, "heads": heads}  # parts whose records hold their inputs
+REPLAYED = {"losses": losses, "heads": heads, "geometry": geometry}  # parts whose records hold their inputs
 
 
 def main() -> int:

@@ -76,6 +76,8 @@ def differences(made: Any, recorded: Any, where: str = "", tolerance: dict = TOL
         tolerance = dict(tolerance)
         if where.endswith(("__sum", "__abssum", ".sum", ".abssum")):
             tolerance["atol"] = 1e-3 * max(1.0, float(np.abs(b).max(initial=0)) * 1e-2)
+        if where.endswith("_peer"):  # overlaps with OpenPCDet's margin of 1 cm, where compilers round to either side
+            tolerance["atol"] = 2e-2
         same = a.shape == b.shape and (
             np.array_equal(a, b)
             if a.dtype.kind in "USb" or b.dtype.kind in "USb"

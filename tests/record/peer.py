@@ -176,23 +176,37 @@ class Overlaps:
     paired_boxes_overlap_bev_gpu = boxes_aligned_overlap_bev_gpu
 
     def nms_gpu(self, boxes, keep, threshold) -> int:
-        return _greedy(self._each(True, boxes, boxes), keep, threshold)
+        return greedy(self._each(True, boxes, boxes), keep, threshold)
 
     def nms_normal_gpu(self, boxes, keep, threshold) -> int:
         """By the overlap of the boxes as if their heading were 0."""
         low, high = (boxes[:, :2] + sign * boxes[:, 3:5] / 2 for sign in (-1, 1))
         shared = np.maximum(np.minimum(high[:, None], high) - np.maximum(low[:, None], low), 0).prod(2)
         area = (high - low).prod(1)
-        return _greedy((shared / np.maximum(area[:, None] + area - shared, 1e-8)).numpy(), keep, threshold)
+        return greedy((shared / np.maximum(area[:, None] + area - shared, 1e-8)).numpy(), keep, threshold)
 
 
-def _greedy(overlaps: np.ndarray, keep, threshold: float) -> int:
+def greedy(overlaps: np.ndarray, keep, threshold: float) -> int:
+    """Write the rows that no kept earlier row overlaps by more than the threshold into ``keep``; give their number."""
     kept: list[int] = []
     for n, row in enumerate(overlaps):
         if not (row[kept] > threshold).any():
             kept.append(n)
     keep.numpy()[: len(kept)] = kept
     return len(kept)
+
+
+def exact_overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, M) areas that rectangles (x, y, dx, dy, angle) share, by shapely in float64."""
+    import shapely
+
+    def polygons(boxes: np.ndarray) -> np.ndarray:
+        x, y, dx, dy, angle = boxes.astype(np.float64).T[..., None]
+        u, v = np.array([1, -1, -1, 1]) * dx / 2, np.array([1, 1, -1, -1]) * dy / 2
+        corners = x + u * np.cos(angle) - v * np.sin(angle), y + u * np.sin(angle) + v * np.cos(angle)
+        return shapely.polygons(np.stack(corners, axis=-1))
+
+    return shapely.area(shapely.intersection(polygons(a)[:, None], polygons(b)[None]))
 
 
 def use_overlaps(checkout: Path) -> None:
