@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -30,13 +29,8 @@ def _stay_double(self: Tensor, *args) -> Tensor:
 
 def record(out: Path) -> None:
     """Write tiny_models.json into ``out``; after ``peer.open_checkout``."""
-    import spconv
     import tiny_models
     import torch_scatter
-
-    from pcdet_focal.ops import sparse_conv
-
-    spconv.pytorch = sys.modules["spconv.pytorch"] = sparse_conv  # spconv has no float64 on a CPU
     from pcdet.models import build_network
     from pcdet.ops.iou3d_nms import iou3d_nms_utils
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_focal.engine.benchmark.openpcdet import make_importable
+from pcdet_focal.ops import sparse_conv
 from pcdet_focal.ops.iou3d_nms import iou3d_nms_utils as exact
 
 
@@ -70,6 +71,10 @@ class VoxelGenerator:
 def open_checkout(checkout: Path) -> type:
     """OpenPCDet's KittiDataset. Changes torch and numpy: only for a process that does nothing else."""
     make_importable()
+    import spconv
+
+    # spconv has no float64 on a CPU; before anything of OpenPCDet's models is imported
+    spconv.pytorch = sys.modules["spconv.pytorch"] = sparse_conv
     sys.path[:0] = [str(checkout)]
     from pcdet.datasets.augmentor import database_sampler
     from pcdet.datasets.kitti import kitti_dataset
