@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--logger_iter_interval", type=cli.whole_number, default=50, help="iterations between two log lines"
     )
-    parser.add_argument("--use_amp", action="store_true", help="mixed precision")
+    parser.add_argument(
+        "--use_amp", "--amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on a CPU"
+    )
     # OpenPCDet's: here the bar and the log both record
     parser.add_argument("--use_tqdm_to_record", action="store_true", help=argparse.SUPPRESS)
     # OpenPCDet's: no external program is called here
