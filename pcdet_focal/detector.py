@@ -153,7 +153,8 @@ class Detector:
         low, high = np.split(self._dataset.point_cloud_range, 2)
         points = np.zeros((num_points, len(self.feature_names)), np.float32)
         points[:, :3] = np.random.default_rng(0).uniform(low, high, (num_points, 3))
-        self._detect([self._sample(points, "")])
+        sample = self._dataset.prepare_data({"points": points, "frame_id": ""})
+        self._detect([{"sample": sample, "points": points, "title": ""}])
 
     # ---- stages: a scan -> a sample; samples -> a batch after the network; the batch -> detections
 

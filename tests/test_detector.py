@@ -217,6 +217,7 @@ def test_scans_unlike_those_of_the_training_are_said_once(setting):
     detector = Detector(setting.model, setting.cfg, statistics.result())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        detector.warm_up(2000)  # a made-up scan is not compared
         detector(FILES[:3])  # like those of the training
     other = scan(2) * np.float32([1, 1, 1, 255])
     with pytest.warns(UserWarning, match="the scan: intensity reaches .*, in training .*"):
