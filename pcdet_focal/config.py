@@ -247,10 +247,10 @@ def cfg_from_yaml_file(cfg_file: str | Path, config: EasyDict) -> EasyDict:
 
 def as_plain(config: Any) -> Any:
     """A configuration as plain dicts, lists, texts and numbers, which a checkpoint keeps; without the paths of this
-    machine (DATA_PATH, ROOT_DIR) and LOCAL_RANK.
+    machine (DATA_PATH, ROOT_DIR), LOCAL_RANK, and the names of base files, which are merged.
     """
     if isinstance(config, dict):
-        left_out = ("DATA_PATH", "ROOT_DIR", "LOCAL_RANK")
+        left_out = ("DATA_PATH", "ROOT_DIR", "LOCAL_RANK", "_BASE_CONFIG_")
         return {str(key): as_plain(value) for key, value in config.items() if key not in left_out}
     if isinstance(config, (list, tuple)):
         return [as_plain(value) for value in config]

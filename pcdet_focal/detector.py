@@ -19,6 +19,7 @@ from .datasets.scan_statistics import differences
 from .datasets.scans import read_scan
 from .detections import Detections
 from .engine.checkpoint import load_for_use
+from .engine.devices import pick_device
 from .engine.inference import prepare_for_inference
 from .engine.overlap import overlapped
 from .errors import InputError, did_you_mean
@@ -87,7 +88,7 @@ class Detector:
                 ("kitti_models/pointpillar.yaml"), or a loaded configuration. Checkpoints of this package know theirs:
                 then the checkpoint alone is enough, in this place. So is the name of weights on the hub
                 ("pointpillars.kitti.openpcdet", see ``hub.HUB_MODELS``).
-            checkpoint: .pth (this package's or OpenPCDet's) or .safetensors.
+            checkpoint: .pth (this package's or OpenPCDet's), .safetensors, or the name of weights on the hub.
             device: "cpu", "cuda", "cuda:1"; None: CUDA where there is one.
             drop_nonfinite: see the class.
             precision: on a CPU: "float32": boxes as in an evaluation, to 1e-4. "bfloat16": the 2-D part is several
@@ -98,29 +99,29 @@ class Detector:
             InputError: a file is missing or damaged, the weights are another architecture's, or the checkpoint does not
                 know its configuration and none is given.
         """
+        cfg: Any = None
         if checkpoint is None and str(config) in HUB_MODELS:
-            config, checkpoint = HUB_MODELS[str(config)].config, download(str(config))
+            config, checkpoint = HUB_MODELS[str(config)].config, config
         if checkpoint is None:
             if isinstance(config, Mapping) or Path(config).suffix in _YAML:
-                raise InputError(f"{_name(config)} is a configuration; give the checkpoint too")
-            path = Path(config)
-            if not path.exists():
-                hint = did_you_mean(config, HUB_MODELS)
-                raise InputError(f"there is no checkpoint {config}{hint.removesuffix('.')}")
-            content = read_checkpoint(path)
-            if "config" not in content:
-                raise InputError(
-                    f"{path} does not know its configuration, as checkpoints of OpenPCDet do not; give it too: "
-                    'Detector.load("kitti_models/second.yaml", checkpoint)'
-                )
-            cfg = config_from_plain(content["config"], str(path))
+                name = "this mapping" if isinstance(config, Mapping) else config
+                raise InputError(f"{name} is a configuration; give the checkpoint too")
+            checkpoint = config
         else:
-            path = Path(checkpoint)
-            content = read_checkpoint(path)
             cfg = Config(config) if isinstance(config, Mapping) else cfg_from_yaml_file(config, Config())
+        path = download(str(checkpoint)) if str(checkpoint) in HUB_MODELS else Path(checkpoint)
+        if not path.exists():
+            raise InputError(f"there is no checkpoint {path}{did_you_mean(path, HUB_MODELS).removesuffix('.')}")
+        content = read_checkpoint(path)
+        if cfg is None and content.get("config") is None:
+            raise InputError(
+                f"{path} does not know its configuration, as checkpoints of OpenPCDet do not; give it too: "
+                '--cfg_file, or Detector.load("kitti_models/second.yaml", checkpoint)'
+            )
+        cfg = config_from_plain(content["config"], str(path)) if cfg is None else cfg
         model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=_dataset_of(cfg))
-        load_for_use(model, path, logger)
-        model = prepare_for_inference(model.to(_pick_device(device)), precision)
+        load_for_use(model, path, logger, checkpoint=content)
+        model = prepare_for_inference(model.to(pick_device(device)), precision)
         return cls(model, cfg, content.get("scans"), drop_nonfinite)
 
     def __call__(self, scans: Scan | list[Scan] | tuple[Scan, ...] | Iterable[Scan]) -> Any:
@@ -189,7 +190,7 @@ class Detector:
         if not len(points):
             warnings.warn(f"{name} has no point", stacklevel=4)
         sample = self._dataset.prepare_data({"points": points, "frame_id": title})
-        if self.trained_on is not None:
+        if self.trained_on is not None and sample.get("points") is not None:
             features = self._dataset.point_feature_encoder.used_feature_list
             for sentence in differences(sample["points"], features, self.trained_on):
                 kind = sentence.split()[0]
@@ -247,17 +248,3 @@ class Detector:
 def _dataset_of(cfg: Any) -> DatasetTemplate:
     """What prepares scans as training did, without a folder of data."""
     return DatasetTemplate(cfg.DATA_CONFIG, list(cfg.CLASS_NAMES), training=False, root_path=Path())
-
-
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"device {device!r}: {str(error).splitlines()[0]}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: this machine or this build of torch has no CUDA device")
-    return chosen
-
-
-def _name(config: Any) -> str:
-    return "this mapping" if isinstance(config, Mapping) else str(config)

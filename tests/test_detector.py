@@ -166,9 +166,12 @@ def test_a_checkpoint_that_knows_its_configuration(setting, detector, tmp_path, 
         Detector.load(setting.yaml)
     with pytest.raises(InputError, match=r"another architecture"):
         Detector.load("kitti_models/second.yaml", setting.plain)
+    unknown = save_checkpoint(checkpoint_state(setting.model, config=None), tmp_path / "unknown")
+    with pytest.raises(InputError, match="does not know its configuration"):
+        Detector.load(unknown)
     with pytest.raises(InputError, match="there is no checkpoint"):
         Detector.load(tmp_path / "absent.pth")
-    with pytest.raises(InputError, match="device 'gpu'"):
+    with pytest.raises(InputError, match="device gpu: "):
         Detector.load(setting.yaml, setting.plain, "gpu")
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from ..datasets.scans import SUFFIXES
 from ..detector import Detector
 from ..engine import cli
-from ..engine.inference import PRECISIONS
 from ..errors import InputError
 from ..registry import import_modules
 
@@ -32,12 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", default="output/demo_scan", help="folder for the pictures (default: output/demo_scan)")
     parser.add_argument("--html", action="store_true", help="also a page a scan, in 3-D, to turn in a browser")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the 2-D part on a CPU; auto: bfloat16 where the processor has it (default: %(default)s)",
-    )
+    cli.add_precision_argument(parser)
     cli.add_model_arguments(parser, cfg_required=False)
     return parser
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from ..datasets import build_dataloader
 from ..engine import cli, evaluate
 from ..engine.checkpoint import load_for_use, newest_checkpoint
-from ..engine.inference import PRECISIONS
 from ..engine.repeat_eval import repeat_eval_ckpt
 from ..errors import InputError
 from ..models import build_network
@@ -30,12 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_dir", default=None, help="default: the run's own ckpt folder")
     parser.add_argument("--infer_time", action="store_true", help="also measure the time a batch takes")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the 2-D part on a CPU; auto: bfloat16 where the processor has it (default: %(default)s)",
-    )
+    cli.add_precision_argument(parser)
     cli.add_run_arguments(parser)
     return parser
 

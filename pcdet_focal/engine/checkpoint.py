@@ -74,14 +74,20 @@ def save_safetensors(state: dict, filename: str | Path) -> Path:
     return path
 
 
-def load_for_use(model: nn.Module, filename: str | Path, logger, pre_trained_path: str | Path | None = None) -> None:
+def load_for_use(
+    model: nn.Module,
+    filename: str | Path,
+    logger,
+    pre_trained_path: str | Path | None = None,
+    checkpoint: dict | None = None,
+) -> None:
     """Load a checkpoint into a model that is used as it then is: every weight must be in the file (or in
-    ``pre_trained_path``).
+    ``pre_trained_path``). ``checkpoint``: what ``read_checkpoint`` made of the file, if that has been done.
 
     Raises InputError where one is missing or has another shape: figures of a detector that is partly random would only
     mislead.
     """
-    fitting, problems = match_state(model, model_state(model, filename, pre_trained_path))
+    fitting, problems = match_state(model, model_state(model, filename, pre_trained_path, checkpoint=checkpoint))
     counters = ("global_step", "num_batches_tracked")  # of training
     missing = [key for key in model.state_dict() if key not in fitting and not key.endswith(counters)]
     if missing:

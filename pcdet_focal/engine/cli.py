@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..config import Config, cfg_from_list, cfg_from_yaml_file, find_config, root_dir
 from ..errors import InputError
 from ..registry import import_modules
-from . import distributed
+from . import devices, distributed
+from .inference import PRECISIONS
 from .run_log import create_logger, file_only
 
 _log: list[logging.Logger] = []  # of the run in progress: what ends it is for its file too
@@ -131,6 +132,16 @@ def add_model_arguments(parser: argparse.ArgumentParser, cfg_required: bool = Tr
     parser.add_argument("--device", default=None, help="cpu, cuda or cuda:N (default: cuda where there is one)")
 
 
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """The argument of every command that evaluates a model without training it."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the 2-D part on a CPU; auto: bfloat16 where the processor has it (default: %(default)s)",
+    )
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of both train.py and test.py; OpenPCDet's names and defaults."""
     add_model_arguments(parser)
@@ -202,15 +213,7 @@ def batch_size_per_process(args: argparse.Namespace, cfg: Config, world_size: in
 
 def pick_device(args: argparse.Namespace) -> torch.device:
     """``--device``, else this process's CUDA device, else the CPU."""
-    try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {args.device}: this machine or this build of torch has no CUDA device")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return device
+    return devices.pick_device(args.device, "--device")
 
 
 def output_dir(cfg: Config) -> Path:

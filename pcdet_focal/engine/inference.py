@@ -37,8 +37,9 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
         raise InputError(f"precision {precision!r}; it can be {', '.join(PRECISIONS)}")
     if next(model.parameters()).device.type != "cpu":
         return model.eval()
-    dense = [name for name in ("backbone_2d", "dense_head") if _is_ours(getattr(model, name, None))]
-    can_be_short = dense == ["backbone_2d", "dense_head"] and model.module_list[-1] is model.dense_head
+    dense = [name for name in ("backbone_2d", "dense_head") if _is_ours(type(getattr(model, name, None)))]
+    last = (getattr(model, "module_list", None) or [None])[-1]
+    can_be_short = dense == ["backbone_2d", "dense_head"] and last is model.dense_head
     if precision == "bfloat16" and not can_be_short:
         raise InputError("precision bfloat16 needs a BACKBONE_2D and DENSE_HEAD of this package as the last stages")
     short = precision == "bfloat16" or (precision == "auto" and can_be_short and has_bfloat16())
@@ -47,20 +48,24 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     memo |= {id(head.forward_ret_dict): {} for head in model.modules() if hasattr(head, "forward_ret_dict")}
     try:
         prepared = copy.deepcopy(model, memo).eval()
-    except RuntimeError:  # a module of another package keeps tensors that cannot be copied
+    except RuntimeError as error:  # a module of another package keeps tensors that cannot be copied
+        if precision == "bfloat16":
+            raise InputError(f"precision bfloat16: the model cannot be copied ({error})") from error
         return model.eval()
     for name in dense:
         module = getattr(prepared, name)
         fold_batch_norm(module)
         _use_channels_last(module, torch.bfloat16 if short else None)
-    if isinstance(getattr(prepared, "dense_head", None), AnchorHeadTemplate) and can_be_short:
+    # a detector of another package may read boxes of all anchors
+    if can_be_short and isinstance(prepared.dense_head, AnchorHeadTemplate) and _is_ours(type(model).post_processing):
         prepared.dense_head.decode_above = _least_score(prepared.model_cfg.POST_PROCESSING.SCORE_THRESH)
     return prepared
 
 
-def _least_score(thresholds: float | Sequence[float] | None) -> float:
-    values = thresholds if isinstance(thresholds, (list, tuple)) else [thresholds or 0.0]
-    return min(float(value) for value in values)
+def _least_score(thresholds: float | Sequence[float] | None) -> float | None:
+    """The least score that post-processing keeps; None where that excludes no box, or every box."""
+    least = min(map(float, thresholds if isinstance(thresholds, (list, tuple)) else [thresholds or 0.0]))
+    return least if 0 < least < 1 else None
 
 
 def has_bfloat16() -> bool:
@@ -87,8 +92,9 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
         yield from (("conv1", "bn1"), ("conv2", "bn2"))
 
 
-def _is_ours(module: nn.Module | None) -> bool:
-    return module is not None and type(module).__module__.startswith("pcdet_focal.")
+def _is_ours(made: Any) -> bool:
+    """Whether a class or function is of this package."""
+    return made.__module__.startswith("pcdet_focal.")
 
 
 def _use_channels_last(module: nn.Module, dtype: torch.dtype | None) -> None:

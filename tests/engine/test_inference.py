@@ -131,6 +131,31 @@ def test_modules_of_other_packages_stay_as_they_are():
         inference.prepare_for_inference(net, "half")
 
 
+@pytest.mark.parametrize("threshold, least", [(0.0, None), (None, None), (1.0, None), (-0.1, None), ([0.3, 0.2], 0.2)])
+def test_a_threshold_that_excludes_no_box_or_every_box_changes_nothing(threshold, least):
+    net, batch = model_and_batch("kitti_models/pointpillar")
+    net.model_cfg.POST_PROCESSING.SCORE_THRESH = [*threshold, 0.4] if isinstance(threshold, list) else threshold
+    prepared = inference.prepare_for_inference(net)
+    assert prepared.dense_head.decode_above == least
+    for ours, plain in zip(detections(prepared, batch)[0], detections(net, batch)[0], strict=True):
+        torch.testing.assert_close(ours["pred_boxes"], plain["pred_boxes"], rtol=0, atol=1e-8)
+
+
+def test_a_detector_of_another_package_gets_the_boxes_of_all_anchors():
+    net, batch = model_and_batch("kitti_models/pointpillar")
+    seen = []
+
+    class OwnDetector(type(net)):
+        def post_processing(self, batch_dict):
+            seen.append((batch_dict["batch_box_preds"].shape, "batch_index" in batch_dict))
+            return super().post_processing(batch_dict)
+
+    net.__class__ = OwnDetector
+    detections(inference.prepare_for_inference(net), batch)
+    detections(net, batch)
+    assert seen[0] == seen[1] and seen[0][0][0] == batch["batch_size"]
+
+
 def test_auto_goes_by_the_processor(monkeypatch):
     net, _ = model_and_batch("kitti_models/pointpillar", torch.float32)
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):

@@ -86,7 +86,7 @@ class AnchorHeadTemplate(nn.Module):
         self.forward_ret_dict: dict = {}
         self.build_losses(model_cfg.LOSS_CONFIG)
 
-    # in evaluation, boxes with a lower score are not decoded (engine.inference); None: all are
+    # in evaluation, boxes with a score below this, between 0 and 1, are not decoded (engine.inference); None: all are
     decode_above: float | None = None
 
     @property
@@ -439,7 +439,7 @@ class AnchorHeadTemplate(nn.Module):
         """
         batch_size, cls_preds = data_dict["batch_size"], predictions["cls_preds"]
         data_dict["cls_preds_normalized"] = False
-        if not self.decode_above or isinstance(cls_preds, list):
+        if self.decode_above is None or isinstance(cls_preds, list):
             data_dict["batch_cls_preds"], data_dict["batch_box_preds"] = self.generate_predicted_boxes(
                 batch_size=batch_size, **predictions
             )

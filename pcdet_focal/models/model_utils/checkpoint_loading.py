@@ -49,15 +49,20 @@ def file_layout(model: nn.Module, state: dict[str, Tensor]) -> str:
 
 
 def model_state(
-    model: nn.Module, filename: str | Path, pre_trained_path: str | Path | None = None, kernel_layout: str | None = None
+    model: nn.Module,
+    filename: str | Path,
+    pre_trained_path: str | Path | None = None,
+    kernel_layout: str | None = None,
+    checkpoint: dict | None = None,
 ) -> dict[str, Tensor]:
     """The weights of a checkpoint, over them those of a second one, their sparse kernels in the model's layout (out,
     *kernel, in).
 
     ``kernel_layout`` declares the first file's, see ``ops.sparse_conv.layouts.LAYOUTS``; None: :func:`file_layout`
-    tells.
+    tells. ``checkpoint``: what :func:`read_checkpoint` made of ``filename``, if that has been done.
     """
-    state = _in_own_layout(model, read_checkpoint(filename)["model_state"], kernel_layout)
+    checkpoint = read_checkpoint(filename) if checkpoint is None else checkpoint
+    state = _in_own_layout(model, checkpoint["model_state"], kernel_layout)
     if pre_trained_path is not None:
         state.update(_in_own_layout(model, read_checkpoint(pre_trained_path)["model_state"], None))
     return state
