@@ -21,7 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     build_parser().parse_args(argv)
-    width = max(map(len, HUB_MODELS))
-    print(f"{'name':{width}}  {'configuration':40}{'data':10}{'licence':12}figures of the source")
-    for name, model in HUB_MODELS.items():
-        print(f"{name:{width}}  {model.config:40}{model.dataset:10}{model.licence:12}{model.figures}")
+    rows = [("name", "configuration", "data", "licence", "figures of the source")]
+    rows += [(name, m.config, m.dataset, m.licence, m.figures) for name, m in HUB_MODELS.items()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
